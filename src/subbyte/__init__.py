@@ -1,0 +1,1 @@
+"""Subbyte: quantization of image classifiers and detectors, with proof."""

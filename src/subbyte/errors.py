@@ -1,0 +1,23 @@
+"""The one exception that users meet, and the sentence that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SubbyteError(Exception):
+    """Bad input, told in one sentence: what was wrong, and what would be right."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
+    """The error for a name that is not in a table, with the nearest name that is.
+
+    >>> str(unknown("range rule", "mze", ["minmax", "mse"]))
+    "unknown range rule 'mze': did you mean 'mse'? (known: minmax, mse)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    hint = f" did you mean '{near[0]}'?" if near else ""
+    shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
+    return SubbyteError(f"unknown {kind} '{name}':{hint} (known: {shown})")
