@@ -17,7 +17,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     "unknown range rule 'mze': did you mean 'mse'? (known: minmax, mse)"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    hint = f" did you mean '{near[0]}'?" if near else ""
+    lowered = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    hint = f" did you mean '{lowered[near[0]]}'?" if near else ""
     shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
     return SubbyteError(f"unknown {kind} '{name}':{hint} (known: {shown})")

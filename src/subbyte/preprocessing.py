@@ -60,7 +60,7 @@ def transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Ten
         if preprocessing.crop is not None:
             crop = preprocessing.crop
             image = F.center_crop(image, [crop, crop] if isinstance(crop, int) else list(crop))
-        tensor = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        tensor = F.pil_to_tensor(image).to(torch.float32) / 255
         normal: torch.Tensor = F.normalize(
             tensor, list(preprocessing.mean), list(preprocessing.std)
         )

@@ -1,0 +1,7 @@
+"""Calibration and evaluation images: folders of image files and the bundled digits."""
+
+from subbyte.data.config import DataConfig
+from subbyte.data.dataset import Batches, read_image_tensor
+from subbyte.data.loading import Data, open_data
+
+__all__ = ["Batches", "Data", "DataConfig", "open_data", "read_image_tensor"]

@@ -1,0 +1,187 @@
+"""Batches as users bring them: what goes into the model, and what should come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from subbyte.errors import SubbyteError
+
+_FORMS = (
+    "a tensor, a list of images (each a tensor [C, H, W]), a tuple of the model's arguments, "
+    'a pair (inputs, targets) or {"inputs": …, "targets": …}'
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: the model's positional arguments, the targets if known, and how many images."""
+
+    args: tuple[Any, ...]
+    targets: Any | None
+    size: int
+
+
+def read_batch(raw: object) -> Batch:
+    """Read a batch in any of its forms.
+
+    A tensor or a list of images is the model's one argument, a tuple holds its positional
+    arguments, and a mapping has "inputs" (one of these) and perhaps "targets". A pair, tuple or
+    list, whose second part is an integer vector as long as the batch or a list of target
+    dictionaries is (inputs, targets); a tuple of images in it counts as a list of images.
+    Raises `SubbyteError` if `raw` is none of these, is empty, or has another number of targets
+    than of images.
+    """
+    inputs, targets = _open_mapping(raw) if isinstance(raw, Mapping) else _open_pair(raw)
+    args = _arguments(inputs)
+    size = _size(args)
+    if size is None:
+        raise SubbyteError(f"a batch is {_describe(raw)}, which holds no images: give {_FORMS}")
+    if size == 0:
+        raise SubbyteError("a batch is empty: every batch must hold at least one image")
+    known = _length(targets)
+    if known is not None and known != size:
+        raise SubbyteError(f"a batch has {size} images and {known} targets: give one for each")
+    return Batch(args, targets, size)
+
+
+def check_calibration(calibration: object) -> Iterable[object]:
+    """Return `calibration` if it is an iterable of batches that can be walked again.
+
+    Raises `SubbyteError` if it is an iterator, one single batch, a data set without batches, not
+    iterable, or empty.
+    """
+    if isinstance(calibration, Iterator):
+        raise SubbyteError(
+            f"calibration is {_describe(calibration)}, which can be walked once only: "
+            "make it a list"
+        )
+    if _is_one_batch(calibration):
+        raise SubbyteError(
+            f"calibration is {_describe(calibration)}, a single batch: put it into a list"
+        )
+    if isinstance(calibration, Dataset) and not isinstance(calibration, IterableDataset):
+        raise SubbyteError(
+            "calibration is a Dataset, which has no batches: put it into a DataLoader"
+        )
+    if isinstance(calibration, str | bytes) or not hasattr(type(calibration), "__iter__"):
+        raise SubbyteError(
+            f"calibration is {_describe(calibration)}: give a list of batches or a DataLoader"
+        )
+    batches = cast("Iterable[object]", calibration)
+    if _is_empty(batches):
+        raise SubbyteError("calibration is empty: give at least one batch")
+    return batches
+
+
+def _open_mapping(raw: Mapping[Any, Any]) -> tuple[object, object]:
+    strangers = [str(key) for key in raw if key not in ("inputs", "targets")]
+    if "inputs" not in raw or strangers:
+        raise SubbyteError(
+            f'a batch is {_describe(raw)}: name the model\'s inputs "inputs" and, if they are '
+            'known, the targets "targets", and nothing else'
+        )
+    return raw["inputs"], raw.get("targets")
+
+
+def _open_pair(raw: object) -> tuple[object, object]:
+    if not isinstance(raw, list | tuple) or len(raw) != 2 or _are_images(raw):
+        return raw, None
+    inputs, targets = raw
+    if _are_images(inputs):
+        inputs = list(inputs)
+        if _are_integers(targets):
+            return inputs, torch.tensor(targets)
+    if isinstance(targets, np.ndarray) and targets.dtype.kind in "iu":
+        targets = torch.as_tensor(targets)
+    first = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
+    is_pair = _are_dictionaries(targets) or (
+        _is_integer_vector(targets) and len(targets) == _length(first)
+    )
+    return (inputs, targets) if is_pair else (raw, None)
+
+
+def _arguments(inputs: object) -> tuple[Any, ...]:
+    if isinstance(inputs, tuple):
+        return inputs
+    if isinstance(inputs, Tensor) or (isinstance(inputs, list) and _are_images(inputs)):
+        return (inputs,)
+    # A DataLoader over a TensorDataset of inputs alone gives lists of one tensor.
+    if isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], Tensor):
+        return (inputs[0],)
+    raise SubbyteError(f"a batch is or has as inputs {_describe(inputs)}: give {_FORMS}")
+
+
+def _size(args: tuple[Any, ...]) -> int | None:
+    sizes = (_length(arg) for arg in args if isinstance(arg, Tensor) or _are_images(arg))
+    return next((size for size in sizes if size is not None), None)
+
+
+def _length(value: object) -> int | None:
+    if isinstance(value, Tensor):
+        return len(value) if value.dim() > 0 else None
+    return len(value) if isinstance(value, list | tuple) else None
+
+
+def _are_images(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(image, Tensor) and image.dim() == 3 for image in value)
+    )
+
+
+def _are_integers(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(type(number) is int for number in value)
+
+
+def _are_dictionaries(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(target, Mapping) for target in value)
+    )
+
+
+def _is_integer_vector(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype == torch.bool:
+        return False
+    return not value.is_floating_point() and not value.is_complex()
+
+
+def _is_one_batch(value: object) -> bool:
+    if isinstance(value, Tensor | Mapping | np.ndarray):
+        return True
+    return isinstance(value, list | tuple) and _open_pair(value)[0] is not value
+
+
+def _is_empty(batches: Iterable[object]) -> bool:
+    if isinstance(batches, Sized):
+        try:  # rather than take a batch, which a shuffling loader would pay for with random numbers
+            return len(batches) == 0
+        except TypeError:  # a loader over a data set of unknown length
+            pass
+    return next(iter(batches), batches) is batches
+
+
+def _describe(value: object) -> str:
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in value)
+        return f"a mapping with {'the keys ' + keys if keys else 'no keys'}"
+    if isinstance(value, list | tuple):
+        kinds = ", ".join(sorted({_kind(part) for part in value}))
+        return f"a {kind} of {len(value)} ({kinds})" if value else f"an empty {kind}"
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+
+
+def _kind(part: object) -> str:
+    return f"{part.dim()}-dimensional tensor" if isinstance(part, Tensor) else type(part).__name__

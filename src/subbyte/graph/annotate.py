@@ -1,0 +1,318 @@
+"""Which tensor gets which grid: the plan, and the quantizers put into the graph after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from subbyte.errors import SubbyteError, unknown
+from subbyte.graph.captured import Captured, Layer, QuantizedTensor
+from subbyte.graph.layers import Found, carries_data, find_layers, first_and_last
+from subbyte.graph.operators import (
+    ADD,
+    POOL,
+    RELU,
+    get_tensor,
+    is_global_pool,
+    is_move,
+    module_path,
+    tensor_inputs,
+)
+from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
+from subbyte.grid.spec import GridSpec
+from subbyte.recipe import Choice, Override, Recipe, rule_of
+
+OTHER_BITS = 8  # of tensors that feed only additions, concatenations or pooling
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe asks for one layer."""
+
+    weight: GridSpec | None
+    activation_bits: int | None
+    weight_rule: Choice
+    activation_rule: Choice
+
+
+@dataclass
+class Site:
+    """A grid that one or more tensors share, while the plan grows. `merged`: it became another."""
+
+    bits: int | None = None
+    rule: Choice | None = None
+    readers: list[str] = field(default_factory=list)
+    merged: Site | None = None
+
+    def root(self) -> Site:
+        """The site that this one has become."""
+        return self if self.merged is None else self.merged.root()
+
+    def merge(self, other: Site) -> Site:
+        """One site for both: the finer grid of the two, and all their readers."""
+        here, there = self.root(), other.root()
+        if here is there:
+            return here
+        if there.bits is not None and (here.bits is None or there.bits > here.bits):
+            here.bits, here.rule = there.bits, there.rule
+        here.readers = there.readers + [r for r in here.readers if r not in there.readers]
+        there.merged = here
+        return here
+
+
+@dataclass
+class Plan:
+    """Where activations are put on a grid.
+
+    sites: after which node a grid stands, and whose. edges: which of a node's readers read the
+    quantized tensor. of_layer: the sites of each layer's inputs.
+    """
+
+    sites: dict[fx.Node, Site] = field(default_factory=dict)
+    edges: dict[fx.Node, set[fx.Node]] = field(default_factory=dict)
+    of_layer: dict[fx.Node, list[Site]] = field(default_factory=dict)
+
+
+def annotate(captured: Captured, region: str) -> None:
+    """Put the quantizers that the recipe asks for into one region, in state OFF.
+
+    Raises:
+        SubbyteError: There is nothing to quantize.
+    """
+    module = captured.region(region)
+    layers = find_layers(module.graph)
+    if not any(not layer.reason for layer in layers):
+        raise SubbyteError(
+            "the model has no convolution, linear layer or matrix product that could be quantized"
+        )
+    requests = _requests(module, layers, captured.recipe, region)
+    plan = _plan(module.graph, layers, requests, captured.recipe)
+    _Inserter(captured, region, module, captured.recipe).insert(layers, requests, plan)
+
+
+def check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
+    """Raise `SubbyteError` for an override that matches none of the layers `names`."""
+    names = list(names)
+    for pattern in recipe.overrides:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise SubbyteError(
+                f"{unknown('layer in overrides', pattern, names)}; an override is a regular "
+                "expression that must match the whole name of at least one layer"
+            )
+
+
+def _requests(
+    module: fx.GraphModule, layers: list[Found], recipe: Recipe, region: str
+) -> dict[str, Request]:
+    edge = first_and_last(module.graph, layers) if recipe.first_last is not None else set()
+    requests = {}
+    for layer in layers:
+        if layer.reason:
+            continue
+        name = _qualified(region, layer.name)
+        override = next(
+            (o for pattern, o in recipe.overrides.items() if re.fullmatch(pattern, name)),
+            Override(),
+        )
+        weight_axis = layer.axis if layer.weight is not None else None
+        requests[layer.name] = _request(recipe, override, layer.name in edge, weight_axis)
+    return requests
+
+
+def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -> Request:
+    given = override.model_fields_set
+    weights, activations = recipe.weights, recipe.activations
+    if edge:
+        weights = recipe.first_last if weights is not None else None
+        activations = recipe.first_last if activations is not None else None
+    weights = override.weights if "weights" in given else weights
+    activations = override.activations if "activations" in given else activations
+    per_channel = recipe.per_channel if override.per_channel is None else override.per_channel
+    ranges = recipe.ranges if override.ranges is None else override.ranges
+    spec = None
+    if weights is not None and axis is not None:
+        symmetric = recipe.weights_symmetric(weights, override.symmetric_weights)
+        bits = min(weights, 7) if recipe.reduce_range else weights
+        spec = GridSpec(bits, symmetric, axis if per_channel else None)
+    return Request(spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"))
+
+
+def _plan(
+    graph: fx.Graph, layers: list[Found], requests: dict[str, Request], recipe: Recipe
+) -> Plan:
+    """Walk the graph backwards: readers ask, and what they ask moves up to where values arise."""
+    plan, asked = Plan(), dict[fx.Node, Site]()
+    data = carries_data(graph)
+    by_node = {layer.node: layer for layer in layers if layer.name in requests}
+    other = Choice(*rule_of(recipe.ranges, "activations"))
+
+    def ask(node: fx.Node, reader: fx.Node, site: Site) -> None:
+        plan.edges.setdefault(node, set()).add(reader)
+        asked[node] = asked[node].merge(site) if node in asked else site
+
+    for node in reversed(graph.nodes):
+        if node in asked:
+            site = asked[node].root()
+            if is_move(node) and _all_readers_ask(node, plan) and _only_data(node, data):
+                for source in tensor_inputs(node):
+                    ask(source, node, site)
+                continue
+            plan.sites[node] = site
+            for reader, source in _kept_on_grid(node, data):
+                ask(source, reader, Site(None, other))
+        layer = by_node.get(node)
+        if layer is not None and requests[layer.name].activation_bits is not None:
+            request = requests[layer.name]
+            for source in layer.inputs:
+                if source in data:
+                    site = Site(request.activation_bits, request.activation_rule, [layer.name])
+                    ask(source, node, site)
+                    plan.of_layer.setdefault(node, []).append(site)
+    return plan
+
+
+def _all_readers_ask(node: fx.Node, plan: Plan) -> bool:
+    return plan.edges[node] == set(node.users)
+
+
+def _only_data(node: fx.Node, data: set[fx.Node]) -> bool:
+    return all(source in data for source in tensor_inputs(node))
+
+
+def _kept_on_grid(node: fx.Node, data: set[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
+    """(reader, source) pairs to quantize as well, where `node`'s value is on a grid.
+
+    An addition or a pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
+    its inputs are: elsewhere a grid would cost accuracy and save no time. Inputs that do not depend
+    on the model's input (a mask, a position embedding) stay in float.
+    """
+    if node.target in RELU and isinstance(node.args[0], fx.Node):
+        if len(node.args[0].users) > 1:
+            return []
+        node = node.args[0]
+    sources = tensor_inputs(node)
+    if any(source not in data for source in sources):
+        return []
+    if node.target in ADD and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1:
+        both = all(isinstance(a, fx.Node) for a in node.args)
+        return [(node, source) for source in sources] if both else []
+    if node.target in POOL or is_global_pool(node):
+        return [(node, sources[0])]
+    return []
+
+
+class _Inserter:
+    """Puts quantizers into one region's graph and notes them in `captured`."""
+
+    def __init__(
+        self, captured: Captured, region: str, module: fx.GraphModule, recipe: Recipe
+    ) -> None:
+        self.captured, self.region, self.module, self.recipe = captured, region, module, recipe
+        self.paths: dict[int, str] = {}  # id of a site, or of a weight's node → module path
+        self.names: set[str] = set()
+
+    def insert(self, layers: list[Found], requests: dict[str, Request], plan: Plan) -> None:
+        for node in [n for n in self.module.graph.nodes if n in plan.sites]:
+            self._activation(node, plan.sites[node].root(), plan.edges[node])
+        for layer in layers:
+            self._layer(layer, requests.get(layer.name), plan)
+        self.module.graph.lint()
+        self.module.recompile()
+
+    def _activation(self, node: fx.Node, site: Site, readers: set[fx.Node]) -> None:
+        if id(site) not in self.paths:
+            first = site.readers[0] if site.readers else _operation_name(node, readers)
+            layer = self._unique(_qualified(self.region, first))
+            bits = OTHER_BITS if site.bits is None else site.bits
+            spec = GridSpec(bits, self.recipe.symmetric_activations)
+            path = self._add(f"activation_{node.name}", FakeQuantize(spec, layer))
+            self.paths[id(site)] = path
+            assert site.rule is not None
+            names = tuple(_qualified(self.region, r) for r in site.readers)
+            self.captured.tensors.append(
+                QuantizedTensor(layer, "activation", self.region, path, site.rule, names)
+            )
+        with self.module.graph.inserting_after(node):
+            new = self.module.graph.call_module(self.paths[id(site)], (node,))
+        new.meta = dict(node.meta)
+        for reader in readers:
+            reader.replace_input_with(node, new)
+
+    def _layer(self, layer: Found, request: Request | None, plan: Plan) -> None:
+        name = _qualified(self.region, layer.name)
+        sites = [site.root() for site in plan.of_layer.get(layer.node, [])]
+        activations = tuple(self.paths[id(site)] for site in sites)
+        weight = None
+        if request is not None and request.weight is not None and layer.weight is not None:
+            weight = self._weight(layer, layer.weight, name, request)
+        if weight is not None and activations:
+            self._bias(layer.node, activations[0], weight)
+        reason = layer.reason or ("" if weight or activations else "the recipe leaves it in float")
+        self.captured.layers.append(
+            Layer(name, layer.operation, self.region, layer.node.name, weight, activations, reason)
+        )
+
+    def _weight(self, layer: Found, node: fx.Node, name: str, request: Request) -> str:
+        spec = request.weight
+        assert spec is not None
+        if id(node) not in self.paths:
+            channels = 1 if spec.axis is None else get_tensor(self.module, node).shape[spec.axis]
+            quantizer = FakeQuantize(spec, name, int(channels))
+            self.paths[id(node)] = path = self._add(f"weight_{node.name}", quantizer)
+            self.captured.tensors.append(
+                QuantizedTensor(
+                    name,
+                    "weight",
+                    self.region,
+                    path,
+                    request.weight_rule,
+                    (name,),
+                    str(node.target),
+                )
+            )
+            with self.module.graph.inserting_after(node):
+                new = self.module.graph.call_module(path, (node,))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        return self.paths[id(node)]
+
+    def _bias(self, node: fx.Node, activation: str, weight: str) -> None:
+        bias = node.args[2] if len(node.args) > 2 else None
+        if not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
+            return
+        grids = (self.module.get_submodule(activation), self.module.get_submodule(weight))
+        assert isinstance(grids[0], FakeQuantize)
+        assert isinstance(grids[1], FakeQuantize)
+        path = self._add(f"bias_{node.name}", BiasQuantize(grids[0], grids[1]))
+        with self.module.graph.inserting_before(node):
+            new = self.module.graph.call_module(path, (bias,))
+        new.meta = dict(bias.meta)
+        node.args = (*node.args[:2], new, *node.args[3:])
+
+    def _add(self, name: str, quantizer: FakeQuantize | BiasQuantize) -> str:
+        path = f"quantizers.{name}"
+        self.module.add_submodule(path, quantizer)
+        return path
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self.names:
+            count += 1
+            unique = f"{name}#{count}"
+        self.names.add(unique)
+        return unique
+
+
+def _qualified(region: str, name: str) -> str:
+    return f"{region}.{name}" if region else name
+
+
+def _operation_name(node: fx.Node, readers: set[fx.Node]) -> str:
+    """A name for a tensor that no layer reads: the module and the operator that do read it."""
+    reader = min(readers, key=lambda n: n.name) if readers else node
+    path = module_path(reader)
+    operation = str(getattr(reader.target, "__name__", reader.target)).split(".")[0]
+    return f"{path}.{operation}" if path else operation

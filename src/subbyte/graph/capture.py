@@ -1,0 +1,143 @@
+"""From a model to a graph of plain operators that runs at any batch size."""
+
+from __future__ import annotations
+
+import copy
+import os
+import traceback
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from subbyte.errors import SubbyteError
+from subbyte.graph.fold import fold_batch_norm
+
+
+def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
+    """The model as a graph of functional ATen operators, in evaluation mode, batch norm folded.
+
+    `model` is left as it is. `args` are its positional arguments for one batch; the first dimension
+    of every tensor of the batch's size becomes dynamic, so that any batch size runs afterwards.
+    Parameters keep their qualified names.
+
+    Raises:
+        SubbyteError: The model does not run on `args`, has NaN or infinity in its parameters, or
+            `torch.export` cannot capture it (the message names the line of the user's code).
+    """
+    model = copy.deepcopy(model).eval()
+    _check_finite(model)
+    args = at_least_two(args)
+    with torch.no_grad():
+        _try_model(model, args)
+        graph_module = _export(model, args)
+        fold_batch_norm(graph_module)
+    return graph_module
+
+
+def batch_size(args: tuple[Any, ...]) -> int:
+    """Length of the first dimension of the first tensor in `args`."""
+    for leaf in pytree.tree_leaves(args):
+        if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
+            return int(leaf.shape[0])
+    raise SubbyteError("the batch holds no tensor: give the model's input as a tensor")
+
+
+def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`args` with a batch of one doubled: `torch.export` takes a size of 1 for a constant."""
+    size = batch_size(args)
+    if size != 1:
+        return args
+    return _map_batch(args, size, lambda x: torch.cat([x, x]))
+
+
+def dynamic_shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
+    size = batch_size(args)
+    dynamic = {0: torch.export.Dim.DYNAMIC}
+    shapes: tuple[Any, ...] = pytree.tree_map(
+        lambda x: dict(dynamic) if _in_batch(x, size) else None, args
+    )
+    return shapes
+
+
+def _in_batch(leaf: object, size: int) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+
+
+def _map_batch(args: tuple[Any, ...], size: int, change: Any) -> tuple[Any, ...]:
+    mapped: tuple[Any, ...] = pytree.tree_map(
+        lambda x: change(x) if _in_batch(x, size) else x, args
+    )
+    return mapped
+
+
+def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
+    try:
+        program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes(args))
+        # An empty table decomposes nothing, but makes in-place operators functional.
+        program = program.run_decompositions({})
+    except Exception as error:
+        raise SubbyteError(_cannot_capture(error)) from error
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
+    try:
+        model(*args)
+    except Exception as error:
+        shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
+        raise SubbyteError(
+            f"the model does not run on a batch of shape {', '.join(map(str, shapes))}: "
+            f"{_first_line(error)}{_at(error)}; give batches that the model takes"
+        ) from error
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            layer, _, attribute = name.rpartition(".")
+            raise SubbyteError(
+                f"the {attribute} of layer '{layer or attribute}' holds NaN or infinity: "
+                "train or load the model again before quantizing it"
+            )
+
+
+def _cannot_capture(error: Exception) -> str:
+    text = str(error)
+    if (
+        "specialized" in text
+        or "inferred to be a constant" in text
+        or "ConstraintViolation" in text
+    ):
+        return (
+            "torch.export cannot capture the model with a dynamic batch, because its code fixes "
+            f"the batch size{_at(error)}: {_first_line(error)}; use x.shape[0] or -1 there"
+        )
+    return (
+        f"torch.export cannot capture the model{_at(error)}: {_first_line(error)}; rewrite that "
+        "line so that it does not depend on a tensor's values (torch.where instead of if, no "
+        ".item())"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:;") if lines else type(error).__name__
+
+
+def _at(error: BaseException) -> str:
+    """Where in the user's own code an error arose: the last frame outside of torch and of us."""
+    ours = os.path.dirname(os.path.dirname(__file__))
+    theirs = os.path.dirname(torch.__file__)
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        inside = frame.filename.startswith((ours, theirs, "<"))
+        if not inside and "site-packages" not in frame.filename:
+            place = f" at {frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
+    return place

@@ -1,0 +1,135 @@
+"""`Captured`: a model on whose copy the quantizers stand; the one type that methods work on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from subbyte.grid.fake_quantize import FakeQuantize, State
+from subbyte.recipe import Choice, Recipe
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A tensor that has a grid.
+
+    layer: qualified name of the user's layer that the tensor belongs to: the layer of a weight, the
+    first layer that reads an activation. role: "weight" or "activation". region and module: where
+    its `FakeQuantize` stands. rule: the range rule that was asked for it. readers: all layers that
+    read it. source: for a weight, the name of the parameter in the region.
+    """
+
+    layer: str
+    role: str
+    region: str
+    module: str
+    rule: Choice
+    readers: tuple[str, ...]
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, linear layer or matrix product that could be quantized.
+
+    operation: "conv", "linear" or "matmul". node: its name in the region's graph.
+    weight, activations: modules of its quantizers (`None`, empty: that side stays in float).
+    reason: why a layer has no quantizer at all; empty where it has one.
+    """
+
+    name: str
+    operation: str
+    region: str
+    node: str
+    weight: str | None
+    activations: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def integer(self) -> bool:
+        """Whether both operands are on a grid, so that an integer kernel can run the layer."""
+        operands = len(self.activations) + (self.weight is not None)
+        return operands == 2
+
+
+@dataclass
+class Facts:
+    """What goes along with a quantized model into files: preprocessing, classes, fingerprints."""
+
+    example: tuple[Any, ...] = ()
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Captured(nn.Module):
+    """A copy of a model with quantizers in place, called as the model was.
+
+    `regions` maps a region's qualified name ("" is the whole model) to its graph module inside
+    `model`; `tensors` lists what has a grid, `layers` what could have one.
+    """
+
+    def __init__(self, model: nn.Module, regions: tuple[str, ...], recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.region_names = regions
+        self.recipe = recipe
+        self.tensors: list[QuantizedTensor] = []
+        self.layers: list[Layer] = []
+        self.facts = Facts()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model as its user would."""
+        return self.model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Captured:
+        """Stay in evaluation mode: the graph was captured in it."""
+        del mode
+        self.training = False
+        return self
+
+    def region(self, name: str) -> fx.GraphModule:
+        """The graph module of a region."""
+        module = self.model.get_submodule(name)
+        assert isinstance(module, fx.GraphModule)
+        return module
+
+    def quantizer(self, tensor: QuantizedTensor) -> FakeQuantize:
+        """The fake-quantize module of a tensor."""
+        module = self.region(tensor.region).get_submodule(tensor.module)
+        assert isinstance(module, FakeQuantize)
+        return module
+
+    def quantizers(self, role: str | None = None) -> Iterator[tuple[QuantizedTensor, FakeQuantize]]:
+        """Each tensor with its quantizer; with `role`, those of "weight" or "activation"."""
+        for tensor in self.tensors:
+            if role in (None, tensor.role):
+                yield tensor, self.quantizer(tensor)
+
+    def weight(self, tensor: QuantizedTensor) -> torch.Tensor:
+        """The float weight of a tensor of role "weight", batch norm folded in."""
+        assert tensor.source is not None
+        value: torch.Tensor = operator.attrgetter(tensor.source)(self.region(tensor.region))
+        return value
+
+    def set_state(self, state: State, role: str | None = None) -> None:
+        """Put all quantizers (of `role`) into `state`."""
+        for _, quantizer in self.quantizers(role):
+            quantizer.state = state
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """While it lasts, all quantizers are off and the model computes what the user's did."""
+        before = [(quantizer, quantizer.state) for _, quantizer in self.quantizers()]
+        self.set_state(State.OFF)
+        try:
+            yield
+        finally:
+            for quantizer, state in before:
+                quantizer.state = state

@@ -1,0 +1,102 @@
+"""Which nodes of a graph are layers, what they are called, and which stand first and last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from subbyte.graph.operators import CONV, FLOAT_LAYERS, LINEAR, MATMUL, module_path, tensor_inputs
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer in the graph. inputs: the activations it reads. weight: a parameter's node.
+
+    axis: the weight's channel dimension. reason: why no grid can be put on it, or empty.
+    """
+
+    name: str
+    operation: str
+    node: fx.Node
+    inputs: tuple[fx.Node, ...]
+    weight: fx.Node | None = None
+    axis: int = 0
+    reason: str = ""
+
+
+def find_layers(graph: fx.Graph) -> list[Found]:
+    """All convolutions, linear layers and matrix products of activations, in the graph's order."""
+    data = carries_data(graph)
+    found = []
+    for node in graph.nodes:
+        if node.target in CONV | LINEAR:
+            found.append(_with_weight(node, "conv" if node.target in CONV else "linear"))
+        elif node.target in FLOAT_LAYERS:
+            name = _layer_name(node, node.args[1])
+            found.append(Found(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
+        elif node.target in MATMUL:
+            layer = _matmul(node, data)
+            if layer is not None:
+                found.append(layer)
+    return found
+
+
+def carries_data(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value depends on the values of the model's inputs."""
+    data: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(n in data for n in tensor_inputs(node)):
+            data.add(node)
+    return data
+
+
+def first_and_last(graph: fx.Graph, layers: list[Found]) -> set[str]:
+    """Names of the layers that read the model's input, or reach an output through no other."""
+    by_node = {layer.node: layer for layer in layers if not layer.reason}
+    names: set[str] = set()
+    from_input: set[fx.Node] = set()
+    for node in graph.nodes:
+        reached = node.op == "placeholder" or any(n in from_input for n in tensor_inputs(node))
+        if reached and node in by_node:
+            names.add(by_node[node].name)
+        elif reached:
+            from_input.add(node)
+    to_output: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        reached = node.op == "output" or any(user in to_output for user in node.users)
+        if reached and node in by_node:
+            names.add(by_node[node].name)
+        elif reached:
+            to_output.add(node)
+    return names
+
+
+def _with_weight(node: fx.Node, operation: str) -> Found:
+    data, weight = node.args[0], node.args[1]
+    name = _layer_name(node, weight)
+    assert isinstance(data, fx.Node)
+    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+        reason = "its weight is computed while the model runs"
+        return Found(name, operation, node, (data,), reason=reason)
+    return Found(name, operation, node, (data,), weight)
+
+
+def _matmul(node: fx.Node, data: set[fx.Node]) -> Found | None:
+    left, right = node.args[:2]
+    assert isinstance(left, fx.Node)
+    assert isinstance(right, fx.Node)
+    if left in data and right in data:
+        path = module_path(node)
+        return Found(f"{path}.matmul" if path else "matmul", "matmul", node, (left, right))
+    if left in data and right.op == "get_attr":
+        return Found(_layer_name(node, right), "linear", node, (left,), right, axis=1)
+    return None
+
+
+def _layer_name(node: fx.Node, weight: object) -> str:
+    """The parameter's own name less ".weight" is the safest key for a layer."""
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        target = str(weight.target)
+        return target.removesuffix(".weight") or target
+    return module_path(node) or node.name

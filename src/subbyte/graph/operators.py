@@ -1,0 +1,124 @@
+"""The ATen operators this package knows by name, and small helpers for graph nodes."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+A = torch.ops.aten
+
+CONV = {A.conv1d.default, A.conv1d.padding, A.conv2d.default, A.conv2d.padding}
+LINEAR = {A.linear.default}
+MATMUL = {A.matmul.default, A.bmm.default, A.mm.default}
+# Layers with weights that no grid is put on, with the reason that a user is given.
+FLOAT_LAYERS = {
+    A.conv3d.default: "3-d convolutions have no integer kernel in the runtimes",
+    A.conv3d.padding: "3-d convolutions have no integer kernel in the runtimes",
+    A.conv_transpose1d.default: "transposed convolutions stay in float",
+    A.conv_transpose2d.input: "transposed convolutions stay in float",
+    A.conv_transpose3d.input: "transposed convolutions stay in float",
+}
+
+ADD = {A.add.Tensor}
+RELU = {A.relu.default, A.hardtanh.default, A.relu6.default}
+POOL = {
+    A.avg_pool2d.default,
+    A.avg_pool1d.default,
+    A.adaptive_avg_pool2d.default,
+    A.adaptive_avg_pool1d.default,
+}
+CAT = {A.cat.default}
+# Operators that move values but change none, so that a grid holds on both sides of them.
+MOVES = {
+    A.max_pool2d.default,
+    A.max_pool1d.default,
+    A.view.default,
+    A.reshape.default,
+    A.flatten.using_ints,
+    A.unflatten.int,
+    A.squeeze.default,
+    A.squeeze.dim,
+    A.squeeze.dims,
+    A.unsqueeze.default,
+    A.permute.default,
+    A.transpose.int,
+    A.t.default,
+    A.slice.Tensor,
+    A.select.int,
+    A.split.Tensor,
+    A.split_with_sizes.default,
+    A.chunk.default,
+    A.contiguous.default,
+    A.clone.default,
+    A.alias.default,
+    A.detach.default,
+    A.dropout.default,
+    A.pixel_shuffle.default,
+    A.channel_shuffle.default,
+    operator.getitem,
+} | CAT
+
+
+def is_move(node: fx.Node) -> bool:
+    """Whether the node only moves values of its input(s); padding with zeros counts."""
+    if node.target in (A.constant_pad_nd.default, A.pad.default):
+        mode, value = "constant", node.args[-1]
+        if node.target is A.pad.default and len(node.args) > 2:
+            mode = str(node.args[2])
+        return mode == "constant" and (value in (0, None) or not isinstance(value, int | float))
+    return node.target in MOVES
+
+
+def is_global_pool(node: fx.Node) -> bool:
+    """Whether the node averages over height and width of an N×C×H×W tensor, to N×C(×1×1)."""
+    if node.target is A.adaptive_avg_pool2d.default:
+        return all(size == 1 for size in _ints(node.args[1]))
+    if node.target is A.mean.dim:
+        rank = rank_of(node.args[0])
+        return rank == 4 and sorted(d % 4 for d in _ints(node.args[1])) == [2, 3]
+    return False
+
+
+def tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    """The nodes among a node's arguments whose value is a tensor or a tuple of tensors."""
+    return [n for n in node.all_input_nodes if not _is_number(n)]
+
+
+def rank_of(node: Any) -> int | None:
+    """Number of dimensions of a node's tensor, as seen at capture."""
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def module_path(node: fx.Node) -> str:
+    """Qualified name of the user's module in which a node was traced."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values() if "_empty_nn_module" not in str(path)]
+    return paths[-1] if paths else ""
+
+
+def get_tensor(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
+    """The parameter or buffer that a `get_attr` node reads."""
+    value: torch.Tensor = operator.attrgetter(str(node.target))(module)
+    return value
+
+
+def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
+    """Set the parameter `name` (qualified; its parents exist) to `value`."""
+    path, _, attribute = name.rpartition(".")
+    parent = module.get_submodule(path) if path else module
+    parent._buffers.pop(attribute, None)
+    parent._parameters.pop(attribute, None)
+    parent.register_parameter(attribute, nn.Parameter(value.detach(), requires_grad=False))
+
+
+def _is_number(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return value is not None and not isinstance(value, torch.Tensor | list | tuple)
+
+
+def _ints(value: Any) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)

@@ -1,0 +1,58 @@
+"""The methods, one file each; a file's name is the method's name.
+
+Each has `Options`, a pydantic model of the method's own options, and `apply(captured, batches,
+options, *, loss=None, progress=None, resume=None)`, which sets grids, rounding offsets and biases
+of a captured model and leaves its quantizers in state QUANTIZE. A method knows no layer type and no
+runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from pydantic import BaseModel
+
+from subbyte.errors import unknown
+from subbyte.graph.captured import Captured
+from subbyte.progress import Progress
+from subbyte.recipe import Choice, method_names
+
+Loss = Callable[[Any, Any], torch.Tensor]
+
+
+class Method(Protocol):
+    """What a file in this folder holds."""
+
+    Options: type[BaseModel]
+
+    def apply(
+        self,
+        captured: Captured,
+        batches: Iterable[tuple[Any, ...]],
+        options: Any,
+        *,
+        loss: Loss | None = None,
+        progress: Progress | None = None,
+        resume: Path | None = None,
+    ) -> None:
+        """Quantize `captured` with the help of `batches`, the positional arguments of each."""
+
+
+def resolve(choice: Choice) -> Choice:
+    """The method that `auto` stands for; any other stands for itself.
+
+    Raises:
+        SubbyteError: There is no method of this name.
+    """
+    if choice.name not in method_names():
+        raise unknown("method", choice.name, method_names())
+    return Choice("range", choice.options) if choice.name == "auto" else choice
+
+
+def method(name: str) -> Method:
+    """The method of this name, which must be one of `method_names()` other than `auto`."""
+    return cast("Method", importlib.import_module(f"subbyte.methods.{name}"))

@@ -1,0 +1,60 @@
+"""The `model` part of an experiment: which network, and where its weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+
+
+class ModelConfig(BaseModel):
+    """A network by `name`, or the user's own by `factory`; exactly one of the two.
+
+    `weights`: name of published torchvision weights ("IMAGENET1K_V1"); `checkpoint`: a local file
+    with a state dict; `factory`: "my_model.py:build" or "package.module:build", a function that
+    returns an `nn.Module` and is called with `arguments`; `num_classes`: number of outputs, where
+    neither the weights nor the checkpoint decide it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    weights: str | None = None
+    checkpoint: HomePath | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    num_classes: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        problem = self._source_problem() or self._name_problem()
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    def _source_problem(self) -> str | None:
+        if self.name is None and self.factory is None:
+            return "give name (a known model) or factory (a function that builds yours)"
+        if self.name is not None and self.factory is not None:
+            return "name and factory exclude each other: give one of them"
+        if self.factory is not None and self.weights is not None:
+            return "weights are for models by name: give the factory's weights as checkpoint"
+        if self.weights is not None and self.checkpoint is not None:
+            return "weights and checkpoint exclude each other: give one of them"
+        if self.factory is None and self.arguments:
+            return "arguments are for a factory: leave them out, or give factory instead of name"
+        if self.num_classes is not None and "num_classes" in self.arguments:
+            return "num_classes is given twice: leave it out, or take it out of arguments"
+        return None
+
+    def _name_problem(self) -> str | None:
+        if self.name == "digits" and self.weights is not None:
+            return "digits comes with its weights: leave weights out, or give a checkpoint"
+        if self.name == "digits" and self.num_classes is not None:
+            return "digits always has 10 classes: leave num_classes out"
+        if (self.name or "").startswith("cifar_resnet") and self.weights is not None:
+            return f"{self.name} has no weights by name: give its published file as checkpoint"
+        return None

@@ -1,0 +1,139 @@
+"""The user's own model: a function in a file or a package that builds it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from subbyte.errors import SubbyteError, unknown
+from subbyte.models.checkpoint import load_checkpoint
+from subbyte.models.config import ModelConfig
+from subbyte.models.spec import ModelSpec
+
+
+def load(config: ModelConfig) -> ModelSpec:
+    """The module that the user's function returns, with the checkpoint's weights if one is given.
+
+    Raises `SubbyteError` if there is no such file, package or function, if it fails (the error
+    names the exception and the user's line), or if what it returns is no `nn.Module`.
+    """
+    source, function = _parts(str(config.factory))
+    arguments = dict(config.arguments)
+    if config.num_classes is not None:
+        arguments["num_classes"] = config.num_classes
+    is_file = source.endswith(".py")
+    folder = Path(source).resolve().parent if is_file else Path.cwd()
+    with _importable(folder):
+        code = _from_file(Path(source)) if is_file else _from_package(source)
+        module = _call(_function(code, function, source), arguments, f"{source}:{function}")
+    if config.checkpoint is not None:
+        load_checkpoint(module, config.checkpoint)
+    name = f"{Path(source).name if is_file else source}:{function}"
+    return ModelSpec(name, module, "classification", preprocessing=None, classes=None)
+
+
+def _parts(factory: str) -> tuple[str, str]:
+    source, _, function = factory.rpartition(":")
+    if not source or not function.isidentifier():
+        raise SubbyteError(
+            f"factory '{factory}' names no function: write my_model.py:build "
+            "or package.module:build"
+        )
+    return source, function
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """`folder` first on the import path, as if its code ran from there."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise SubbyteError(f"factory file '{path}' does not exist")
+    # A name of our own, so that a user's random.py does not take the place of another module.
+    name = f"_subbyte_factory_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SubbyteError(f"factory file '{path}' cannot be imported")
+    code = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and pickle look a class's module up by name.
+    sys.modules[name] = code
+    try:
+        spec.loader.exec_module(code)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _failed(f"factory file '{path}' cannot be imported", error) from error
+    return code
+
+
+def _from_package(source: str) -> ModuleType:
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{source}.".startswith(f"{error.name}."):
+            raise SubbyteError(
+                f"factory module '{source}' does not exist (there is no {error.name}): "
+                "install it, or give a file as my_model.py:build"
+            ) from None
+        raise _failed(f"factory module '{source}' cannot be imported", error) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(f"factory module '{source}' cannot be imported", error) from error
+
+
+def _function(code: ModuleType, name: str, source: str) -> Callable[..., Any]:
+    found = getattr(code, name, None)
+    if callable(found):
+        function: Callable[..., Any] = found
+        return function
+    if found is not None:
+        raise SubbyteError(f"'{name}' in '{source}' is a {type(found).__name__}, not a function")
+    known = [key for key, value in vars(code).items() if callable(value) and key[0] != "_"]
+    raise unknown(f"function of '{source}'", name, known)
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any], factory: str) -> nn.Module:
+    try:
+        module = function(**arguments)
+    except (Exception, SystemExit) as error:
+        raise _failed(f"factory '{factory}' failed", error) from error
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        raise SubbyteError(f"factory '{factory}' returned a {kind}, not a torch.nn.Module")
+    return module
+
+
+def _failed(what: str, error: BaseException) -> SubbyteError:
+    message = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return SubbyteError(f"{what}{_place(error)}: {said}")
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's code `error` arose: the innermost line that is not a library's."""
+    if isinstance(error, SyntaxError):
+        return f" at line {error.lineno} of {Path(error.filename or '?').name}"
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if _is_users(frame.filename)]
+    return f" at line {users[-1].lineno} of {Path(users[-1].filename).name}" if users else ""
+
+
+def _is_users(filename: str) -> bool:
+    libraries = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]), "<")
+    return "site-packages" not in filename and not filename.startswith(libraries)

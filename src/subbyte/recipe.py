@@ -1,0 +1,160 @@
+"""What one variant asks for: bits, grids, ranges, method."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from subbyte.errors import SubbyteError, unknown
+from subbyte.grid import ranges as range_rules
+from subbyte.validation import Checked
+
+
+def _bits(value: Any) -> Any:
+    if value is None or (type(value) is int and 2 <= value <= 8):
+        return value
+    raise ValueError(f"{value!r} bits cannot be had: give 2 to 8, or null to stay in float")
+
+
+Bits = Annotated[int | None, BeforeValidator(_bits)]
+Named = str | dict[str, Any]
+
+
+class Choice(NamedTuple):
+    """A range rule or a method by its name, with its options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+def choice(value: Named) -> Choice:
+    """Read `"lp"` or `{"name": "lp", "p": 3}`."""
+    if isinstance(value, str):
+        return Choice(value, {})
+    if not isinstance(value.get("name"), str):
+        raise SubbyteError(f"{value!r} has no name: write it as {{name: NAME, option: value}}")
+    return Choice(value["name"], {key: v for key, v in value.items() if key != "name"})
+
+
+def method_names() -> list[str]:
+    """The names of the files in `methods/`, and `auto`, which picks one of them."""
+    folder = Path(__file__).parent / "methods"
+    return ["auto", *(module.name for module in pkgutil.iter_modules([str(folder)]))]
+
+
+def _checked_ranges(value: Any) -> Any:
+    if isinstance(value, dict) and "name" not in value:
+        strange = set(value) - {"weights", "activations"}
+        if strange or not value:
+            raise SubbyteError(
+                f"ranges has the key {sorted(strange)[0] if strange else 'nothing'!r}: "
+                "give a rule's name, {name: RULE, …} or {weights: RULE, activations: RULE}"
+            )
+        for rule in value.values():
+            range_rules.check(*choice(rule))
+    elif isinstance(value, str | dict):
+        range_rules.check(*choice(value))
+    elif value is not None:
+        raise SubbyteError(f"ranges is {value!r}: give a rule's name or {{name: RULE, …}}")
+    return value
+
+
+class Override(Checked):
+    """What a regular expression changes for the layers it matches; what is not set stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: Bits = None
+    activations: Bits = None
+    ranges: Named | None = None
+    symmetric_weights: bool | None = None
+    per_channel: bool | None = None
+
+    _ranges = field_validator("ranges", mode="before")(_checked_ranges)
+
+
+class Recipe(Checked):
+    """How to quantize one model. Every field has a default; `Recipe()` is 8 bits throughout.
+
+    `weights`, `activations`: bits, 2 to 8, or `None` to stay in float. `activations` are the inputs
+    of convolutions, linear layers and matrix products; a tensor that feeds only additions,
+    concatenations or pooling is on 8 bits.
+    `symmetric_weights`: `None` means symmetric at 8 bits and asymmetric below, which costs nothing
+    when deployed, because the levels less their zero point still fit into int8.
+    `first_last`: bits of the weights and the input of layers that read the model's input or whose
+    output reaches its outputs through no other quantized layer; `None` treats them as all others.
+    `overrides`: regular expression (full match on a layer's qualified name) → fields of `Override`;
+    the first match wins, and beats `first_last`.
+    `reduce_range`: 8-bit weights use 7 bits, for processors whose 16-bit sums would saturate.
+
+    Raises:
+        SubbyteError: A field that does not exist or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: Bits = 8
+    activations: Bits = 8
+    symmetric_weights: bool | None = None
+    symmetric_activations: bool = False
+    per_channel: bool = True
+    ranges: Named = "mse"
+    method: Named = "auto"
+    equalize: bool = False
+    first_last: Bits = 8
+    overrides: dict[str, Override] = Field(default_factory=dict)
+    regions: tuple[str, ...] | None = None
+    reduce_range: bool = False
+    seed: int = 0
+
+    _ranges = field_validator("ranges", mode="before")(_checked_ranges)
+
+    @field_validator("overrides", mode="before")
+    @classmethod
+    def _override_keys_named(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        read = {}
+        for pattern, fields in value.items():
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                raise SubbyteError(
+                    f"the override '{pattern}' is no regular expression: {error}"
+                ) from None
+            if isinstance(fields, dict):
+                try:
+                    fields = Override(**fields)
+                except SubbyteError as error:
+                    raise SubbyteError(f"overrides['{pattern}']: {error}") from None
+            read[pattern] = fields
+        return read
+
+    @model_validator(mode="after")
+    def _available(self) -> Recipe:
+        name = choice(self.method).name
+        if name not in method_names():
+            raise unknown("method", name, method_names())
+        if self.equalize:
+            raise SubbyteError("equalize is not available in this version: leave it false")
+        return self
+
+    def rule(self, role: str) -> Choice:
+        """The range rule for `role`, "weights" or "activations"."""
+        return rule_of(self.ranges, role)
+
+    def weights_symmetric(self, bits: int, asked: bool | None = None) -> bool:
+        """Whether weights of `bits` bits are symmetric, `asked` by an override or by the recipe."""
+        symmetric = self.symmetric_weights if asked is None else asked
+        return bits == 8 if symmetric is None else symmetric
+
+
+def rule_of(ranges: Named, role: str) -> Choice:
+    """The range rule that `ranges` names for `role`; where it names only the other one, `mse`."""
+    if isinstance(ranges, dict) and "name" not in ranges:
+        return choice(ranges.get(role, "mse"))
+    return choice(ranges)

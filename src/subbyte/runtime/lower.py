@@ -1,0 +1,156 @@
+"""Fake quantization → what the file holds. The only place that knows of Q/DQ."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx
+
+from subbyte.graph.captured import Captured
+from subbyte.graph.operators import ADD, CONV, LINEAR, A, get_tensor, is_global_pool, rank_of
+from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
+from subbyte.runtime.operators import ONE_SCALE, OPS
+
+
+def lower(captured: Captured) -> torch.nn.Module:
+    """A copy of the model in which integers are integers.
+
+    Weights and biases become int8 (uint8, where a grid of 8 bits has a zero point) and int32
+    tensors with a dequantization; activations a quantization with clipping to the grid's levels and
+    a dequantization. What an exporter's own decompositions would make runtimes stumble over is
+    replaced too.
+    """
+    model = copy.deepcopy(captured.model)
+    for name in captured.region_names:
+        region = model.get_submodule(name)
+        assert isinstance(region, fx.GraphModule)
+        _lower_region(region)
+    return model
+
+
+def _lower_region(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":
+            quantizer = module.get_submodule(str(node.target))
+            if isinstance(quantizer, BiasQuantize):
+                _lower_bias(module, node, quantizer)
+            elif isinstance(quantizer, FakeQuantize) and node.args[0].op == "get_attr":
+                _lower_weight(module, node, quantizer)
+            elif isinstance(quantizer, FakeQuantize):
+                _lower_activation(module, node, quantizer)
+        else:
+            _lower_operator(module, node)
+    if hasattr(module, "quantizers"):
+        del module.quantizers
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.graph.lint()
+    module.recompile()
+
+
+def _lower_activation(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
+    spec = quantizer.spec
+    # Signed grids are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it does not.
+    zero_point = int(quantizer.zero_point) - spec.low
+    args = (
+        node.args[0],
+        float(quantizer.scale),
+        zero_point,
+        spec.high - spec.low,
+        _needs_barrier(node),
+    )
+    _replace(module, node, OPS.qdq.default, args)
+
+
+def _needs_barrier(node: fx.Node) -> bool:
+    """Whether the tensor comes straight from a convolution and goes into an addition.
+
+    OpenVINO fuses the pair and drops the rounding between them.
+    """
+    source = node.args[0]
+    return (
+        isinstance(source, fx.Node)
+        and source.target in CONV
+        and rank_of(source) == 4
+        and any(user.target in ADD for user in node.users)
+    )
+
+
+def _lower_weight(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
+    spec, source = quantizer.spec, node.args[0]
+    assert isinstance(source, fx.Node)
+    levels = quantizer.levels(get_tensor(module, source).detach())
+    axis = ONE_SCALE if spec.axis is None else spec.axis
+    scale = quantizer.scale.detach()
+    scale = scale.reshape(()) if spec.axis is None else scale
+    name = str(node.target).rpartition(".")[2]
+    zero_point = None
+    if spec.bits == 8 and not spec.symmetric:
+        zeros = quantizer.zero_point.reshape(scale.shape)
+        zero_point = _buffer(module, node, f"{name}_zero_point", zeros.to(torch.uint8))
+        shape = [-1 if d == axis else 1 for d in range(levels.dim())] if axis >= 0 else []
+        levels = (levels + zeros.reshape(shape)).to(torch.uint8)
+    else:
+        # The levels less their zero point fit into int8 below 8 bits, and integer kernels take
+        # weights with zero point 0 only.
+        levels = levels.to(torch.int8)
+    if all(user.target in LINEAR for user in node.users):
+        levels, axis = levels.t(), 1 - axis if axis >= 0 else axis
+    q = _buffer(module, node, f"{name}_levels", levels)
+    s = _buffer(module, node, f"{name}_scale", scale)
+    _replace(module, node, OPS.dequantize.default, (q, s, zero_point, axis))
+
+
+def _lower_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) -> None:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    bias = get_tensor(module, source).detach()
+    name = str(node.target).rpartition(".")[2]
+    levels = quantizer.levels(bias).to(torch.int32)
+    scale = quantizer.scale.detach().expand(bias.shape[0]).contiguous()
+    q = _buffer(module, node, f"{name}_levels", levels)
+    s = _buffer(module, node, f"{name}_scale", scale)
+    _replace(module, node, OPS.dequantize.default, (q, s, None, 0))
+
+
+def _lower_operator(module: fx.GraphModule, node: fx.Node) -> None:
+    if is_global_pool(node):
+        pooled = _replace(module, node, OPS.global_average_pool.default, (node.args[0],))
+        keeps = node.target is not A.mean.dim or (len(node.args) > 2 and bool(node.args[2]))
+        if not keeps:
+            with module.graph.inserting_after(pooled):
+                flat = module.graph.call_function(OPS.flatten.default, (pooled,))
+            flat.meta = pooled.meta
+            pooled.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+    elif node.target in (A.view.default, A.reshape.default, A.flatten.using_ints):
+        if _flattens(node):
+            _replace(module, node, OPS.flatten.default, (node.args[0],))
+    elif node.target in LINEAR and getattr(node.args[1], "target", None) is OPS.dequantize.default:
+        bias = node.args[2] if len(node.args) > 2 else None
+        _replace(module, node, OPS.linear.default, (*node.args[:2], bias))
+
+
+def _flattens(node: fx.Node) -> bool:
+    """Whether a reshape keeps the first dimension and makes one of all others."""
+    before = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    after = node.meta.get("val")
+    if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):
+        return False
+    return before.dim() >= 2 and after.dim() == 2 and str(before.shape[0]) == str(after.shape[0])
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    with module.graph.inserting_before(node):
+        new = module.graph.call_function(target, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+    return new
+
+
+def _buffer(module: fx.GraphModule, before: fx.Node, name: str, value: torch.Tensor) -> fx.Node:
+    module.register_buffer(name, value.contiguous())
+    with module.graph.inserting_before(before):
+        return module.graph.get_attr(name)

@@ -1,0 +1,131 @@
+"""Writing a model as ONNX with Q/DQ, whole or not at all, with what belongs to it as metadata."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from subbyte.errors import SubbyteError
+from subbyte.files import atomic
+from subbyte.graph.capture import at_least_two, dynamic_shapes
+from subbyte.graph.captured import Captured
+from subbyte.runtime.lower import lower
+from subbyte.runtime.operators import TRANSLATIONS
+
+OPSET = 21
+INPUT, OUTPUT = "input", "output"
+
+
+def export(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
+    """Write the quantized model to `path`. `example`: a batch's arguments; any batch size runs.
+
+    Raises:
+        SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
+    """
+    _write(lower(captured), path, example, captured.facts.metadata)
+
+
+def export_float(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
+    """Write the model before quantization: the same graph, all of it in float32."""
+    _write(lower(captured), path, example, captured.facts.metadata)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `export` put into the file: recipe, version, preprocessing, class names.
+
+    Raises:
+        SubbyteError: `path` is missing or no ONNX file.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise SubbyteError(f"there is no file {path}: name an ONNX file") from None
+    except Exception as error:
+        raise SubbyteError(f"{path} is no ONNX file that can be read: {error}") from error
+    prefix = "subbyte."
+    return {
+        entry.key.removeprefix(prefix): json.loads(entry.value)
+        for entry in model.metadata_props
+        if entry.key.startswith(prefix)
+    }
+
+
+def _write(
+    model: nn.Module, path: Path, example: tuple[Any, ...], metadata: dict[str, Any]
+) -> None:
+    args = at_least_two(example)
+    names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                args,
+                dynamo=True,
+                dynamic_shapes=dynamic_shapes(args),
+                custom_translation_table=TRANSLATIONS,
+                opset_version=OPSET,
+                input_names=names,
+                verbose=False,
+            )
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise SubbyteError(
+            f"the model cannot be written as ONNX: {lines[0] if lines else type(error).__name__}"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    _rename_output(proto)
+    _set_metadata(proto, metadata)
+    with atomic(path) as part:
+        onnx.save(proto, str(part))
+
+
+def _rename_output(proto: onnx.ModelProto) -> None:
+    """Call a single output "output", as runtimes show it to their users."""
+    if len(proto.graph.output) != 1:
+        return
+    old = proto.graph.output[0].name
+    for node in proto.graph.node:
+        for i, name in enumerate(node.output):
+            if name == old:
+                node.output[i] = OUTPUT
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = OUTPUT
+    proto.graph.output[0].name = OUTPUT
+
+
+def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
+    del proto.metadata_props[:]
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=f"subbyte.{key}", value=json.dumps(value))
+    # The exporter notes on each node where in the user's source it arose: not for a file to ship.
+    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.graph.value_info[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own remarks, which are about its workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Trainers for the models that come with the package."""

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from subbyte.errors import SubbyteError, unknown
+
+
+def test_unknown_names_the_nearest() -> None:
+    error = unknown("method", "QDrp", ["qdrop", "brecq", "adaround"])
+    assert isinstance(error, SubbyteError)
+    assert str(error) == (
+        "unknown method 'QDrp': did you mean 'qdrop'? (known: adaround, brecq, qdrop)"
+    )
+
+
+def test_unknown_without_a_near_name() -> None:
+    assert str(unknown("method", "xyz", ["qdrop"])) == "unknown method 'xyz': (known: qdrop)"
+
+
+def test_a_long_table_is_cut() -> None:
+    told = str(unknown("model", "m5x", [f"m{i}" for i in range(100)]))
+    assert "did you mean 'm5'?" in told
+    assert told.endswith("… 100 in all)")
+    assert told.count("m") < 30
