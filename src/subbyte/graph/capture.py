@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
+import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +37,7 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
         _try_model(model, args)
         graph_module = _export(model, args)
         fold_batch_norm(graph_module)
+        graph_module.delete_all_unused_submodules()
     return graph_module
 
 
@@ -75,10 +80,14 @@ def _map_batch(args: tuple[Any, ...], size: int, change: Any) -> tuple[Any, ...]
 
 def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     try:
-        program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes(args))
-        # An empty table decomposes nothing, but makes in-place operators functional.
-        program = program.run_decompositions({})
+        with _quiet():
+            program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes(args))
+            # An empty table decomposes nothing, but makes in-place operators functional.
+            program = program.run_decompositions({})
     except Exception as error:
+        text = str(error)
+        if "specialized" in text or "inferred to be a constant" in text:
+            raise SubbyteError(_fixes_batch(model, args)) from error
         raise SubbyteError(_cannot_capture(error)) from error
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
@@ -109,21 +118,39 @@ def _check_finite(model: nn.Module) -> None:
 
 
 def _cannot_capture(error: Exception) -> str:
-    text = str(error)
-    if (
-        "specialized" in text
-        or "inferred to be a constant" in text
-        or "ConstraintViolation" in text
-    ):
-        return (
-            "torch.export cannot capture the model with a dynamic batch, because its code fixes "
-            f"the batch size{_at(error)}: {_first_line(error)}; use x.shape[0] or -1 there"
-        )
     return (
         f"torch.export cannot capture the model{_at(error)}: {_first_line(error)}; rewrite that "
         "line so that it does not depend on a tensor's values (torch.where instead of if, no "
         ".item())"
     )
+
+
+def _fixes_batch(model: nn.Module, args: tuple[Any, ...]) -> str:
+    """Which line of the user's code holds the batch size as a number: found in a static graph."""
+    size, place = batch_size(args), ""
+    with _quiet():
+        graph = torch.export.export(model, args).graph
+    for node in graph.nodes:
+        if node.op == "call_function" and size in pytree.tree_leaves(node.args):
+            lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
+            if lines:
+                place = f" at {lines[-1][0]}:{lines[-1][1]}"
+                break
+    return (
+        f"torch.export cannot capture the model with a dynamic batch, because its code{place} "
+        f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log of what it could not trace: the error says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,180 @@
+"""The functions behind `import subbyte`: quantize, export, save, load, layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from subbyte import methods
+from subbyte.data.batches import check_calibration, read_batch
+from subbyte.errors import SubbyteError
+from subbyte.graph.annotate import annotate, check_overrides
+from subbyte.graph.calibrate import rows, sqnr_db
+from subbyte.graph.capture import capture
+from subbyte.graph.captured import Captured, QuantizedTensor
+from subbyte.graph.fingerprint import fingerprints
+from subbyte.grid.fake_quantize import FakeQuantize
+from subbyte.progress import Progress, Silent
+from subbyte.recipe import Recipe, choice
+from subbyte.runtime import onnx as onnx_runtime
+from subbyte.version import __version__
+
+
+@dataclass(frozen=True)
+class ArgumentsOf:
+    """The positional arguments of each batch, on a device; can be walked again."""
+
+    batches: Any
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for raw in self.batches:
+            yield to_device(read_batch(raw).args, self.device)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def quantize(
+    model: nn.Module,
+    calibration: Any,
+    recipe: Recipe | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Captured:
+    """Quantize a model: a new module, called as the model was; `model` is left as it is.
+
+    `calibration`: an iterable of batches that can be walked again (a list, a `DataLoader`). A batch
+    is a tensor, a list of images, a tuple of positional arguments, a mapping {"inputs": …,
+    "targets": …}, or a pair (inputs, targets). `recipe`: what to do; `None` is `Recipe()`.
+    The same model, batches and recipe give the same result (its `seed`; one thread count).
+
+    Raises:
+        SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
+            matches no layer; one sentence says what would be right.
+    """
+    started = time.perf_counter()
+    recipe = recipe or Recipe()
+    progress = progress or Silent()
+    if not isinstance(model, nn.Module):
+        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    batches = ArgumentsOf(check_calibration(calibration), device_of(model))
+    method = methods.resolve(choice(recipe.method))
+    implementation = methods.method(method.name)
+    options = implementation.Options(**method.options)
+    captured = prepare(model, next(iter(batches)), recipe)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        implementation.apply(captured, batches, options, progress=progress)
+    captured.facts.seconds = time.perf_counter() - started
+    captured.facts.metadata["method"] = method.name
+    return captured
+
+
+def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured:
+    """Capture a model and put the recipe's quantizers into its copy, none of them calibrated.
+
+    `args`: the positional arguments of one batch.
+    """
+    if recipe.regions is not None:
+        raise SubbyteError(
+            "regions is not available in this version: leave it out, the whole model is quantized"
+        )
+    captured = Captured(capture(model, args), ("",), recipe)
+    captured.facts.fingerprints = fingerprints(captured)
+    for region in captured.region_names:
+        annotate(captured, region)
+    check_overrides(recipe, [layer.name for layer in captured.layers])
+    captured.facts.example = pytree.tree_map(_shape_only, args)
+    captured.facts.metadata = {
+        "version": __version__,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    return captured.requires_grad_(False)
+
+
+def export(quantized: nn.Module, path: str | Path, example: Any) -> None:
+    """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
+
+    `example`: a batch's inputs (a tensor, or a tuple of positional arguments). The file's metadata
+    carries the recipe, the version and, where they are known, preprocessing and class names.
+
+    Raises:
+        SubbyteError: `quantized` is not from `quantize` or `load`, or `path` cannot be written.
+    """
+    captured = _captured(quantized)
+    args = to_device(read_batch(example).args, device_of(captured))
+    onnx_runtime.export(captured, Path(path), args)
+
+
+def layers(quantized: nn.Module) -> list[dict[str, Any]]:
+    """One dictionary a quantized tensor, in the order of the graph.
+
+    layer: qualified name of the layer. role: "weight" or "activation". bits, symmetric. scale: a
+    float, or a list with one a channel; zero_point likewise. sqnr_db: signal to quantization noise,
+    of a weight as it is, of an activation over the calibration images (`None`: no noise at all).
+    readers: the layers that read it.
+    """
+    captured = _captured(quantized)
+    return [_row(captured, tensor, q) for tensor, q in captured.quantizers()]
+
+
+def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    """`args` with every tensor in it on `device`."""
+    moved: tuple[Any, ...] = pytree.tree_map(
+        lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, args
+    )
+    return moved
+
+
+def _row(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> dict[str, Any]:
+    single = quantizer.spec.axis is None
+    scale, zero_point = quantizer.scale.tolist(), quantizer.zero_point.tolist()
+    return {
+        "layer": tensor.layer,
+        "role": tensor.role,
+        "bits": quantizer.spec.bits,
+        "symmetric": quantizer.spec.symmetric,
+        "per_channel": not single,
+        "scale": scale[0] if single else scale,
+        "zero_point": zero_point[0] if single else zero_point,
+        "sqnr_db": _sqnr(captured, tensor, quantizer),
+        "readers": list(tensor.readers),
+    }
+
+
+def _sqnr(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> float | None:
+    value = quantizer.sqnr_db
+    if tensor.role == "weight":
+        weight = rows(captured.weight(tensor).detach(), None).double()
+        noise = rows(quantizer.quantize(captured.weight(tensor)).detach(), None).double() - weight
+        value = sqnr_db(float(weight.square().sum()), float(noise.square().sum()))
+    return None if value is None or value == float("inf") else value
+
+
+def _captured(quantized: nn.Module) -> Captured:
+    if not isinstance(quantized, Captured):
+        raise SubbyteError(
+            f"{type(quantized).__name__} is not a quantized model: give what subbyte.quantize or "
+            "subbyte.load returned"
+        )
+    return quantized
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first tensor lies; the CPU for a model without any."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        return tensor.device
+    return torch.device("cpu")
+
+
+def _shape_only(leaf: Any) -> Any:
+    """A tensor that has a shape and a type and no memory."""
+    return torch.empty_like(leaf, device="meta") if isinstance(leaf, torch.Tensor) else leaf
