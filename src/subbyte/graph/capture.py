@@ -81,7 +81,8 @@ def _map_batch(args: tuple[Any, ...], size: int, change: Any) -> tuple[Any, ...]
 def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     try:
         with _quiet():
-            program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes(args))
+            shapes = dynamic_shapes(args)
+            program = torch.export.export(model, _fresh(args), dynamic_shapes=shapes)
             # An empty table decomposes nothing, but makes in-place operators functional.
             program = program.run_decompositions({})
     except Exception as error:
@@ -117,6 +118,14 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
+def _fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of the tensors: `torch.export` leaves marks on those that it is given."""
+    copies: tuple[Any, ...] = pytree.tree_map(
+        lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, args
+    )
+    return copies
+
+
 def _cannot_capture(error: Exception) -> str:
     return (
         f"torch.export cannot capture the model{_at(error)}: {_first_line(error)}; rewrite that "
@@ -129,7 +138,7 @@ def _fixes_batch(model: nn.Module, args: tuple[Any, ...]) -> str:
     """Which line of the user's code holds the batch size as a number: found in a static graph."""
     size, place = batch_size(args), ""
     with _quiet():
-        graph = torch.export.export(model, args).graph
+        graph = torch.export.export(model, _fresh(args)).graph
     for node in graph.nodes:
         if node.op == "call_function" and size in pytree.tree_leaves(node.args):
             lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
