@@ -95,7 +95,7 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     captured.facts.example = pytree.tree_map(_shape_only, args)
     captured.facts.metadata = {
         "version": __version__,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.as_dict(),
     }
     return captured.requires_grad_(False)
 

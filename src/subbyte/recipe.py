@@ -143,9 +143,13 @@ class Recipe(Checked):
             raise SubbyteError("equalize is not available in this version: leave it false")
         return self
 
-    def rule(self, role: str) -> Choice:
-        """The range rule for `role`, "weights" or "activations"."""
-        return rule_of(self.ranges, role)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data from which `Recipe(**…)` gives the same recipe again."""
+        overrides = {
+            pattern: override.model_dump(mode="json", exclude_unset=True)
+            for pattern, override in self.overrides.items()
+        }
+        return {**self.model_dump(mode="json"), "overrides": overrides}
 
     def weights_symmetric(self, bits: int, asked: bool | None = None) -> bool:
         """Whether weights of `bits` bits are symmetric, `asked` by an override or by the recipe."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
-from subbyte.data.config import DataConfig
+from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
@@ -84,6 +85,59 @@ def open_data(
         preprocessing=prepared,
         assumed=assumed,
     )
+
+
+def open_calibration(
+    source: str,
+    preprocessing: Preprocessing | None,
+    *,
+    images: int,
+    seed: int,
+    batch_size: int,
+    progress: Progress = _SILENT,
+) -> Batches:
+    """Calibration images alone: those of a folder, or of the bundled "digits".
+
+    `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as `open_data` does.
+    """
+    prepared = preprocessing or Preprocessing()
+    if source in BUNDLED:
+        config = DataConfig(name=source)
+        return open_data(
+            config.model_copy(update={"calibration_images": images}),
+            preprocessing,
+            seed=seed,
+            batch_size=batch_size,
+        ).calibration
+    listing = list_calibration(Path(source).expanduser(), ())
+    chosen = np.random.default_rng(seed).permutation(len(listing.paths))[:images]
+    listing = listing.take([int(i) for i in chosen])
+    _refuse_broken(listing.paths, progress)
+    check_sizes(listing.paths, prepared, batch_size)
+    return Batches(ImageFiles(listing.paths, None, prepared), batch_size)
+
+
+def open_evaluation(
+    source: str,
+    preprocessing: Preprocessing | None,
+    *,
+    classes: Path | None = None,
+    batch_size: int,
+    progress: Progress = _SILENT,
+) -> Batches:
+    """Evaluation images alone: those of class folders in a folder, or of the bundled "digits".
+
+    `classes`: a file with one class folder's name per line, in the order of the model's outputs.
+    Raises `SubbyteError` as `open_data` does.
+    """
+    prepared = preprocessing or Preprocessing()
+    if source in BUNDLED:
+        config = DataConfig(name=source)
+        return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
+    listing, _ = list_evaluation(Path(source).expanduser(), classes)
+    _refuse_broken(listing.paths, progress)
+    check_sizes(listing.paths, prepared, batch_size)
+    return Batches(ImageFiles(listing.paths, listing.labels, prepared), batch_size)
 
 
 def _open_digits(

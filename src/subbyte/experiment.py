@@ -1,0 +1,207 @@
+"""What a run needs: one model, one data set, and any number of variants; from YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import ConfigDict, Field, field_validator
+
+from subbyte.data import DataConfig
+from subbyte.errors import SubbyteError, unknown
+from subbyte.models import ModelConfig
+from subbyte.recipe import Recipe
+from subbyte.validation import Checked
+
+Runtime = Literal["onnxruntime", "openvino"]
+# Keys whose values are paths, relative to the folder of the YAML file that names them.
+PATHS = (
+    ("model", "checkpoint"),
+    ("data", "root"),
+    ("data", "calibration"),
+    ("data", "evaluation"),
+    ("data", "classes"),
+)
+
+
+class Experiment(Checked):
+    """An experiment. `model`, `data` and `variants` are needed; every other key has a default.
+
+    `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
+    `device`: where the simulation runs, "cpu" or "cuda". `seed`: of the choice of images, and of
+    every variant that has none of its own.
+
+    Raises:
+        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "run"
+    model: ModelConfig
+    data: DataConfig
+    variants: dict[str, Recipe]
+    runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+    batch_size: int = Field(default=64, ge=1)
+    device: str = "cpu"
+    seed: int = 0
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w][\w./-]*", value):
+            raise ValueError(f"'{value}' cannot name a folder: use letters, digits, '-' and '_'")
+        return value
+
+    @field_validator("runtimes", mode="before")
+    @classmethod
+    def _known_runtimes(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else value or []
+        for name in names:
+            if name not in ("onnxruntime", "openvino"):
+                raise unknown("runtime", str(name), ("onnxruntime", "openvino"))
+        return names
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_here(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError(f"'{value}' is no device: give cpu or cuda")
+        if value.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here: give cpu")
+        return value
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _read_variants(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("give at least one, as NAME: {weights: 8, activations: 8}")
+        return {str(name): _variant(str(name), fields) for name, fields in value.items()}
+
+    def with_seed(self) -> Experiment:
+        """The same, with the experiment's seed in each variant that has none of its own."""
+        variants = {
+            name: recipe
+            if "seed" in recipe.model_fields_set
+            else recipe.model_copy(update={"seed": self.seed})
+            for name, recipe in self.variants.items()
+        }
+        return self.model_copy(update={"variants": variants})
+
+
+def builtin() -> dict[str, Path]:
+    """The experiments that come with the package: name → file."""
+    root = Path(str(resources.files("subbyte") / "experiments"))
+    return {
+        str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))
+    }
+
+
+def load(name: str, settings: Iterable[str] = ()) -> Experiment:
+    """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
+
+    Paths in a file are relative to the file's folder, those in settings to the current one.
+
+    Raises:
+        SubbyteError: There is no such experiment, the YAML does not parse (line and column are
+            named), or a key or value is wrong.
+    """
+    path = builtin().get(name)
+    if path is None:
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise (
+                unknown("experiment", name, builtin())
+                if not path.is_file()
+                else SubbyteError(f"{name} is no YAML file: an experiment's file ends in .yaml")
+            )
+    raw = read_yaml(path)
+    _absolute(raw, path.resolve().parent)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise SubbyteError(f"--set {setting} has no value: write it as KEY=VALUE")
+        _put(raw, key, _value(key, value))
+    _absolute(raw, Path.cwd())
+    raw.setdefault("name", path.stem)
+    return Experiment(**raw).with_seed()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read as data only; `SubbyteError` where it is none."""
+    if not path.is_file():
+        raise SubbyteError(f"there is no experiment {path}: name a YAML file or a built-in one")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SubbyteError(f"{path} is no valid YAML{where}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SubbyteError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
+    return raw
+
+
+def dump(experiment: Experiment) -> str:
+    """The resolved experiment as YAML that `load` reads back to the same."""
+    fields = experiment.model_dump(mode="json", exclude_none=False)
+    fields["data"] = experiment.data.model_dump(mode="json", exclude_unset=True)
+    fields["model"] = experiment.model.model_dump(mode="json", exclude_unset=True)
+    fields["variants"] = {name: recipe.as_dict() for name, recipe in experiment.variants.items()}
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _variant(name: str, fields: Any) -> Recipe:
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "float":
+        raise SubbyteError(
+            f"variants.{name} cannot be named so: use letters, digits, '-' and '_', and not 'float'"
+        )
+    if fields is not None and not isinstance(fields, dict | Recipe):
+        raise SubbyteError(f"variants.{name} is {fields!r}: give a mapping of a recipe's fields")
+    if isinstance(fields, Recipe):
+        return fields
+    try:
+        return Recipe(**{str(key): value for key, value in (fields or {}).items()})
+    except SubbyteError as error:
+        raise SubbyteError(f"variants.{name}: {error}") from None
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SubbyteError(f"--set {key}={text} has a value that is no valid YAML") from None
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents, 1):
+        if raw.get(parent) is None:
+            raw[parent] = {}
+        raw = raw[parent]
+        if not isinstance(raw, dict):
+            where = ".".join(parents[:depth])
+            raise SubbyteError(f"--set {key} cannot be set: {where} is a value and not a mapping")
+    raw[last] = value
+
+
+def _absolute(raw: dict[str, Any], base: Path) -> None:
+    """Make the paths in `raw` absolute, where a file or folder is found below `base`."""
+    for part, key in PATHS:
+        section = raw.get(part)
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            found = base / Path(section[key]).expanduser()
+            if found.exists():
+                section[key] = str(found)
+    model = raw.get("model")
+    if isinstance(model, dict) and isinstance(model.get("factory"), str):
+        file, colon, function = model["factory"].rpartition(":")
+        if file.endswith(".py") and (base / file).exists():
+            model["factory"] = f"{base / file}{colon}{function}"

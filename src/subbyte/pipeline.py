@@ -1,0 +1,219 @@
+"""A run, from an experiment to results: the one page on which the whole way can be read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from subbyte import api, files
+from subbyte.experiment import Experiment
+from subbyte.graph.captured import Captured
+from subbyte.progress import Progress, Silent
+from subbyte.recipe import Recipe
+from subbyte.report.tables import write_layers
+from subbyte.runfolder import RunFolder, open_folder
+from subbyte.runtime import machine, onnx, verify
+from subbyte.setup import Setup, set_up
+from subbyte.tasks import classification as task
+
+FLOAT = Recipe(weights=None, activations=None, first_last=None)
+LATENCY_BATCH = 1
+log = logging.getLogger("subbyte")
+
+
+def run(
+    experiment: Experiment,
+    out: Path | None = None,
+    *,
+    only: tuple[str, ...] = (),
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Run an experiment: float, then each variant; return its folder and what `results.json` holds.
+
+    Everything that can be found wrong is found before the folder is made. `only`: names of the
+    variants to run; `resume`: go on in a folder of the same experiment, keeping what is finished.
+
+    Raises:
+        SubbyteError: Bad input; nothing is left behind.
+    """
+    progress = progress or Silent()
+    setup = set_up(experiment, only, progress)
+    with open_folder(setup.experiment, out, resume) as folder:
+        files.write_text(folder.path / "environment.json", json.dumps(machine.describe(), indent=2))
+        if not folder.float_is_done():
+            run_float(setup, folder, progress)
+        for name in setup.variants:
+            if not folder.is_done(name):
+                run_variant(setup.experiment, name, folder, setup=setup, progress=progress)
+            _write_results(setup, folder)
+        return folder.path, _write_results(setup, folder)
+
+
+def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
+    """Measure the model before quantization and write the folder `float`, whole or not at all."""
+    captured = _described(api.prepare(setup.module, (setup.example,), FLOAT), setup)
+    with files.atomic_folder(folder.float_path) as part:
+        path = part / "model.onnx"
+        onnx.export_float(captured, path, (setup.example,))
+        entry, outputs = _measure(setup, setup.module, path, "float", progress, None)
+        np.savez(part / "outputs.npz", logits=outputs.logits, labels=outputs.labels)
+        files.write_text(part / "float.json", json.dumps(entry, indent=2))
+
+
+def run_variant(
+    experiment: Experiment,
+    name: str,
+    folder: RunFolder,
+    *,
+    setup: Setup | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Quantize, export and measure one variant; write its folder, whole or not at all.
+
+    A pure function of the resolved experiment and the name; `setup` only spares opening the model
+    and the data again. The float outputs are read from the run's folder, and made if missing.
+    """
+    progress = progress or Silent()
+    setup = setup or set_up(experiment, (name,), progress)
+    if not folder.float_is_done():
+        run_float(setup, folder, progress)
+    recipe = setup.experiment.variants[name]
+    log.info("variant %s: %s", name, recipe.as_dict())
+    started = time.perf_counter()
+    captured = api.quantize(setup.module, setup.data.calibration, recipe, progress=progress)
+    seconds = time.perf_counter() - started
+    _described(captured, setup)
+    with files.atomic_folder(folder.variant_path(name)) as part:
+        path = part / "model.onnx"
+        onnx.export(captured, path, (setup.example,))
+        reference = _reference(folder)
+        entry, _ = _measure(setup, captured, path, name, progress, reference)
+        rows = api.layers(captured)
+        write_layers(part / "layers.csv", rows, captured.layers)
+        entry = {
+            "name": name,
+            "weights": recipe.weights,
+            "activations": recipe.activations,
+            "method": captured.facts.metadata["method"],
+            **entry,
+            "seconds": round(seconds, 3),
+            "packed_bytes": _packed_bytes(entry["size_bytes"], captured),
+            "ranges": recipe.ranges,
+        }
+        files.write_text(part / "variant.json", json.dumps(entry, indent=2))
+
+
+def _measure(
+    setup: Setup,
+    model: torch.nn.Module,
+    path: Path,
+    name: str,
+    progress: Progress,
+    reference: task.Outputs | None,
+) -> tuple[dict[str, Any], task.Outputs]:
+    """Metrics of the simulation and of each runtime on the same images, and latency."""
+    experiment = setup.experiment
+    runtimes = {key: verify.runtime(key) for key in experiment.runtimes}
+    runs: dict[str, verify.Run] = {"simulation": verify.simulated(model, experiment.device)}
+    for key, runtime in runtimes.items():
+        runs[key] = verify.deployed(runtime.load(path, os.cpu_count() or 1))
+    logits, labels = verify.outputs(runs, setup.data.evaluation, progress, f"{name}: evaluating")
+    simulated = task.Outputs(logits["simulation"], labels)
+    task.check_labels(labels, simulated.logits.shape[1])
+    entry = _scores(simulated) | {"size_bytes": path.stat().st_size}
+    if reference is not None:
+        entry["agreement_with_float"] = task.agreement(reference, simulated)
+        entry["sqnr_db"] = task.sqnr_db(reference, simulated)
+    candidates = sum(layer.integer for layer in getattr(model, "layers", []))
+    entry["deployed"] = {
+        key: _scores(outputs := task.Outputs(logits[key], labels))
+        | _deployed(runtime, path, setup, outputs, simulated)
+        | {"int8_ops": runtime.int8_ops(path), "int8_candidates": candidates}
+        for key, runtime in progress.track(list(runtimes.items()), f"{name}: measuring latency")
+    }
+    return entry, simulated
+
+
+def _scores(outputs: task.Outputs) -> dict[str, Any]:
+    metrics = task.metrics(outputs)
+    interval = task.interval(metrics[task.PRIMARY_METRIC], outputs.images)
+    return {
+        "metrics": metrics,
+        "images": outputs.images,
+        "intervals": {task.PRIMARY_METRIC: list(interval)},
+    }
+
+
+def _deployed(
+    runtime: verify.Runtime,
+    path: Path,
+    setup: Setup,
+    outputs: task.Outputs,
+    simulated: task.Outputs,
+) -> dict[str, Any]:
+    threads = machine.threads()
+    session = runtime.load(path, threads)
+    example = setup.example[:LATENCY_BATCH].cpu().numpy()
+    return {
+        "latency_ms": verify.latency_ms(session, example),
+        "latency_batch": LATENCY_BATCH,
+        "latency_threads": threads,
+        "agreement": task.agreement(simulated, outputs),
+        "max_abs_diff": task.largest_difference(simulated, outputs),
+        "version": runtime.version(),
+    }
+
+
+def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
+    """Put what is finished together into `results.json`."""
+    experiment, data = setup.experiment, setup.data
+    results = {
+        "schema": 1,
+        "experiment": experiment.name,
+        "model": setup.model_name,
+        "task": "classification",
+        "primary_metric": task.PRIMARY_METRIC,
+        "calibration_images": data.calibration.images,
+        "evaluation_images": data.evaluation.images,
+        "overlap_images": data.overlap,
+        "skipped_images": list(data.skipped),
+        "seed": experiment.seed,
+        "notes": setup.notes,
+        "float": folder.read_float(),
+        "variants": [folder.read(name) for name in experiment.variants if folder.is_done(name)],
+    }
+    files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
+    return results
+
+
+def _described(captured: Captured, setup: Setup) -> Captured:
+    """Let the model's files say how to prepare an image and what the classes are called."""
+    captured.facts.metadata |= {
+        "task": "classification",
+        "preprocessing": setup.data.preprocessing.model_dump(mode="json"),
+        "classes": None if setup.classes is None else list(setup.classes),
+        "model": setup.model_name,
+    }
+    return captured
+
+
+def _reference(folder: RunFolder) -> task.Outputs:
+    with np.load(folder.float_path / "outputs.npz") as arrays:
+        return task.Outputs(arrays["logits"], arrays["labels"])
+
+
+def _packed_bytes(size: int, captured: Captured) -> int:
+    """The file's size, were each weight stored in as many bits as its grid has."""
+    saved = sum(
+        captured.weight(tensor).numel() * (8 - quantizer.spec.bits) / 8
+        for tensor, quantizer in captured.quantizers("weight")
+    )
+    return round(size - saved)

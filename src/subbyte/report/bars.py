@@ -1,0 +1,34 @@
+"""Progress bars in a terminal; nothing where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
+
+
+class Bars:
+    """A `Progress` that shows one bar on standard error while a loop runs."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield `items`, showing how many of them are done and how long the rest will take."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bars:
+            yield from bars.track(items, total=total, description=description)

@@ -1,0 +1,74 @@
+"""What the machine is, as far as it bears on the numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino")
+INTEGER_DOT = ("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, processor and threads, for `environment.json`."""
+    return {
+        "subbyte": metadata.version("subbyte"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "vnni": has_vnni(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def has_vnni() -> bool | None:
+    """Whether the processor adds u8×s8 products in 32 bits; `None` where that cannot be told.
+
+    An x86 processor without such instructions adds pairs of products in 16 bits, which saturates
+    silently. Other architectures do not have the fault.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
+        return True
+    flags = _cpu_flags()
+    return None if flags is None else any(flag in flags for flag in INTEGER_DOT)
+
+
+def threads() -> int:
+    """How many threads a runtime is given: 2, or the one that there is."""
+    return min(2, os.cpu_count() or 1)
+
+
+def _cpu_flags() -> set[str] | None:
+    for line in _cpuinfo():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return None
+
+
+def _processor() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

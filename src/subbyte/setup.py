@@ -1,0 +1,109 @@
+"""Everything a run needs, opened and checked before its folder is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from subbyte import api, models
+from subbyte.data import Data, open_data
+from subbyte.errors import SubbyteError, unknown
+from subbyte.experiment import Experiment
+from subbyte.graph.annotate import check_overrides
+from subbyte.progress import Progress
+from subbyte.recipe import Recipe
+from subbyte.runtime import machine, verify
+from subbyte.tasks.classification import check_logits
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An experiment whose model and data are open.
+
+    `example`: the first calibration images, on the experiment's device. `variants`: the names to
+    run. `notes`: what the reader of the numbers must know.
+    """
+
+    experiment: Experiment
+    module: torch.nn.Module
+    model_name: str
+    classes: tuple[str, ...] | None
+    data: Data
+    example: torch.Tensor
+    variants: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+
+def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) -> Setup:
+    """Open an experiment's model and data, and check all that can be checked without measuring.
+
+    Raises:
+        SubbyteError: Anything that would make the run fail later.
+    """
+    for name in only:
+        if name not in experiment.variants:
+            raise unknown("variant", name, experiment.variants)
+    for name in experiment.runtimes:
+        verify.runtime(name).version()
+    spec = models.load(experiment.model)
+    data = open_data(
+        experiment.data,
+        spec.preprocessing,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        progress=progress,
+    )
+    module = spec.module.to(experiment.device)
+    example = next(iter(data.calibration))["inputs"].to(experiment.device)
+    _check_model(experiment, module, example)
+    classes = spec.classes or data.classes
+    return Setup(
+        experiment=_resolved(experiment, data),
+        module=module,
+        model_name=spec.name,
+        classes=classes,
+        data=data,
+        example=example,
+        variants=only or tuple(experiment.variants),
+        notes=_notes(data),
+    )
+
+
+def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> None:
+    captured = api.prepare(module, (example,), Recipe(weights=None, activations=None))
+    with torch.no_grad():
+        check_logits(module(example), len(example))
+    names = [layer.name for layer in captured.layers]
+    for name, recipe in experiment.variants.items():
+        try:
+            check_overrides(recipe, names)
+        except SubbyteError as error:
+            raise SubbyteError(f"variants.{name}: {error}") from None
+
+
+def _resolved(experiment: Experiment, data: Data) -> Experiment:
+    """The experiment with the number of calibration images and the preprocessing in use."""
+    known = experiment.data.model_dump(exclude_unset=True)
+    known["calibration_images"] = data.calibration.images
+    if experiment.data.name is None:
+        known["preprocessing"] = data.preprocessing.model_dump()
+    return experiment.model_copy(update={"data": type(experiment.data)(**known)})
+
+
+def _notes(data: Data) -> list[str]:
+    notes = []
+    if data.overlap:
+        notes.append(
+            f"{data.overlap} of the {data.calibration.images} calibration images are evaluated too"
+        )
+    if data.skipped:
+        notes.append(f"{len(data.skipped)} broken images were skipped")
+    if data.assumed:
+        notes.append("the preprocessing is assumed: images as they are, ImageNet's mean and std")
+    if machine.has_vnni() is False:
+        notes.append(
+            "this processor has no VNNI: its 8-bit sums can saturate, so that deployed models "
+            "differ from simulated ones (reduce_range: true prevents it)"
+        )
+    return notes
