@@ -69,7 +69,8 @@ def quantize(
     method = methods.resolve(choice(recipe.method))
     implementation = methods.method(method.name)
     options = implementation.Options(**method.options)
-    captured = prepare(model, next(iter(batches)), recipe)
+    with progress.working("capturing the model"):
+        captured = prepare(model, next(iter(batches)), recipe)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         implementation.apply(captured, batches, options, progress=progress)

@@ -23,7 +23,12 @@ def atomic(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise SubbyteError(f"{path} is a folder: name a file to write")
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise SubbyteError(f"{path} cannot be written: {error.strerror}") from None
     os.close(handle)
     part = Path(name)
     try:

@@ -59,10 +59,12 @@ def run(
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
     """Measure the model before quantization and write the folder `float`, whole or not at all."""
-    captured = _described(api.prepare(setup.module, (setup.example,), FLOAT), setup)
+    with progress.working("float: capturing the model"):
+        captured = _described(api.prepare(setup.module, (setup.example,), FLOAT), setup)
     with files.atomic_folder(folder.float_path) as part:
         path = part / "model.onnx"
-        onnx.export_float(captured, path, (setup.example,))
+        with progress.working("float: writing ONNX"):
+            onnx.export_float(captured, path, (setup.example,))
         entry, outputs = _measure(setup, setup.module, path, "float", progress, None)
         np.savez(part / "outputs.npz", logits=outputs.logits, labels=outputs.labels)
         files.write_text(part / "float.json", json.dumps(entry, indent=2))
@@ -93,7 +95,8 @@ def run_variant(
     _described(captured, setup)
     with files.atomic_folder(folder.variant_path(name)) as part:
         path = part / "model.onnx"
-        onnx.export(captured, path, (setup.example,))
+        with progress.working(f"{name}: writing ONNX"):
+            onnx.export(captured, path, (setup.example,))
         reference = _reference(folder)
         entry, _ = _measure(setup, captured, path, name, progress, reference)
         rows = api.layers(captured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,10 @@ class Progress(Protocol):
         """Yield `items` unchanged, showing `description` and the share of `total` that is done."""
         ...
 
+    def working(self, description: str) -> AbstractContextManager[object]:
+        """Show `description` while a block runs whose length nobody knows."""
+        ...
+
 
 class Silent:
     """A `Progress` that shows nothing."""
@@ -22,3 +27,7 @@ class Silent:
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Yield `items` unchanged."""
         yield from items
+
+    def working(self, description: str) -> AbstractContextManager[object]:
+        """Show nothing."""
+        return nullcontext()

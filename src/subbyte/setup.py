@@ -46,7 +46,8 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
             raise unknown("variant", name, experiment.variants)
     for name in experiment.runtimes:
         verify.runtime(name).version()
-    spec = models.load(experiment.model)
+    with progress.working("loading the model"):
+        spec = models.load(experiment.model)
     data = open_data(
         experiment.data,
         spec.preprocessing,
@@ -56,7 +57,8 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     )
     module = spec.module.to(experiment.device)
     example = next(iter(data.calibration))["inputs"].to(experiment.device)
-    _check_model(experiment, module, example)
+    with progress.working("checking that the model can be captured"):
+        _check_model(experiment, module, example)
     classes = spec.classes or data.classes
     return Setup(
         experiment=_resolved(experiment, data),

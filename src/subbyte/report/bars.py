@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from rich.console import Console
@@ -32,3 +33,7 @@ class Bars:
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as bars:
             yield from bars.track(items, total=total, description=description)
+
+    def working(self, description: str) -> AbstractContextManager[object]:
+        """Show `description` and that something moves, while a block runs."""
+        return self.console.status(description) if self.console.is_terminal else nullcontext()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import rich.progress
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -21,10 +17,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
+from subbyte.files import atomic
 from subbyte.models.digits import PREPROCESSING, Digits
 from subbyte.progress import Progress, Silent
-
-T = TypeVar("T")
+from subbyte.report.bars import Bars
 
 EPOCHS = 60
 BATCH_SIZE = 32
@@ -80,19 +76,8 @@ def top1(model: Digits, images: np.ndarray, labels: np.ndarray) -> float:
 
 def save(model: Digits, path: Path) -> None:
     """Write the weights as safetensors, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        unfinished = Path(name)
-        try:
-            unfinished.write_bytes(safetensors.torch.save(model.state_dict(), {"format": "pt"}))
-            unfinished.chmod(0o644)  # as any new file: mkstemp's are for the owner alone
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise SubbyteError(f"weights cannot be written to '{path}': {error.strerror}") from None
+    with atomic(path) as part:
+        part.write_bytes(safetensors.torch.save(model.state_dict(), {"format": "pt"}))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args(arguments)
     images, labels, evaluation_images, evaluation_labels = digits_split()
-    model = train(images, labels, seed=options.seed, epochs=options.epochs, progress=_Bar())
+    model = train(images, labels, seed=options.seed, epochs=options.epochs, progress=Bars())
     try:
         save(model, options.out)
     except SubbyteError as error:
@@ -112,13 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
     score = top1(model, evaluation_images, evaluation_labels)
     print(f"{options.out}: top-1 {score:.2%} of {len(evaluation_labels)} evaluation images")
     return 0
-
-
-class _Bar:
-    """A `Progress` on the terminal."""
-
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        yield from rich.progress.track(items, description, total)
 
 
 @contextmanager
