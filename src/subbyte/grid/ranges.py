@@ -18,6 +18,8 @@ from subbyte.grid.spec import GridSpec, grid_of
 
 Range = tuple[torch.Tensor, torch.Tensor]
 
+MSE_EXPONENT = {"weights": 3.0, "activations": 2.4}
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -68,13 +70,16 @@ def percentile(sample: Sample, spec: GridSpec, *, percentile: float = 99.99) -> 
     return values.gather(1, low)[:, 0], values.gather(1, high)[:, 0]
 
 
-def mse(sample: Sample, spec: GridSpec, *, p: float = 2.4) -> Range:
+def mse(sample: Sample, spec: GridSpec, *, p: float | None = None) -> Range:
     """The range whose grid leaves the least mean error, by search over both of its ends.
 
-    min over (l, h) of E[|Q(x; l, h) − x|^p]. The exponent is that of the MSE observers of BRECQ
-    (Li et al. 2021) and QDrop (Wei et al. 2022): with p = 2 large weights are clipped too much,
-    which biases what a layer computes; `p: 2` gives the plain squared error.
+    min over (l, h) of E[|Q(x; l, h) − x|^p]; `p: 2` is the plain squared error. By default p is
+    2.4 for activations, as in the MSE observers of BRECQ (Li et al. 2021) and QDrop (Wei et al.
+    2022), and 3 for weights: with less, large weights are clipped so much that what a layer
+    computes is biased. docs/ranges.md has the measurement.
     """
+    if p is None:
+        p = MSE_EXPONENT["weights" if sample.counts is None else "activations"]
     if not 0 < p <= 10:
         raise SubbyteError(f"p is {p}: it must be above 0 and at most 10")
     if p == 2:
