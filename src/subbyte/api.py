@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,8 +64,7 @@ def quantize(
     started = time.perf_counter()
     recipe = recipe or Recipe()
     progress = progress or Silent()
-    if not isinstance(model, nn.Module):
-        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    _check_module(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
     method = methods.resolve(choice(recipe.method))
     implementation = methods.method(method.name)
@@ -84,11 +84,10 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
 
     `args`: the positional arguments of one batch.
     """
-    if recipe.regions is not None:
-        raise SubbyteError(
-            "regions is not available in this version: leave it out, the whole model is quantized"
-        )
+    _check_module(model)
+    check_recipe(recipe)
     captured = Captured(capture(model, args), ("",), recipe)
+    captured.signature = inspect.signature(model.forward)
     captured.facts.fingerprints = fingerprints(captured)
     for region in captured.region_names:
         annotate(captured, region)
@@ -98,6 +97,7 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
         "version": __version__,
         "recipe": recipe.as_dict(),
     }
+    captured.to(device_of(captured))  # the quantizers join the model where it lies
     return captured.requires_grad_(False)
 
 
@@ -125,6 +125,16 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
     """
     captured = _captured(quantized)
     return [_row(captured, tensor, q) for tensor, q in captured.quantizers()]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `SubbyteError` for what a recipe asks and this version does not have."""
+    if recipe.regions is not None:
+        raise SubbyteError(
+            "regions is not available in this version: leave it out, the whole model is quantized"
+        )
+    method = methods.resolve(choice(recipe.method))
+    methods.method(method.name).Options(**method.options)
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
@@ -167,6 +177,13 @@ def _captured(quantized: nn.Module) -> Captured:
             "subbyte.load returned"
         )
     return quantized
+
+
+def _check_module(model: object) -> None:
+    if isinstance(model, Captured):
+        raise SubbyteError("the model is quantized already: give the float model it was made from")
+    if not isinstance(model, nn.Module):
+        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
 
 
 def device_of(model: nn.Module) -> torch.device:

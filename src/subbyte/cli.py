@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from subbyte import commands, experiment, models, pipeline
@@ -195,7 +196,9 @@ def predict(
             for prediction in predictions:
                 for i, guess in enumerate(prediction["classes"]):
                     shown = prediction["image"] if i == 0 else ""
-                    table.add_row(shown, guess["class"], f"{guess['probability']:.3f}")
+                    table.add_row(
+                        escape(shown), escape(guess["class"]), f"{guess['probability']:.3f}"
+                    )
             _print(table)
 
 

@@ -49,19 +49,21 @@ class Experiment(Checked):
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
     batch_size: int = Field(default=64, ge=1)
     device: str = "cpu"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("name")
     @classmethod
     def _name_is_a_folder(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w][\w./-]*", value):
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", value):
             raise ValueError(f"'{value}' cannot name a folder: use letters, digits, '-' and '_'")
         return value
 
     @field_validator("runtimes", mode="before")
     @classmethod
     def _known_runtimes(cls, value: Any) -> Any:
-        names = [value] if isinstance(value, str) else value or []
+        names = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(names, list | tuple):
+            raise ValueError(f"{value!r} is no list: give names, as [onnxruntime, openvino]")
         for name in names:
             if name not in ("onnxruntime", "openvino"):
                 raise unknown("runtime", str(name), ("onnxruntime", "openvino"))
@@ -129,7 +131,7 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
         _put(raw, key, _value(key, value))
     _absolute(raw, Path.cwd())
     raw.setdefault("name", path.stem)
-    return Experiment(**raw).with_seed()
+    return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -42,8 +42,13 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` to fill; it takes `path`'s place when the block ends well."""
+    if path.exists() and not path.is_dir():
+        raise SubbyteError(f"{path} is a file: name a folder")
     make_folder(path.parent)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise SubbyteError(f"{path} cannot be written: {error.strerror}") from None
     try:
         yield part
         part.chmod(0o777 & ~_umask())

@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.grid import ranges as range_rules
-from subbyte.validation import Checked
+from subbyte.validation import Checked, short
 
 
 def _bits(value: Any) -> Any:
     if value is None or (type(value) is int and 2 <= value <= 8):
         return value
-    raise ValueError(f"{value!r} bits cannot be had: give 2 to 8, or null to stay in float")
+    raise ValueError(f"{short(value)} bits cannot be had: give 2 to 8, or null to stay in float")
 
 
 Bits = Annotated[int | None, BeforeValidator(_bits)]
@@ -35,7 +35,7 @@ def choice(value: Named) -> Choice:
     """Read `"lp"` or `{"name": "lp", "p": 3}`."""
     if isinstance(value, str):
         return Choice(value, {})
-    if not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise SubbyteError(f"{value!r} has no name: write it as {{name: NAME, option: value}}")
     return Choice(value["name"], {key: v for key, v in value.items() if key != "name"})
 
@@ -128,7 +128,7 @@ class Recipe(Checked):
                 ) from None
             if isinstance(fields, dict):
                 try:
-                    fields = Override(**fields)
+                    fields = Override(**{str(key): part for key, part in fields.items()})
                 except SubbyteError as error:
                     raise SubbyteError(f"overrides['{pattern}']: {error}") from None
             read[pattern] = fields

@@ -17,7 +17,7 @@ import yaml
 
 from subbyte import files
 from subbyte.errors import SubbyteError
-from subbyte.experiment import Experiment, dump
+from subbyte.experiment import Experiment, dump, read_yaml
 
 log = logging.getLogger("subbyte")
 
@@ -69,7 +69,7 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
     existed = path.is_dir() and any(path.iterdir())
     _check(path, text, resume)
     folder = RunFolder(path)
-    created = _first_missing(path)
+    created = None if path.is_dir() else _first_missing(path)
     files.make_folder(path)
     _sweep(path)
     try:
@@ -79,8 +79,20 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
             yield folder
     except SubbyteError:
         if not existed and not folder.float_is_done():
-            shutil.rmtree(created)
+            _remove(path, created)
         raise
+
+
+def _remove(path: Path, created: Path | None) -> None:
+    """Undo the making of a run's folder; one that was there before stays, empty."""
+    if created is not None:
+        shutil.rmtree(created)
+        return
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _default_path(experiment: Experiment, text: str, resume: bool) -> Path:
@@ -123,12 +135,12 @@ def _check(path: Path, text: str, resume: bool) -> None:
 
 def _same(path: Path, text: str) -> bool:
     file = path / "experiment.yaml"
-    return file.is_file() and yaml.safe_load(file.read_text("utf-8")) == yaml.safe_load(text)
+    return file.is_file() and read_yaml(file) == yaml.safe_load(text)
 
 
 def _difference(path: Path, text: str) -> str:
     """The first key in which two experiments differ."""
-    there = _flat(yaml.safe_load((path / "experiment.yaml").read_text("utf-8")))
+    there = _flat(read_yaml(path / "experiment.yaml"))
     here = _flat(yaml.safe_load(text))
     for key in [*there, *here]:
         if there.get(key) != here.get(key):
@@ -157,7 +169,9 @@ def _first_missing(path: Path) -> Path:
 
 def _sweep(path: Path) -> None:
     """Remove what a killed run left half-written."""
-    for leftover in [*path.glob(".*"), *(path / "variants").glob(".*")]:
+    ours = (".float.", ".experiment.yaml.", ".environment.json.", ".results.json.")
+    parts = [p for p in path.glob(".*") if p.name.startswith(ours)]
+    for leftover in [*parts, *(path / "variants").glob(".*")]:
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

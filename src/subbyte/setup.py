@@ -79,6 +79,7 @@ def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch
     names = [layer.name for layer in captured.layers]
     for name, recipe in experiment.variants.items():
         try:
+            api.check_recipe(recipe)
             check_overrides(recipe, names)
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None

@@ -1,7 +1,7 @@
 """A quantized model as a file: its grids, its rounding, its recipe, and what a method changed.
 
-A safetensors file. Tensors: `LAYER.ROLE.scale`, `.zero_point` and, where a method has chosen the
-rounding, `.offset`; `changed.NAME` for each of the model's own tensors that a method has altered.
+A safetensors file. Tensors: `grid.LAYER.ROLE.scale`, `.zero_point` and, where a method has chosen
+the rounding, `.offset`; `changed.NAME` for each of the model's own tensors that a method altered.
 Metadata `subbyte`: JSON with version, recipe, the example's shapes and the fingerprints of the
 float weights, by which `load` knows that it was given the same model.
 """
@@ -45,12 +45,12 @@ def save(quantized: nn.Module, path: str | Path) -> None:
     quality: dict[str, float | None] = {}
     for tensor, quantizer in quantized.quantizers():
         for name, value in quantizer.state_dict().items():
-            tensors[f"{_key(tensor)}.{name}"] = value.cpu().contiguous()
+            tensors[f"{_key(tensor)}.{name}"] = value.cpu().contiguous().clone()
         quality[_key(tensor)] = quantizer.sqnr_db
     before, now = quantized.facts.fingerprints, fingerprints(quantized)
     for name, value in float_tensors(quantized).items():
         if before.get(name) != now[name]:
-            tensors[f"changed.{name}"] = value.cpu().contiguous()
+            tensors[f"changed.{name}"] = value.cpu().contiguous().clone()
     facts = {
         "metadata": quantized.facts.metadata,
         "example": _encode(quantized.facts.example),
@@ -67,6 +67,8 @@ def load(model: nn.Module, path: str | Path) -> Captured:
     Raises:
         SubbyteError: `path` is missing or no such file, or `model` is not the one it was made from.
     """
+    if not isinstance(model, nn.Module):
+        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     facts, tensors = _read(Path(path))
     recipe = Recipe(**facts["metadata"]["recipe"])
     captured = prepare(model, to_device(_decode(facts["example"]), device_of(model)), recipe)
@@ -128,7 +130,7 @@ def _check_same(captured: Captured, saved: dict[str, str], path: Path) -> None:
 
 
 def _key(tensor: QuantizedTensor) -> str:
-    return f"{tensor.layer}.{tensor.role}"
+    return f"grid.{tensor.layer}.{tensor.role}"
 
 
 def _encode(value: Any) -> Any:

@@ -35,7 +35,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         if more:
             return SubbyteError(f"{where}{more}: give it a value")
         return SubbyteError(f"{where}: {message}" if where else message)
-    return SubbyteError(f"{where} is {_short(first['input'])}: {message[:1].lower()}{message[1:]}")
+    return SubbyteError(f"{where} is {short(first['input'])}: {message[:1].lower()}{message[1:]}")
 
 
 def _joined(where: str, key: str) -> str:
@@ -57,6 +57,7 @@ def _keys_beside(path: list[str], model: type[BaseModel]) -> Iterable[str]:
     return list(getattr(current, "model_fields", {}))
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def short(value: object) -> str:
+    """A value as it stands in a sentence: on one line, and cut where it is long."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "…"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.graph.captured import Captured, Layer, QuantizedTensor
+from subbyte.graph.captured import QUANTIZERS, Captured, Layer, QuantizedTensor
 from subbyte.graph.layers import Found, carries_data, find_layers, first_and_last
 from subbyte.graph.operators import (
     ADD,
@@ -160,6 +160,10 @@ def _plan(
                 for source in tensor_inputs(node):
                     ask(source, node, site)
                 continue
+            if _gives_several(node):
+                for part in plan.edges[node]:
+                    plan.sites[part] = asked[part].root()
+                continue
             plan.sites[node] = site
             for reader, source in _kept_on_grid(node, data):
                 ask(source, reader, Site(None, other))
@@ -172,6 +176,11 @@ def _plan(
                     ask(source, node, site)
                     plan.of_layer.setdefault(node, []).append(site)
     return plan
+
+
+def _gives_several(node: fx.Node) -> bool:
+    """Whether a node's value is a tuple, so that a grid can stand only behind each part."""
+    return isinstance(node.meta.get("val"), list | tuple)
 
 
 def _all_readers_ask(node: fx.Node, plan: Plan) -> bool:
@@ -219,6 +228,7 @@ class _Inserter:
             self._activation(node, plan.sites[node].root(), plan.edges[node])
         for layer in layers:
             self._layer(layer, requests.get(layer.name), plan)
+        self._sort()
         self.module.graph.lint()
         self.module.recompile()
 
@@ -292,8 +302,20 @@ class _Inserter:
         new.meta = dict(bias.meta)
         node.args = (*node.args[:2], new, *node.args[3:])
 
+    def _sort(self) -> None:
+        """Put the region's tensors into the order in which the graph reads them."""
+        order = {node: i for i, node in enumerate(self.module.graph.nodes)}
+        first: dict[str, int] = {}
+        for node in self.module.graph.nodes:
+            if node.op == "call_module":
+                read = min((order[user] for user in node.users), default=len(order))
+                first[str(node.target)] = min(first.get(str(node.target), read), read)
+        here = [t for t in self.captured.tensors if t.region == self.region]
+        rest = [t for t in self.captured.tensors if t.region != self.region]
+        self.captured.tensors = rest + sorted(here, key=lambda t: first[t.module])
+
     def _add(self, name: str, quantizer: FakeQuantize | BiasQuantize) -> str:
-        path = f"quantizers.{name}"
+        path = f"{QUANTIZERS}.{name}"
         self.module.add_submodule(path, quantizer)
         return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import os
@@ -19,6 +20,8 @@ from torch.utils import _pytree as pytree
 from subbyte.errors import SubbyteError
 from subbyte.graph.fold import fold_batch_norm
 
+SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
+
 
 def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     """The model as a graph of functional ATen operators, in evaluation mode, batch norm folded.
@@ -31,11 +34,12 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
         SubbyteError: The model does not run on `args`, has NaN or infinity in its parameters, or
             `torch.export` cannot capture it (the message names the line of the user's code).
     """
-    model = copy.deepcopy(model).eval()
+    batch_size(args)  # an error, if there is no tensor
+    model = _copy(model).eval()
     _check_finite(model)
-    args = at_least_two(args)
     with torch.no_grad():
         _try_model(model, args)
+        args = _doubled(model, args)
         graph_module = _export(model, args)
         fold_batch_norm(graph_module)
         graph_module.delete_all_unused_submodules()
@@ -58,13 +62,17 @@ def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return _map_batch(args, size, lambda x: torch.cat([x, x]))
 
 
-def dynamic_shapes(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
     size = batch_size(args)
     dynamic = {0: torch.export.Dim.DYNAMIC}
     shapes: tuple[Any, ...] = pytree.tree_map(
         lambda x: dict(dynamic) if _in_batch(x, size) else None, args
     )
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
+        at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        shapes = (*shapes[:at], shapes[at:])
     return shapes
 
 
@@ -82,7 +90,7 @@ def _map_batch(args: tuple[Any, ...], size: int, change: Any) -> tuple[Any, ...]
 def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     try:
         with _quiet():
-            shapes = dynamic_shapes(args)
+            shapes = dynamic_shapes(model, args)
             program = torch.export.export(model, _fresh(args), dynamic_shapes=shapes)
             # An empty table decomposes nothing, but makes in-place operators functional.
             program = program.run_decompositions({})
@@ -96,6 +104,27 @@ def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise SubbyteError(
+            f"the model cannot be copied: {_first_line(error)}; quantize it in the state in which "
+            "copy.deepcopy takes it (weight norm removed, no hooks that hold tensors)"
+        ) from error
+
+
+def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """At least two images, on which the model must run if it runs on one."""
+    doubled = at_least_two(args)
+    if doubled is not args:
+        try:
+            model(*doubled)
+        except Exception as error:
+            raise SubbyteError(_fixed(_at(error), 1)) from error
+    return doubled
 
 
 def _try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
@@ -141,15 +170,26 @@ def _fixes_batch(model: nn.Module, args: tuple[Any, ...]) -> str:
     with _quiet():
         graph = torch.export.export(model, _fresh(args)).graph
     for node in graph.nodes:
-        if node.op == "call_function" and size in pytree.tree_leaves(node.args):
+        if node.op == "call_function" and _shapes_to(node, size):
             lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
             if lines:
                 place = f" at {lines[-1][0]}:{lines[-1][1]}"
                 break
+    return _fixed(place, size)
+
+
+def _fixed(place: str, size: int) -> str:
     return (
         f"torch.export cannot capture the model with a dynamic batch, because its code{place} "
         f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number"
     )
+
+
+def _shapes_to(node: fx.Node, size: int) -> bool:
+    """Whether a node gives a tensor a shape whose first length is the number `size`."""
+    name = str(getattr(node.target, "__name__", "")).split(".")[0]
+    shapes = [a for a in node.args if isinstance(a, list | tuple) and a]
+    return name in SHAPING and any(shape[0] == size for shape in shapes)
 
 
 @contextlib.contextmanager
@@ -164,7 +204,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_line(error: Exception) -> str:
+def cause(error: BaseException) -> str:
+    """The first line of the error that began it all, with what cannot be printed left out."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = _first_line(error)
+    return "".join(character for character in line if character.isprintable())
+
+
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".:;") if lines else type(error).__name__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import fx, nn
 
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.recipe import Choice, Recipe
+
+QUANTIZERS = "subbyte_quantizers"  # the submodule of a region that holds its quantizers
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,14 @@ class Captured(nn.Module):
         self.tensors: list[QuantizedTensor] = []
         self.layers: list[Layer] = []
         self.facts = Facts()
+        self.signature: inspect.Signature | None = None  # of the user's model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model as its user would."""
+        if kwargs and self.signature is not None:
+            # The graph takes its arguments by position.
+            bound = self.signature.bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
         return self.model(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Captured:

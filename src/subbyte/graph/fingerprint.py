@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from subbyte.graph.captured import Captured
+from subbyte.graph.captured import QUANTIZERS, Captured
 
 
 def fingerprints(captured: Captured) -> dict[str, str]:
@@ -19,7 +19,7 @@ def float_tensors(captured: Captured) -> dict[str, torch.Tensor]:
     return {
         name: value
         for name, value in captured.model.state_dict().items()
-        if value.is_floating_point() and "quantizers" not in name.split(".")
+        if value.is_floating_point() and QUANTIZERS not in name.split(".")
     }
 
 

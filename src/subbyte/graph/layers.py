@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from subbyte.graph.operators import CONV, FLOAT_LAYERS, LINEAR, MATMUL, module_path, tensor_inputs
+from subbyte.graph.operators import (
+    CONV,
+    FLOAT_LAYERS,
+    LINEAR,
+    MATMUL,
+    module_path,
+    rank_of,
+    tensor_inputs,
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,10 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> Found | None:
         path = module_path(node)
         return Found(f"{path}.matmul" if path else "matmul", "matmul", node, (left, right))
     if left in data and right.op == "get_attr":
-        return Found(_layer_name(node, right), "linear", node, (left,), right, axis=1)
+        if rank_of(right) == 2:
+            return Found(_layer_name(node, right), "linear", node, (left,), right, axis=1)
+        reason = "its weight is no matrix"
+        return Found(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
 
 

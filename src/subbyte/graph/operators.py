@@ -58,7 +58,6 @@ MOVES = {
     A.dropout.default,
     A.pixel_shuffle.default,
     A.channel_shuffle.default,
-    operator.getitem,
 } | CAT
 
 
@@ -69,16 +68,19 @@ def is_move(node: fx.Node) -> bool:
         if node.target is A.pad.default and len(node.args) > 2:
             mode = str(node.args[2])
         return mode == "constant" and (value in (0, None) or not isinstance(value, int | float))
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and is_move(node.args[0])
     return node.target in MOVES
 
 
 def is_global_pool(node: fx.Node) -> bool:
     """Whether the node averages over height and width of an N×C×H×W tensor, to N×C(×1×1)."""
+    if rank_of(node.args[0] if node.args else None) != 4:
+        return False
     if node.target is A.adaptive_avg_pool2d.default:
         return all(size == 1 for size in _ints(node.args[1]))
     if node.target is A.mean.dim:
-        rank = rank_of(node.args[0])
-        return rank == 4 and sorted(d % 4 for d in _ints(node.args[1])) == [2, 3]
+        return sorted(d % 4 for d in _ints(node.args[1])) == [2, 3]
     return False
 
 

@@ -62,7 +62,7 @@ def percentile(sample: Sample, spec: GridSpec, *, percentile: float = 99.99) -> 
     values = sample.values.gather(1, order).contiguous()
     counts = torch.ones_like(values) if sample.counts is None else sample.counts.gather(1, order)
     mass = counts.double().cumsum(1)
-    outside = mass[:, -1:] * (1 - percentile / 100)
+    outside = mass[:, -1:] * (100 - percentile) / 100
     # The first value with more than `outside` at or below it, and its mirror image from above.
     low = (mass <= outside).sum(1, keepdim=True)
     above = mass[:, -1:] - mass + counts
@@ -99,11 +99,15 @@ def check(name: str, options: dict[str, Any]) -> None:
     if name not in RULES:
         raise unknown("range rule", name, RULES)
     known = list(inspect.signature(RULES[name]).parameters)[2:]
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             if not known:
                 raise SubbyteError(f"range rule '{name}' has no option '{option}': it takes none")
             raise unknown(f"option of range rule '{name}'", option, known)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SubbyteError(f"{option} is {value!r}: give a number")
+    # The rule itself knows which numbers it takes.
+    RULES[name](sample_of(torch.tensor([[-1.0, 1.0]])), GridSpec(8, False), **options)
 
 
 def choose(
@@ -133,12 +137,14 @@ def _search(sample: Sample, spec: GridSpec, loss: Callable[[torch.Tensor], torch
         best_low[better] = new_low[better]
         best_high[better] = new_high[better]
 
-    for share in torch.linspace(1.0, 0.2 if spec.bits < 8 else 0.5, 80 if spec.bits < 8 else 26):
+    for share in torch.linspace(1.0, 0.1 if spec.bits < 8 else 0.5, 90 if spec.bits < 8 else 26):
         attempt(low * share, high * share)
     if spec.symmetric:
         return best_low, best_high
-    for spread in (0.12, 0.04):
-        shares = torch.linspace(1 - spread, 1 + spread, 9)
+    for shares in (
+        torch.linspace(0, 1.5, 16),
+        *(torch.linspace(1 - s, 1 + s, 9) for s in (0.12, 0.04)),
+    ):
         at_low, at_high = best_low.clone(), best_high.clone()
         for share in shares:
             attempt(at_low, at_high * share)

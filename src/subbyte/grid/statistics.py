@@ -9,6 +9,7 @@ from subbyte.grid.spec import TINY
 
 MAX_BINS = 8192
 FIRST_BINS = 2048
+EXACT = 2**24  # as far as float32, in which histc counts, counts exactly
 
 
 class Statistics:
@@ -45,7 +46,7 @@ class Statistics:
             raise ValueError("not finite")
         self.low_sum += float(lows.double().sum())
         self.high_sum += float(highs.double().sum())
-        self.images += x.shape[0]
+        self.images += rows.shape[0]
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._cover()
         if self.width > 0:
@@ -106,5 +107,9 @@ class Statistics:
         bins = len(self.counts)
         lowest = (self.first - 0.5) * self.width
         highest = (self.first + bins - 0.5) * self.width
-        values = x.float().clamp(lowest, highest)
-        return torch.histc(values, bins=bins, min=lowest, max=highest).double().cpu()
+        counts = torch.zeros(bins, dtype=torch.float64)
+        values = x.float().clamp(lowest, highest).reshape(-1)
+        for start in range(0, len(values), EXACT):
+            part = values[start : start + EXACT]
+            counts += torch.histc(part, bins=bins, min=lowest, max=highest).double().cpu()
+        return counts

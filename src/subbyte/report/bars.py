@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from operator import length_hint
 from typing import TypeVar
 
 from rich.console import Console
@@ -21,8 +22,8 @@ class Bars:
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Yield `items`, showing how many of them are done and how long the rest will take."""
-        if total is None and isinstance(items, Sized):
-            total = len(items)
+        if total is None:
+            total = length_hint(items, 0) or None
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

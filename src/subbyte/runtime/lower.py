@@ -8,33 +8,36 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.captured import Captured
+from subbyte.graph.captured import QUANTIZERS, Captured
 from subbyte.graph.operators import ADD, CONV, LINEAR, A, get_tensor, is_global_pool, rank_of
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.runtime.operators import ONE_SCALE, OPS
 
 
-def lower(captured: Captured) -> torch.nn.Module:
+def lower(captured: Captured, integers: bool = True) -> torch.nn.Module:
     """A copy of the model in which integers are integers.
 
     Weights and biases become int8 (uint8, where a grid of 8 bits has a zero point) and int32
     tensors with a dequantization; activations a quantization with clipping to the grid's levels and
     a dequantization. What an exporter's own decompositions would make runtimes stumble over is
-    replaced too.
+    replaced too. Without `integers` the quantizers are left out: the float model.
     """
     model = copy.deepcopy(captured.model)
     for name in captured.region_names:
         region = model.get_submodule(name)
         assert isinstance(region, fx.GraphModule)
-        _lower_region(region)
+        _lower_region(region, integers)
     return model
 
 
-def _lower_region(module: fx.GraphModule) -> None:
+def _lower_region(module: fx.GraphModule, integers: bool) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_module":
             quantizer = module.get_submodule(str(node.target))
-            if isinstance(quantizer, BiasQuantize):
+            if not integers:
+                node.replace_all_uses_with(node.args[0])
+                module.graph.erase_node(node)
+            elif isinstance(quantizer, BiasQuantize):
                 _lower_bias(module, node, quantizer)
             elif isinstance(quantizer, FakeQuantize) and node.args[0].op == "get_attr":
                 _lower_weight(module, node, quantizer)
@@ -42,8 +45,8 @@ def _lower_region(module: fx.GraphModule) -> None:
                 _lower_activation(module, node, quantizer)
         else:
             _lower_operator(module, node)
-    if hasattr(module, "quantizers"):
-        del module.quantizers
+    if hasattr(module, QUANTIZERS):
+        delattr(module, QUANTIZERS)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.graph.lint()

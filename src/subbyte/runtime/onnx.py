@@ -16,7 +16,7 @@ from torch import nn
 
 from subbyte.errors import SubbyteError
 from subbyte.files import atomic
-from subbyte.graph.capture import at_least_two, dynamic_shapes
+from subbyte.graph.capture import at_least_two, cause, dynamic_shapes
 from subbyte.graph.captured import Captured
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
@@ -36,7 +36,7 @@ def export(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
 
 def export_float(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
     """Write the model before quantization: the same graph, all of it in float32."""
-    _write(lower(captured), path, example, captured.facts.metadata)
+    _write(lower(captured, integers=False), path, example, captured.facts.metadata)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -51,6 +51,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise SubbyteError(f"there is no file {path}: name an ONNX file") from None
     except Exception as error:
         raise SubbyteError(f"{path} is no ONNX file that can be read: {error}") from error
+    if not model.ir_version:
+        raise SubbyteError(f"{path} is no ONNX file that can be read: it holds nothing")
     prefix = "subbyte."
     return {
         entry.key.removeprefix(prefix): json.loads(entry.value)
@@ -64,23 +66,22 @@ def _write(
 ) -> None:
     args = at_least_two(example)
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
+    taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    names = [_free(name, taken) for name in names]
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 args,
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(args),
+                dynamic_shapes=dynamic_shapes(model, args),
                 custom_translation_table=TRANSLATIONS,
                 opset_version=OPSET,
                 input_names=names,
                 verbose=False,
             )
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        raise SubbyteError(
-            f"the model cannot be written as ONNX: {lines[0] if lines else type(error).__name__}"
-        ) from error
+        raise SubbyteError(f"the model cannot be written as ONNX: {cause(error)}") from error
     assert program is not None
     proto = program.model_proto
     _rename_output(proto)
@@ -94,14 +95,23 @@ def _rename_output(proto: onnx.ModelProto) -> None:
     if len(proto.graph.output) != 1:
         return
     old = proto.graph.output[0].name
+    values = [*proto.graph.initializer, *proto.graph.input]
+    new = _free(OUTPUT, {v.name for v in values} | {o for n in proto.graph.node for o in n.output})
     for node in proto.graph.node:
         for i, name in enumerate(node.output):
             if name == old:
-                node.output[i] = OUTPUT
+                node.output[i] = new
         for i, name in enumerate(node.input):
             if name == old:
-                node.input[i] = OUTPUT
-    proto.graph.output[0].name = OUTPUT
+                node.input[i] = new
+    proto.graph.output[0].name = new
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or with underscores behind it until nothing else is called so."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from subbyte.errors import SubbyteError
+from subbyte.runtime.refusal import refused
 
 EXTRA = "onnxruntime"
 INTEGER_OPS = {
@@ -36,7 +37,12 @@ class Session:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for one batch."""
         names = [value.name for value in self.session.get_inputs()]
-        outputs: list[np.ndarray] = self.session.run(None, dict(zip(names, inputs, strict=True)))
+        try:
+            outputs: list[np.ndarray] = self.session.run(
+                None, dict(zip(names, inputs, strict=True))
+            )
+        except Exception as error:
+            raise refused(self.path, inputs, error) from error
         return outputs
 
 
@@ -51,6 +57,8 @@ def load(path: Path, threads: int) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Otherwise products with weights alone on a grid round their inputs to 8 bits as well.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return Session(_session(ort, path, options), path, threads)
 
 

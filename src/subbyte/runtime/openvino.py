@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from subbyte.errors import SubbyteError
+from subbyte.runtime.refusal import refused
 
 EXTRA = "openvino"
 LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}
@@ -24,7 +25,10 @@ class Session:
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for one batch."""
-        result = self.compiled(list(inputs))
+        try:
+            result = self.compiled(list(inputs))
+        except Exception as error:
+            raise refused(self.path, inputs, error) from error
         return [np.array(result[port]) for port in self.compiled.outputs]
 
 
@@ -44,7 +48,8 @@ def int8_ops(path: Path) -> int:
         info = node.get_rt_info()
         kind = info["layerType"].astype(str) if "layerType" in info else ""
         precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else ""
-        count += kind in LAYERS and precision in ("i8", "u8")
+        # Compressed weights alone give a layer the precision i8 too: its input must be integers.
+        count += kind in LAYERS and precision in ("i8", "u8") and _reads_integers(node)
     return count
 
 
@@ -63,12 +68,24 @@ def _compile(path: Path, threads: int) -> Any:
         # On processors with AMX the default is bfloat16, which computes what is left in float
         # with 8 bits of mantissa.
         "INFERENCE_PRECISION_HINT": "f32",
+        # Otherwise the inputs of linear layers with weights alone on a grid are quantized as well.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     try:
         return core.compile_model(core.read_model(str(path)), "CPU", settings)
     except Exception as error:
-        line = str(error).strip().splitlines()[0]
-        raise SubbyteError(f"OpenVINO cannot load {path}: {line}") from error
+        raise SubbyteError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+
+
+def _reads_integers(node: Any) -> bool:
+    return node.input(0).get_element_type().to_string() in ("u8", "i8", "uint8_t", "int8_t")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the places in OpenVINO's own source that come before it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and ".cpp:" not in line and ".hpp:" not in line]
+    return told[0] if told else "it gives no reason"
 
 
 def _module() -> Any:

@@ -51,7 +51,7 @@ def _flatten(x: torch.Tensor) -> torch.Tensor:
 # What torch.export needs: the outputs' shapes and types, without computing them.
 _qdq.register_fake(lambda x, *_: torch.empty_like(x))
 _dequantize.register_fake(lambda q, *_: torch.empty_like(q, dtype=torch.float32))
-_linear.register_fake(lambda x, weight, _: x.new_empty((*x.shape[:-1], weight.shape[1])))
+_linear.register_fake(lambda x, weight, _: x @ weight)
 _global_average_pool.register_fake(lambda x: x.new_empty((*x.shape[:2], 1, 1)))
 _flatten.register_fake(lambda x: x.new_empty((x.shape[0], x.shape[1:].numel())))
 

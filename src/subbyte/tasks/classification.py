@@ -53,6 +53,8 @@ def check_logits(output: Any, batch: int) -> torch.Tensor:
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
     """Raise `SubbyteError` for labels that a model with so many classes cannot predict."""
+    if len(labels) and int(labels.min()) < 0:
+        raise SubbyteError(f"an evaluation image has the label {labels.min()}: labels begin at 0")
     if len(labels) and int(labels.max()) >= classes:
         raise SubbyteError(
             f"the evaluation images have {int(labels.max()) + 1} classes, but the model has only "
@@ -91,10 +93,15 @@ def largest_difference(one: Outputs, other: Outputs) -> float:
 
 
 def sqnr_db(reference: Outputs, outputs: Outputs) -> float | None:
-    """Energy of the reference's logits over that of the error, in dB; `None` without any error."""
+    """Energy of the reference's logits over that of the error, in dB.
+
+    `None` without any error; NaN where an output is NaN.
+    """
     signal = np.square(reference.logits, dtype=np.float64).sum()
     noise = np.square(outputs.logits.astype(np.float64) - reference.logits).sum()
-    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None
+    if noise == 0 or signal == 0:
+        return None
+    return float(10 * np.log10(signal / noise))
 
 
 def _rank_of_label(outputs: Outputs) -> np.ndarray:
@@ -103,5 +110,6 @@ def _rank_of_label(outputs: Outputs) -> np.ndarray:
     higher = (outputs.logits > own).sum(1)
     index = np.arange(outputs.logits.shape[1])
     ties = ((outputs.logits == own) & (index < outputs.labels[:, None])).sum(1)
-    ranks: np.ndarray = higher + ties
+    broken = np.isnan(outputs.logits).any(1)  # such an output is no hit, whatever the label
+    ranks: np.ndarray = np.where(broken, outputs.logits.shape[1], higher + ties)
     return ranks
