@@ -112,6 +112,12 @@ def export(quantized: nn.Module, path: str | Path, example: Any) -> None:
     """
     captured = _captured(quantized)
     args = to_device(read_batch(example).args, device_of(captured))
+    given, expected = _shapes(args), _shapes(captured.facts.example)
+    if given != expected:
+        raise SubbyteError(
+            f"the example has the shape {given} behind the batch, and the model was captured with "
+            f"{expected}: give a batch like those of the calibration"
+        )
     onnx_runtime.export(captured, Path(path), args)
 
 
@@ -125,6 +131,12 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
     """
     captured = _captured(quantized)
     return [_row(captured, tensor, q) for tensor, q in captured.quantizers()]
+
+
+def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in `args` without their first dimension."""
+    leaves = pytree.tree_leaves(args)
+    return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def check_recipe(recipe: Recipe) -> None:

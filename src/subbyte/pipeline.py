@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -67,7 +68,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
             onnx.export_float(captured, path, (setup.example,))
         entry, outputs = _measure(setup, setup.module, path, "float", progress, None)
         np.savez(part / "outputs.npz", logits=outputs.logits, labels=outputs.labels)
-        files.write_text(part / "float.json", json.dumps(entry, indent=2))
+        files.write_text(part / "float.json", json.dumps(_finite(entry), indent=2))
 
 
 def run_variant(
@@ -111,7 +112,7 @@ def run_variant(
             "packed_bytes": _packed_bytes(entry["size_bytes"], captured),
             "ranges": recipe.ranges,
         }
-        files.write_text(part / "variant.json", json.dumps(entry, indent=2))
+        files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
 
 
 def _measure(
@@ -195,6 +196,15 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     }
     files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
     return results
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for what JSON has no number for: NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _described(captured: Captured, setup: Setup) -> Captured:

@@ -54,7 +54,9 @@ def _checked_ranges(value: Any) -> Any:
                 f"ranges has the key {sorted(strange)[0] if strange else 'nothing'!r}: "
                 "give a rule's name, {name: RULE, …} or {weights: RULE, activations: RULE}"
             )
-        for rule in value.values():
+        for role, rule in value.items():
+            if not isinstance(rule, str | dict):
+                raise SubbyteError(f"ranges.{role} is {short(rule)}: give a rule's name")
             range_rules.check(*choice(rule))
     elif isinstance(value, str | dict):
         range_rules.check(*choice(value))

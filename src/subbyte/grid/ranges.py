@@ -62,7 +62,8 @@ def percentile(sample: Sample, spec: GridSpec, *, percentile: float = 99.99) -> 
     values = sample.values.gather(1, order).contiguous()
     counts = torch.ones_like(values) if sample.counts is None else sample.counts.gather(1, order)
     mass = counts.double().cumsum(1)
-    outside = mass[:, -1:] * (100 - percentile) / 100
+    # A hair more, so that a share which is a whole number of values is not lost to rounding.
+    outside = mass[:, -1:] * ((100 - percentile) / 100) * (1 + 1e-9)
     # The first value with more than `outside` at or below it, and its mirror image from above.
     low = (mass <= outside).sum(1, keepdim=True)
     above = mass[:, -1:] - mass + counts

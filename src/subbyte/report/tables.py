@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from subbyte.files import atomic
@@ -30,8 +31,8 @@ def run_table(results: dict[str, Any]) -> Table:
     """A variant in its simulation, and below it in each runtime on the same images."""
     metric = results["primary_metric"]
     table = Table(
-        title=_title(results),
-        caption=_caption(results),
+        title=escape(_title(results)),
+        caption=escape(_caption(results)),
         title_justify="left",
         caption_justify="left",
     )
@@ -46,7 +47,7 @@ def run_table(results: dict[str, Any]) -> Table:
     table.add_column("kB (packed)", justify="right", no_wrap=True)
     for entry in [{"name": "float", **results["float"]}, *results["variants"]]:
         for cells in _rows(entry, metric):
-            table.add_row(*cells)
+            table.add_row(*(escape(cell) for cell in cells))
         table.add_section()
     return table
 
@@ -83,7 +84,7 @@ def _rows(entry: dict[str, Any], metric: str) -> Iterator[list[str]]:
             _percent(deployed["agreement"]),
             "",
             f"{deployed['int8_ops']} of {deployed['int8_candidates']}",
-            f"{deployed['latency_ms']:.3g}",
+            f"{deployed['latency_ms']:.{3 if deployed['latency_ms'] < 1000 else 6}g}",
             "",
         ]
 

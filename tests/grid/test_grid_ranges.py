@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from subbyte.errors import SubbyteError
+from subbyte.grid import ranges
+from subbyte.grid.ranges import Sample, choose, sample_of
+from subbyte.grid.spec import GridSpec, grid_of
+
+ROWS = hnp.arrays(np.float32, st.tuples(st.just(1), st.integers(1, 40)), elements=st.floats(-9, 9))
+SPECS = st.builds(GridSpec, st.integers(2, 8), st.booleans(), st.just(0))
+
+
+def errors(
+    x: np.ndarray, low: np.ndarray, high: np.ndarray, spec: GridSpec, p: float = 2
+) -> np.ndarray:
+    """E|Q(x) − x|^p for each range [low, high], in float64, by the definition of a grid."""
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    if spec.symmetric:
+        scale, zero_point = np.maximum(high / spec.high, low / spec.low), np.zeros_like(low)
+    else:
+        scale = (high - low) / spec.high
+        scale = np.where(scale > 0, scale, 1.0)
+        zero_point = np.clip(np.rint(-low / scale), spec.low, spec.high)
+    scale, zero_point = np.where(scale > 0, scale, 1.0)[:, None], zero_point[:, None]
+    level = np.clip(np.rint(x / scale) + zero_point, spec.low, spec.high) - zero_point
+    return np.mean(np.abs(level * scale - x) ** p, axis=1)
+
+
+def error_of(rule: str, x: torch.Tensor, spec: GridSpec, p: float) -> float:
+    options = {"p": p} if rule == "mse" else {}
+    low, high = ranges.RULES[rule](sample_of(x.reshape(1, -1)), spec, **options)
+    found = errors(x.double().numpy(), low.double().numpy(), high.double().numpy(), spec, p)
+    return float(found[0])
+
+
+def brute_force(x: torch.Tensor, spec: GridSpec) -> float:
+    """The least squared error over 60 × 60 ranges within the extremes (60 if symmetric)."""
+    values = x.double().numpy()
+    shares = np.linspace(1 / 60, 1, 60)
+    low, high = min(values.min(), 0.0) * shares, max(values.max(), 0.0) * shares
+    if not spec.symmetric:
+        low, high = (ends.ravel() for ends in np.meshgrid(low, high))
+    return float(errors(values, low, high, spec).min())
+
+
+def distribution(name: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, generator=generator)
+    if name == "relu":
+        return x.clamp(min=0)
+    if name == "exponential":
+        return torch.rand(600, generator=generator).log().neg() - 0.3
+    if name == "shifted":
+        return x + 1.5
+    if name == "outlier":
+        x[0] = 12.0
+    return x
+
+
+def test_minmax_is_the_extremes() -> None:
+    x = torch.tensor([[3.0, -1.0, 2.0], [0.5, 0.25, 0.75]])
+    low, high = ranges.minmax(sample_of(x), GridSpec(4, False, 0))
+    assert (low.tolist(), high.tolist()) == ([-1.0, 0.25], [3.0, 0.75])
+
+
+@given(
+    values=st.lists(st.integers(-9, 9), min_size=1, max_size=97),
+    percentile=st.sampled_from(["100", "99.9", "97.5", "85", "50.5"]),
+)
+def test_percentile_is_the_smallest_range_with_few_enough_outside(
+    values: list[int], percentile: str
+) -> None:
+    outside = len(values) * (1 - Fraction(percentile) / 100)
+    assume(outside == 0 or outside.denominator > 1)  # of which floats are sure
+    sample = sample_of(torch.tensor([values], dtype=torch.float32))
+    low, high = ranges.percentile(sample, GridSpec(8, False), percentile=float(percentile))
+    allowed = [v for v in set(values) if sum(x < v for x in values) <= outside]
+    assert low.item() == max(allowed)
+    allowed = [v for v in set(values) if sum(x > v for x in values) <= outside]
+    assert high.item() == min(allowed)
+
+
+@pytest.mark.parametrize(
+    ("n", "percentile", "expected"),
+    [
+        (4, 75, (1, 2)),
+        (10, 90, (1, 8)),
+        (1000, 99.9, (1, 998)),
+    ],
+)
+def test_percentile_may_leave_out_exactly_its_share(
+    n: int, percentile: float, expected: tuple[float, float]
+) -> None:
+    sample = sample_of(torch.arange(float(n))[None])
+    low, high = ranges.percentile(sample, GridSpec(8, False), percentile=percentile)
+    assert (low.item(), high.item()) == expected
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", ["normal", "relu", "exponential", "shifted", "outlier"])
+def test_mse_is_as_good_as_brute_force(name: str, bits: int, symmetric: bool) -> None:
+    x, spec = distribution(name), GridSpec(bits, symmetric, axis=0)
+    assert error_of("mse", x, spec, 2) <= 1.03 * brute_force(x, spec)
+
+
+@given(row=ROWS, spec=SPECS, p=st.sampled_from([1.0, 2.0, 2.4, 4.0]))
+def test_mse_is_never_worse_than_minmax(row: np.ndarray, spec: GridSpec, p: float) -> None:
+    x = torch.from_numpy(row[0])
+    assert error_of("mse", x, spec, p) <= error_of("minmax", x, spec, p) * (1 + 1e-4) + 1e-6
+
+
+def test_a_larger_exponent_clips_less_and_weights_have_a_larger_one_by_default() -> None:
+    weights, spec = sample_of(distribution("normal")[None]), GridSpec(2, True, 0)
+    activations = dataclasses.replace(weights, counts=torch.ones_like(weights.values))
+
+    def width(sample: Sample, **options: float) -> float:
+        return choose("mse", options, sample, spec)[0].item()
+
+    widths = [width(weights, p=p) for p in (2, 2.4, 3)]
+    assert widths[0] < widths[1] < widths[2]
+    assert width(activations) == widths[1]
+    assert width(weights) == widths[2]
+
+
+@pytest.mark.parametrize("rule", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_channels_do_not_influence_each_other(rule: str, symmetric: bool) -> None:
+    spec = GridSpec(3, symmetric, axis=0)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 40, generator=generator) * torch.logspace(-3, 3, 6)[:, None]
+    x[2] = 0
+    x[3] = x[3].abs()
+    together = torch.stack([t.float() for t in choose(rule, {}, sample_of(x), spec)])
+    alone = [
+        torch.stack([t.float() for t in choose(rule, {}, sample_of(r[None]), spec)]) for r in x
+    ]
+    assert torch.equal(together, torch.cat(alone, dim=1))
+    assert together[:, 2].tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", ["minmax", "percentile", "mse"])
+@settings(max_examples=30)
+@given(
+    values=st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True),
+    data=st.data(),
+)
+def test_counts_stand_for_repeated_values(
+    rule: str, values: list[int], data: st.DataObject
+) -> None:
+    counts = data.draw(st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)))
+    options = {"percentile": {"percentile": 87.3}, "mse": {"p": 2.4}}.get(rule, {})
+    x, n, spec = torch.tensor(values).float() / 4, torch.tensor(counts), GridSpec(3, False, axis=0)
+    repeated = sample_of(x.repeat_interleave(n)[None])
+    low, high = repeated.low, repeated.high
+    counted = Sample(x[None], n.float()[None], low, high, low, high)
+    found = [ranges.RULES[rule](sample, spec, **options) for sample in (counted, repeated)]
+    if rule != "mse":
+        assert found[0] == found[1]
+    errors_found = [
+        errors(repeated.values.double().numpy(), a.double().numpy(), b.double().numpy(), spec, 2.4)
+        for a, b in found
+    ]
+    np.testing.assert_allclose(*errors_found, rtol=1e-4, atol=1e-12)  # ties may be broken otherwise
+
+
+def test_choosing_gives_the_grid_of_the_range() -> None:
+    sample, spec = sample_of(torch.tensor([[-1.0, 0.5, 2.0]])), GridSpec(2, False, axis=0)
+    scale, zero_point = choose("minmax", {}, sample, spec)
+    assert (scale.tolist(), zero_point.tolist()) == ([1.0], [1])
+    clipped = choose("percentile", {"percentile": 60}, sample, spec)
+    assert clipped == grid_of(torch.tensor([0.5]), torch.tensor([0.5]), spec)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("mze", {}, "unknown range rule 'mze': did you mean 'mse'?"),
+        ("mse", {"pp": 3}, "'pp': did you mean 'p'?"),
+        ("minmax", {"p": 3}, "range rule 'minmax' has no option 'p': it takes none"),
+        ("mse", {"p": 0}, "p is 0: it must be above 0 and at most 10"),
+        ("mse", {"p": 11}, "p is 11"),
+        ("percentile", {"percentile": 50}, "percentile is 50: it must be above 50"),
+        ("percentile", {"percentile": 100.1}, "percentile is 100.1"),
+    ],
+)
+def test_what_cannot_be_is_refused(rule: str, options: dict[str, object], message: str) -> None:
+    sample = sample_of(torch.tensor([[-1.0, 2.0]]))
+    with pytest.raises(SubbyteError) as caught:
+        choose(rule, options, sample, GridSpec(4, False, axis=0))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from subbyte import Recipe, SubbyteError, layers, methods, quantize
+from subbyte.recipe import Choice, method_names
+
+BATCHES = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
+
+
+def test_auto_stands_for_a_method_and_keeps_its_options() -> None:
+    resolved = methods.resolve(Choice("auto", {"a": 1}))
+    assert resolved.name in method_names()
+    assert resolved.name != "auto"
+    assert resolved.options == {"a": 1}
+
+
+def test_a_name_stands_for_itself() -> None:
+    assert methods.resolve(Choice("range", {})) == Choice("range", {})
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(SubbyteError, match=r"unknown method 'rang': did you mean 'range'\?"):
+        methods.resolve(Choice("rang", {}))
+
+
+@pytest.mark.parametrize("name", [n for n in method_names() if n != "auto"])
+def test_every_method_has_options_with_defaults_and_can_be_applied(name: str) -> None:
+    method = methods.method(name)
+    assert method.Options() == method.Options()
+    assert callable(method.apply)
+
+
+def test_the_range_method_takes_no_options() -> None:
+    with pytest.raises(SubbyteError, match="unknown key 'steps'"):
+        methods.method("range").Options(steps=3)
+    with pytest.raises(SubbyteError, match="unknown key 'steps'"):
+        quantize(nn.Linear(4, 2), BATCHES, Recipe(method={"name": "range", "steps": 3}))
+
+
+def test_the_range_method_rounds_weights_to_the_nearest_level_of_its_rule() -> None:
+    model = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0, 0.4, 0.6, 2.0]]))
+    recipe = Recipe(weights=2, first_last=None, ranges="minmax", method="range")
+    quantized = quantize(model, BATCHES, recipe)
+    row = next(row for row in layers(quantized) if row["role"] == "weight")
+    assert (row["scale"], row["zero_point"]) == ([1.0], [1])
+    tensor, quantizer = next(iter(quantized.quantizers("weight")))
+    assert quantizer.offset is None
+    assert quantizer(quantized.weight(tensor)).tolist() == [[-1.0, 0.0, 1.0, 2.0]]

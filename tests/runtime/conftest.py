@@ -1,0 +1,37 @@
+"""One thread, so that small runs are quick and repeat, and the bundled model, quantized once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import runtime_helpers as helpers
+import torch
+
+import subbyte
+from subbyte.graph.captured import Captured
+from subbyte.models import build
+
+torch.set_num_threads(1)
+
+Digits = Callable[..., tuple[Captured, Path]]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """digits(weights=8, …): the bundled model on that recipe and its file, made once a recipe."""
+    made: dict[str, tuple[Captured, Path]] = {}
+    calibration, _ = helpers.digit_images(128)
+
+    def make(**fields: object) -> tuple[Captured, Path]:
+        key = repr(sorted(fields.items()))
+        if key not in made:
+            recipe = subbyte.Recipe(**fields)
+            quantized = subbyte.quantize(build("digits"), [calibration], recipe)
+            path = tmp_path_factory.mktemp("digits") / "model.onnx"
+            subbyte.export(quantized, path, calibration[:2])
+            made[key] = quantized, path
+        return made[key]
+
+    return make

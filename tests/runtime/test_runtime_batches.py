@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from runtime_helpers import RUNTIMES, Pooled, differences, images, seeded
+from torch import Tensor, nn
+
+import subbyte
+
+
+class TwoInputs(nn.Module):
+    """Both inputs are read, and both outputs are new."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.left(x) + self.right(y), self.right(x)
+
+
+@pytest.mark.parametrize("example", [1, 2])
+def test_any_batch_size_runs_whatever_the_examples(example: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    quantized = subbyte.quantize(seeded(Pooled), [images(5)])
+    subbyte.export(quantized, path, images(example))
+    for runtime in RUNTIMES.values():
+        session = runtime.load(path, 1)
+        for size in (1, 3, 17):
+            batch = images(size, seed=size)
+            (deployed,) = session.run(batch.numpy())
+            np.testing.assert_allclose(deployed, quantized(batch), rtol=0, atol=1e-6)
+
+
+def test_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    path, one, other = tmp_path / "model.onnx", images(3, seed=2), 2 * images(3, seed=3)
+    quantized = subbyte.quantize(seeded(TwoInputs), [(one, other)])
+    subbyte.export(quantized, path, (one[:1], other[:1]))
+    assert [value.name for value in onnx.load(str(path)).graph.input] == ["input_0", "input_1"]
+    for runtime in RUNTIMES:
+        assert max(differences(runtime, path, quantized, one, other)) < 5e-6
+        assert max(differences(runtime, path, quantized, other, one)) < 5e-6
+
+
+def test_one_input_and_one_output_have_plain_names(digits) -> None:
+    _, path = digits(weights=8, activations=8, first_last=None)
+    graph = onnx.load(str(path)).graph
+    assert [value.name for value in graph.input] == ["input"]
+    assert [value.name for value in graph.output] == ["output"]
+    sizes = [value.type.tensor_type.shape.dim[0] for value in (*graph.input, *graph.output)]
+    assert all(size.dim_param and not size.dim_value for size in sizes)

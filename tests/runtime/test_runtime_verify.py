@@ -1,0 +1,103 @@
+"""How deployed models are measured, and what is told of the machine."""
+
+from __future__ import annotations
+
+import time
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+from subbyte.progress import Silent
+from subbyte.runtime import machine, onnxruntime, openvino, verify
+
+
+class Recorded:
+    """A session that notes what it runs, and takes so many seconds for it."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.inputs = seconds, []
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        time.sleep(self.seconds[len(self.inputs) % len(self.seconds)])
+        self.inputs.append(inputs)
+        return [np.zeros(1), np.ones(1)]
+
+
+def test_every_run_sees_the_same_images_which_are_decoded_once() -> None:
+    walked = []
+
+    def batches():
+        for size in (3, 2):
+            images = torch.arange(size * 4.0).reshape(size, 4) + 10 * size
+            walked.append(images)
+            yield {"inputs": images, "targets": torch.arange(size)}
+
+    runs = {"plus": lambda x: (x + 1).numpy(), "minus": lambda x: (x - 1).numpy()}
+    outputs, labels = verify.outputs(runs, batches(), Silent(), "evaluating")
+    assert len(walked) == 2
+    np.testing.assert_array_equal(outputs["plus"], torch.cat(walked).numpy() + 1)
+    np.testing.assert_array_equal(outputs["minus"], torch.cat(walked).numpy() - 1)
+    assert labels.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_a_simulation_and_a_session_are_run_alike() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    simulated = verify.simulated(torch.nn.Flatten().double(), "cpu")(x)
+    assert simulated.dtype == np.float32
+    session = Recorded([0.0])
+    assert verify.deployed(session)(x.detach()).tolist() == [0.0]  # its first output
+    np.testing.assert_array_equal(session.inputs[0][0], x.detach().numpy())
+
+
+def test_latency_is_the_median_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "RUNS", 9)
+    slow, usual = 0.05, 0.002
+    session = Recorded([slow] * verify.WARM_UP + [usual] * 7 + [slow] * 2)
+    latency = verify.latency_ms(session, np.zeros(1))
+    assert len(session.inputs) == verify.WARM_UP + 9
+    assert 1000 * usual <= latency < 1000 * slow
+
+
+def test_latency_of_a_slow_model_is_measured_for_a_limited_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verify, "SECONDS", 0.02)
+    session = Recorded([0.0] * verify.WARM_UP + [0.03])
+    assert verify.latency_ms(session, np.zeros(1)) >= 30
+    assert len(session.inputs) == verify.WARM_UP + 1
+
+
+def test_a_runtime_by_its_name() -> None:
+    assert verify.runtime("onnxruntime") is onnxruntime
+    assert verify.runtime("openvino") is openvino
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "expected"),
+    [
+        ("x86_64", "flags : fpu avx2 avx512_vnni", True),
+        ("AMD64", "flags : fpu avx_vnni", True),
+        ("x86_64", "flags : fpu avx2", False),
+        ("x86_64", "model name : without flags", None),
+        ("arm64", "", True),
+    ],
+)
+def test_whether_integer_kernels_can_saturate(
+    kind: str, flags: str, expected: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: kind)
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: ["processor : 0", flags])
+    assert machine.has_vnni() is expected
+
+
+def test_the_machine_is_described_by_its_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PACKAGES", ("hypothesis", "no-such-package"))
+    described = machine.describe()
+    assert described["packages"] == {
+        "hypothesis": hypothesis.__version__,
+        "no-such-package": None,
+    }
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
+    assert machine.threads() == 1
