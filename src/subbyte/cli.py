@@ -17,12 +17,14 @@ from rich.table import Table
 
 from subbyte import commands, experiment, models, pipeline
 from subbyte.errors import SubbyteError
+from subbyte.interrupt import CtrlC, Interruptible
 from subbyte.progress import Progress, Silent
 from subbyte.report.bars import Bars
 from subbyte.report.tables import run_table
 from subbyte.version import __version__
 
 OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+CTRL_C = CtrlC()
 WIDTH = 120  # of tables where there is no terminal
 
 app = typer.Typer(
@@ -241,7 +243,8 @@ def main() -> None:
 def _guarded() -> Iterator[None]:
     """Faults as exit codes: bad input is one sentence on standard error, and nothing else."""
     try:
-        yield
+        with CTRL_C.watched():
+            yield
     except SubbyteError as error:
         typer.echo(" ".join(str(error).split()), err=True)
         raise typer.Exit(BAD_INPUT) from None
@@ -258,7 +261,7 @@ def _guarded() -> Iterator[None]:
 
 
 def _progress(silent: bool) -> Progress:
-    return Silent() if silent else Bars()
+    return Interruptible(Silent() if silent else Bars(), CTRL_C)
 
 
 def _print(table: Table) -> None:

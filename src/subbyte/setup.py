@@ -68,7 +68,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         data=data,
         example=example,
         variants=only or tuple(experiment.variants),
-        notes=_notes(data),
+        notes=_notes(experiment, data),
     )
 
 
@@ -94,8 +94,11 @@ def _resolved(experiment: Experiment, data: Data) -> Experiment:
     return experiment.model_copy(update={"data": type(experiment.data)(**known)})
 
 
-def _notes(data: Data) -> list[str]:
+def _notes(experiment: Experiment, data: Data) -> list[str]:
     notes = []
+    model = experiment.model
+    if model.name not in (None, "digits") and model.weights is None and model.checkpoint is None:
+        notes.append(f"{model.name} has random weights: give model.weights or model.checkpoint")
     if data.overlap:
         notes.append(
             f"{data.overlap} of the {data.calibration.images} calibration images are evaluated too"

@@ -93,7 +93,6 @@ def names(out: Path) -> list[str]:
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.xfail(strict=True, reason="Ctrl-C is lost while Python runs a callback of a weakref")
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(
     own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

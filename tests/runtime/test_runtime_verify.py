@@ -1,16 +1,15 @@
-"""How deployed models are measured, and what is told of the machine."""
+"""How deployed models are measured."""
 
 from __future__ import annotations
 
 import time
 
-import hypothesis
 import numpy as np
 import pytest
 import torch
 
 from subbyte.progress import Silent
-from subbyte.runtime import machine, onnxruntime, openvino, verify
+from subbyte.runtime import onnxruntime, openvino, verify
 
 
 class Recorded:
@@ -72,32 +71,3 @@ def test_latency_of_a_slow_model_is_measured_for_a_limited_time(
 def test_a_runtime_by_its_name() -> None:
     assert verify.runtime("onnxruntime") is onnxruntime
     assert verify.runtime("openvino") is openvino
-
-
-@pytest.mark.parametrize(
-    ("kind", "flags", "expected"),
-    [
-        ("x86_64", "flags : fpu avx2 avx512_vnni", True),
-        ("AMD64", "flags : fpu avx_vnni", True),
-        ("x86_64", "flags : fpu avx2", False),
-        ("x86_64", "model name : without flags", None),
-        ("arm64", "", True),
-    ],
-)
-def test_whether_integer_kernels_can_saturate(
-    kind: str, flags: str, expected: bool | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine.platform, "machine", lambda: kind)
-    monkeypatch.setattr(machine, "_cpuinfo", lambda: ["processor : 0", flags])
-    assert machine.has_vnni() is expected
-
-
-def test_the_machine_is_described_by_its_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "PACKAGES", ("hypothesis", "no-such-package"))
-    described = machine.describe()
-    assert described["packages"] == {
-        "hypothesis": hypothesis.__version__,
-        "no-such-package": None,
-    }
-    monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
-    assert machine.threads() == 1
