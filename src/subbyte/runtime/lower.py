@@ -133,6 +133,33 @@ def _lower_operator(module: fx.GraphModule, node: fx.Node) -> None:
     elif node.target in LINEAR and getattr(node.args[1], "target", None) is OPS.dequantize.default:
         bias = node.args[2] if len(node.args) > 2 else None
         _replace(module, node, OPS.linear.default, (*node.args[:2], bias))
+    elif node.target in CONV | LINEAR:
+        data, weight = node.args[:2]
+        on_grid = isinstance(data, fx.Node) and data.target is OPS.qdq.default
+        if on_grid and isinstance(weight, fx.Node) and weight.op == "get_attr":
+            _keep_float_weight(module, node, data, weight)
+
+
+def _keep_float_weight(module: fx.GraphModule, node: fx.Node, data: Any, weight: fx.Node) -> None:
+    """Keep ONNX Runtime from quantizing a float weight behind an activation on a grid.
+
+    Its WeightBiasQuantization does so to Conv and Gemm, but not if the bias is no constant, which
+    a dequantized one is not: int32 holds all the digits that float32 has.
+    """
+    value = get_tensor(module, weight).detach()
+    bias: Any = node.args[2] if len(node.args) > 2 else None
+    if node.target in LINEAR:
+        transposed = _buffer(module, node, f"{node.name}_weight", value.t())
+        _replace(module, node, OPS.linear.default, (data, transposed, bias))
+        return
+    floats = torch.zeros(len(value)) if bias is None else get_tensor(module, bias).detach()
+    scale = (floats.abs().max() / 2**30).clamp(min=2.0**-100)
+    levels = (floats.double() / scale.double()).round().to(torch.int32)
+    q = _buffer(module, node, f"{node.name}_bias_levels", levels)
+    s = _buffer(module, node, f"{node.name}_bias_scale", scale)
+    with module.graph.inserting_before(node):
+        new = module.graph.call_function(OPS.dequantize.default, (q, s, None, ONE_SCALE))
+    node.args = (data, weight, new, *node.args[3:])
 
 
 def _flattens(node: fx.Node) -> bool:

@@ -63,7 +63,7 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
 
 
 def metrics(outputs: Outputs) -> dict[str, float]:
-    """top-1 and top-5 (of models with at least five classes) as fractions in [0, 1]."""
+    """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
     hits = _rank_of_label(outputs)
     found = {"top1": float((hits < 1).mean())}
     if outputs.logits.shape[1] > 5:
