@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -66,16 +67,14 @@ def quantize(
     progress = progress or Silent()
     _check_module(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
-    method = methods.resolve(choice(recipe.method))
-    implementation = methods.method(method.name)
-    options = implementation.Options(**method.options)
+    name, options = _method(recipe)
     with progress.working("capturing the model"):
         captured = prepare(model, next(iter(batches)), recipe)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        implementation.apply(captured, batches, options, progress=progress)
+        methods.method(name).apply(captured, batches, options, progress=progress)
     captured.facts.seconds = time.perf_counter() - started
-    captured.facts.metadata["method"] = method.name
+    captured.facts.metadata["method"] = name
     return captured
 
 
@@ -145,8 +144,13 @@ def check_recipe(recipe: Recipe) -> None:
         raise SubbyteError(
             "regions is not available in this version: leave it out, the whole model is quantized"
         )
+    _method(recipe)
+
+
+def _method(recipe: Recipe) -> tuple[str, BaseModel]:
+    """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
     method = methods.resolve(choice(recipe.method))
-    methods.method(method.name).Options(**method.options)
+    return method.name, methods.method(method.name).Options(**method.options)
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import ValidationError
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models, storage
 from subbyte.data import open_calibration, open_evaluation, read_image_tensor
 from subbyte.errors import SubbyteError, unknown
+from subbyte.experiment import RUNTIMES, read_setting
 from subbyte.models import ModelConfig
 from subbyte.preprocessing import Preprocessing
 from subbyte.progress import Progress
@@ -23,8 +23,6 @@ from subbyte.recipe import Recipe
 from subbyte.runtime import machine, onnx, verify
 from subbyte.tasks import classification as task
 from subbyte.validation import explain
-
-RUNTIMES = ("onnxruntime", "openvino")
 
 
 def model_config(
@@ -46,15 +44,7 @@ def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
     if match is None:
         raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")
     fields: dict[str, Any] = {"weights": int(match[1]), "activations": int(match[2]), "seed": seed}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise SubbyteError(f"--set {setting} has no value: write it as KEY=VALUE")
-        try:
-            fields[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise SubbyteError(f"--set {setting} has a value that is no valid YAML") from None
-    return Recipe(**fields)
+    return Recipe(**(fields | dict(map(read_setting, settings))))
 
 
 def quantize_model(

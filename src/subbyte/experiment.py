@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
@@ -19,6 +19,7 @@ from subbyte.recipe import Recipe
 from subbyte.validation import Checked
 
 Runtime = Literal["onnxruntime", "openvino"]
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
     ("model", "checkpoint"),
@@ -65,8 +66,8 @@ class Experiment(Checked):
         if not isinstance(names, list | tuple):
             raise ValueError(f"{value!r} is no list: give names, as [onnxruntime, openvino]")
         for name in names:
-            if name not in ("onnxruntime", "openvino"):
-                raise unknown("runtime", str(name), ("onnxruntime", "openvino"))
+            if name not in RUNTIMES:
+                raise unknown("runtime", str(name), RUNTIMES)
         return names
 
     @field_validator("device")
@@ -125,10 +126,7 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     raw = read_yaml(path)
     _absolute(raw, path.resolve().parent)
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise SubbyteError(f"--set {setting} has no value: write it as KEY=VALUE")
-        _put(raw, key, _value(key, value))
+        _put(raw, *read_setting(setting))
     _absolute(raw, Path.cwd())
     raw.setdefault("name", path.stem)
     return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
@@ -175,11 +173,15 @@ def _variant(name: str, fields: Any) -> Recipe:
         raise SubbyteError(f"variants.{name}: {error}") from None
 
 
-def _value(key: str, text: str) -> Any:
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`, the value read as YAML; `SubbyteError` where it is neither."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise SubbyteError(f"--set {setting} has no value: write it as KEY=VALUE")
     try:
-        return yaml.safe_load(text)
+        return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise SubbyteError(f"--set {key}={text} has a value that is no valid YAML") from None
+        raise SubbyteError(f"--set {setting} has a value that is no valid YAML") from None
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,12 @@ def run(
         files.write_text(folder.path / "environment.json", json.dumps(machine.describe(), indent=2))
         if not folder.float_is_done():
             run_float(setup, folder, progress)
+        results: dict[str, Any] = {}
         for name in setup.variants:
             if not folder.is_done(name):
                 run_variant(setup.experiment, name, folder, setup=setup, progress=progress)
-            _write_results(setup, folder)
-        return folder.path, _write_results(setup, folder)
+            results = _write_results(setup, folder)
+        return folder.path, results
 
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
@@ -90,9 +90,7 @@ def run_variant(
         run_float(setup, folder, progress)
     recipe = setup.experiment.variants[name]
     log.info("variant %s: %s", name, recipe.as_dict())
-    started = time.perf_counter()
     captured = api.quantize(setup.module, setup.data.calibration, recipe, progress=progress)
-    seconds = time.perf_counter() - started
     _described(captured, setup)
     with files.atomic_folder(folder.variant_path(name)) as part:
         path = part / "model.onnx"
@@ -108,7 +106,7 @@ def run_variant(
             "activations": recipe.activations,
             "method": captured.facts.metadata["method"],
             **entry,
-            "seconds": round(seconds, 3),
+            "seconds": round(captured.facts.seconds, 3),
             "packed_bytes": _packed_bytes(entry["size_bytes"], captured),
             "ranges": recipe.ranges,
         }

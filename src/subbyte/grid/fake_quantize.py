@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from subbyte.errors import SubbyteError
-from subbyte.grid.spec import GridSpec
+from subbyte.grid.spec import GridSpec, along
 from subbyte.grid.statistics import Statistics
 
 
@@ -84,11 +84,11 @@ class FakeQuantize(nn.Module):
 
     def levels(self, x: torch.Tensor) -> torch.Tensor:
         """The integers of `x` on the grid, less their zero point, as float32."""
-        return (self.quantize(x) / _along(self.scale, x, self.spec.axis)).round()
+        return (self.quantize(x) / along(self.scale, x, self.spec.axis)).round()
 
     def _with_offset(self, x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        scale = _along(self.scale, x, self.spec.axis)
-        zero_point = _along(self.zero_point, x, self.spec.axis)
+        scale = along(self.scale, x, self.spec.axis)
+        zero_point = along(self.zero_point, x, self.spec.axis)
         level = (x / scale + offset).round() + zero_point
         return (level.clamp(self.spec.low, self.spec.high) - zero_point) * scale
 
@@ -120,10 +120,3 @@ class BiasQuantize(nn.Module):
     def levels(self, bias: torch.Tensor) -> torch.Tensor:
         """The bias as integers (float64), clamped to what int32 holds."""
         return (bias.double() / self.scale.double()).round().clamp(-self.LIMIT, self.LIMIT)
-
-
-def _along(value: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """`value` of shape (channels,) shaped to multiply `x` along `axis`."""
-    if axis is None:
-        return value
-    return value.reshape([-1 if d == axis else 1 for d in range(x.dim())])

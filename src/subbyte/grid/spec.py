@@ -50,3 +50,10 @@ def grid_of(
     scale = torch.where(scale > TINY, scale, torch.ones_like(scale))
     zero_point = (-low / scale).round().clamp(0, spec.high).to(torch.int32)
     return scale, zero_point
+
+
+def along(value: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
+    """`value` of shape (channels,) shaped to multiply `x` along `axis`; without one, as it is."""
+    if axis is None:
+        return value
+    return value.reshape([-1 if d == axis else 1 for d in range(x.dim())])

@@ -11,6 +11,7 @@ from torch import fx
 from subbyte.graph.captured import QUANTIZERS, Captured
 from subbyte.graph.operators import ADD, CONV, LINEAR, A, get_tensor, is_global_pool, rank_of
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
+from subbyte.grid.spec import along
 from subbyte.runtime.operators import ONE_SCALE, OPS
 
 
@@ -93,8 +94,7 @@ def _lower_weight(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize
     if spec.bits == 8 and not spec.symmetric:
         zeros = quantizer.zero_point.reshape(scale.shape)
         zero_point = _buffer(module, node, f"{name}_zero_point", zeros.to(torch.uint8))
-        shape = [-1 if d == axis else 1 for d in range(levels.dim())] if axis >= 0 else []
-        levels = (levels + zeros.reshape(shape)).to(torch.uint8)
+        levels = (levels + along(zeros, levels, spec.axis)).to(torch.uint8)
     else:
         # The levels less their zero point fit into int8 below 8 bits, and integer kernels take
         # weights with zero point 0 only.

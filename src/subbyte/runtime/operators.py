@@ -13,6 +13,8 @@ import onnx
 import torch
 from onnxscript import opset21 as op
 
+from subbyte.grid.spec import along
+
 ONE_SCALE = -1  # `axis` of a grid with one scale for the whole tensor
 
 
@@ -25,11 +27,11 @@ def _qdq(x: torch.Tensor, scale: float, zero_point: int, high: int, barrier: boo
 def _dequantize(
     q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, axis: int
 ) -> torch.Tensor:
-    shape = [-1 if d == axis else 1 for d in range(q.dim())] if axis >= 0 else []
+    channel = None if axis == ONE_SCALE else axis
     levels = q.to(torch.float32)
     if zero_point is not None:
-        levels = levels - zero_point.to(torch.float32).reshape(shape)
-    return levels * scale.reshape(shape)
+        levels = levels - along(zero_point.to(torch.float32), q, channel)
+    return levels * along(scale, q, channel)
 
 
 @torch.library.custom_op("subbyte::linear", mutates_args=())
