@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from subbyte.errors import SubbyteError
-from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
+from subbyte.grid.fake_quantize import BiasQuantize, Clipping, FakeQuantize, State
 from subbyte.grid.spec import GridSpec
 
 VALUES = hnp.arrays(np.float32, 40, elements=st.floats(-500, 500, width=32))
@@ -120,6 +120,38 @@ def test_an_offset_does_not_leave_the_grid() -> None:
     ours = quantizer(GridSpec(2, True), 1.0)
     ours.offset = torch.tensor([100.0, -100.0])
     assert ours(torch.zeros(2)).tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@given(values=VALUES, scale=SCALES, zero_point=st.integers(0, 3))
+def test_clipped_values_are_those_beyond_the_half_step_of_the_outermost_levels(
+    bits: int, symmetric: bool, values: np.ndarray, scale: float, zero_point: int
+) -> None:
+    spec = GridSpec(bits, symmetric)
+    zero_point = 0 if symmetric else zero_point
+    ours = quantizer(spec, scale, zero_point)
+    x = torch.from_numpy(values)
+    uncounted = ours(x)
+    ours.clipping = Clipping()
+    assert torch.equal(ours(x), uncounted)
+    exact = values.astype(np.float64) / np.float64(np.float32(scale))
+    low, high = spec.low - zero_point - 0.5, spec.high - zero_point + 0.5
+    near = (np.abs(exact - low) < 1e-3) | (np.abs(exact - high) < 1e-3)  # to a tie in float32
+    surely = int((((exact < low) | (exact > high)) & ~near).sum())
+    assert ours.clipping.values == values.size
+    assert surely <= int(ours.clipping.clipped) <= surely + int(near.sum())
+
+
+def test_clipped_values_by_hand_and_batch_by_batch() -> None:
+    ours = quantizer(GridSpec(2, False), 1.0, 1)  # the levels −1, 0, 1, 2
+    ours.clipping = counts = Clipping()
+    ours(torch.tensor([-9.0, -1.6, -1.4, 0.0, 2.4, 2.6]))
+    ours(torch.tensor([2.0, 7.0]))
+    assert (counts.values, int(counts.clipped)) == (8, 4)
+    ours.clipping = None
+    ours(torch.tensor([99.0]))
+    assert counts.values == 8
 
 
 def test_off_and_observe_pass_the_tensor_as_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,6 +21,25 @@ class State(Enum):
     QUANTIZE = "quantize"
 
 
+class Clipping:
+    """How many values a grid was given, and how many lay beyond its outermost levels.
+
+    Beyond: by more than the half step that is rounded to them.
+    """
+
+    def __init__(self) -> None:
+        self.values = 0
+        self.clipped: torch.Tensor | int = 0  # on an accelerator a tensor, so that it need not wait
+
+    def add(self, inside: torch.Tensor) -> None:
+        """Count values, of which `inside` says whether they lie within the grid."""
+        self.values += inside.numel()
+        if inside.device.type == "cpu":  # where NumPy counts many times faster
+            self.clipped += inside.numel() - int(np.count_nonzero(inside.numpy()))
+        else:
+            self.clipped = self.clipped + (inside.numel() - inside.count_nonzero())
+
+
 class FakeQuantize(nn.Module):
     """Puts a tensor on an integer grid and takes it back to float.
 
@@ -27,7 +47,8 @@ class FakeQuantize(nn.Module):
     even; by PyTorch's own kernels, with which it agrees to the last bit. In state OBSERVE the
     tensor passes unchanged and is recorded in `statistics`; in state OFF it passes unchanged.
     `offset`, where a method has set one, is added before rounding, so that any integer can be
-    chosen for any weight. Scale and zero point have shape (1,) or (channels,).
+    chosen for any weight. Scale and zero point have shape (1,) or (channels,). Where there is a
+    `clipping`, values that are clipped are counted in it, on grids of one scale without an offset.
     """
 
     scale: torch.Tensor
@@ -40,6 +61,7 @@ class FakeQuantize(nn.Module):
         self.layer = layer
         self.state = State.OFF
         self.statistics: Statistics | None = None
+        self.clipping: Clipping | None = None
         self.sqnr_db: float | None = None  # of what it was calibrated on
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
@@ -74,6 +96,8 @@ class FakeQuantize(nn.Module):
         spec = self.spec
         if self.offset is not None:
             return self._with_offset(x, self.offset)
+        if spec.axis is None and self.clipping is not None:
+            return self._counting(x, self.clipping)
         if spec.axis is None:
             return torch.fake_quantize_per_tensor_affine(
                 x, self.scale, self.zero_point, spec.low, spec.high
@@ -85,6 +109,19 @@ class FakeQuantize(nn.Module):
     def levels(self, x: torch.Tensor) -> torch.Tensor:
         """The integers of `x` on the grid, less their zero point, as float32."""
         return (self.quantize(x) / along(self.scale, x, self.spec.axis)).round()
+
+    def _counting(self, x: torch.Tensor, clipping: Clipping) -> torch.Tensor:
+        # What PyTorch's public function calls too; it keeps the first of the two results only.
+        quantized, inside = torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            x,
+            self.scale,
+            self.zero_point,
+            torch.ones(1, dtype=torch.int64, device=x.device),
+            self.spec.low,
+            self.spec.high,
+        )
+        clipping.add(inside)
+        return quantized
 
     def _with_offset(self, x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         scale = along(self.scale, x, self.spec.axis)

@@ -1,0 +1,164 @@
+"""All range rules side by side, in simulation: accuracy, agreement with float and SQNR.
+
+    uv run python benchmarks/ranges.py EXPERIMENT.yaml --set KEY=VALUE --bits w8a8 w4a4
+
+Model, data and seed are the experiment's, its variants are not run. Each rule chooses the ranges of
+weights and activations alike; everything else is a recipe's default, with the method `range`.
+Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import subbyte
+from subbyte import experiment, files
+from subbyte.grid.ranges import RULES
+from subbyte.progress import Progress
+from subbyte.report.bars import Bars
+from subbyte.runtime import verify
+from subbyte.setup import Setup, set_up
+from subbyte.tasks import classification as task
+
+BITS = ("w8a8", "w6a6", "w5a5", "w4a4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", help="a YAML file or a built-in experiment")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--bits", nargs="+", default=BITS, help="such as w4a8")
+    parser.add_argument("--rules", nargs="+", default=tuple(RULES), help="as a recipe's ranges")
+    parser.add_argument("--json", type=Path, help="written row by row, and continued if it exists")
+    options = parser.parse_args()
+    try:
+        recipes = {
+            (bits, rule): recipe_of(bits, rule) for bits in options.bits for rule in options.rules
+        }
+        loaded = experiment.load(options.experiment, [*options.settings, "runtimes=[]"])
+        print(table(measure(set_up(loaded, (), Bars()), recipes, options.json, Bars())))
+    except subbyte.SubbyteError as error:
+        sys.exit(str(error))
+
+
+def recipe_of(bits: str, rule: str) -> subbyte.Recipe:
+    """The recipe of `w4a8` and a rule, the latter in the YAML of a recipe's `ranges`."""
+    read = re.fullmatch(r"w(\d)a(\d)", bits)
+    if read is None:
+        raise subbyte.SubbyteError(f"--bits {bits} is no pair of bits: write it as w4a8")
+    weights, activations = (int(part) for part in read.groups())
+    return subbyte.Recipe(
+        weights=weights, activations=activations, ranges=yaml.safe_load(rule), method="range"
+    )
+
+
+def measure(
+    setup: Setup,
+    recipes: dict[tuple[str, str], subbyte.Recipe],
+    path: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run each recipe and return everything measured, also written to `path` after each.
+
+    Raises:
+        SubbyteError: `path` holds measurements of another experiment.
+    """
+    calibration = list(setup.data.calibration)
+    evaluation = list(setup.data.evaluation)
+    reference = outputs(setup.module, evaluation, setup, progress, "float")
+    task.check_labels(reference.labels, reference.logits.shape[1])
+    header = {
+        "version": subbyte.__version__,
+        "model": setup.experiment.model.model_dump(mode="json", exclude_unset=True),
+        "data": setup.experiment.data.model_dump(mode="json", exclude_unset=True),
+        "seed": setup.experiment.seed,
+        "images": reference.images,
+        "calibration_images": setup.data.calibration.images,
+        "overlap_images": setup.data.overlap,
+        "float": task.metrics(reference),
+    }
+    rows = finished(path, header)
+    for (bits, rule), recipe in recipes.items():
+        if any((row["bits"], row["rule"]) == (bits, rule) for row in rows):
+            continue
+        started = time.perf_counter()
+        quantized = subbyte.quantize(setup.module, calibration, recipe, progress=progress)
+        seconds = time.perf_counter() - started
+        found = outputs(quantized, evaluation, setup, progress, f"{bits} {rule}")
+        rows.append({"bits": bits, "rule": rule, "seconds": seconds, **scores(reference, found)})
+        if path is not None:
+            files.write_text(path, json.dumps(header | {"rows": rows}, indent=2))
+    return header | {"rows": rows}
+
+
+def finished(path: Path | None, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that an interrupted run has left in `path`."""
+    if path is None or not path.exists():
+        return []
+    held = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = held.pop("rows")
+    if held != json.loads(json.dumps(header)):
+        raise subbyte.SubbyteError(f"{path} holds another experiment's rows: give another file")
+    return rows
+
+
+def outputs(
+    model: Any, evaluation: list[Any], setup: Setup, progress: Progress, name: str
+) -> task.Outputs:
+    """Logits and labels of all evaluation images."""
+    run = verify.simulated(model, setup.experiment.device)
+    logits, labels = verify.outputs({"simulation": run}, evaluation, progress, name)
+    return task.Outputs(logits["simulation"], labels)
+
+
+def scores(reference: task.Outputs, found: task.Outputs) -> dict[str, float | None]:
+    """What is reported of one variant; SQNR `None` where it is not finite."""
+    sqnr = task.sqnr_db(reference, found)
+    return {
+        "top1": task.metrics(found)["top1"],
+        "agreement_with_float": task.agreement(reference, found),
+        "sqnr_db": sqnr if sqnr is not None and math.isfinite(sqnr) else None,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """A Markdown table, one line a rule, three columns a pair of bits."""
+    rows = {(row["rule"], row["bits"]): row for row in results["rows"]}
+    rules = list(dict.fromkeys(rule for rule, _ in rows))
+    widths = list(dict.fromkeys(bits for _, bits in rows))
+    low, high = task.interval(results["float"]["top1"], results["images"])
+    lines = [
+        f"float: top-1 {results['float']['top1']:.2%} ({low:.1%} to {high:.1%}) on "
+        f"{results['images']} images; {results['calibration_images']} calibration images, "
+        f"{results['overlap_images']} of them evaluated too; seed {results['seed']}.",
+        "",
+        "Each cell: top-1 %, agreement with float %, SQNR of the logits in dB.",
+        "",
+        f"| rule | {' | '.join(bits.upper() for bits in widths)} |",
+        f"|---|{'---:|' * len(widths)}",
+    ]
+    for rule in rules:
+        cells = [cell(rows.get((rule, bits))) for bits in widths]
+        lines.append(f"| `{rule}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """Three figures of one row; a dash where it was not run."""
+    if row is None:
+        return "–"
+    sqnr = "–" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+    return f"{100 * row['top1']:.2f}, {100 * row['agreement_with_float']:.1f}, {sqnr}"
+
+
+if __name__ == "__main__":
+    main()
