@@ -100,14 +100,19 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     return captured.requires_grad_(False)
 
 
-def export(quantized: nn.Module, path: str | Path, example: Any) -> None:
+def export(
+    quantized: nn.Module, path: str | Path, example: Any, *, target: str | None = None
+) -> None:
     """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
 
-    `example`: a batch's inputs (a tensor, or a tuple of positional arguments). The file's metadata
-    carries the recipe, the version and, where they are known, preprocessing and class names.
+    `example`: a batch's inputs (a tensor, or a tuple of positional arguments). `target`: the
+    runtime that the file is for, "onnxruntime" or "openvino", where it runs fastest; `None`: one
+    for both. The file's metadata carries the recipe, the version and, where they are known,
+    preprocessing and class names.
 
     Raises:
-        SubbyteError: `quantized` is not from `quantize` or `load`, or `path` cannot be written.
+        SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, or
+            `path` cannot be written.
     """
     captured = _captured(quantized)
     args = to_device(read_batch(example).args, device_of(captured))
@@ -117,7 +122,7 @@ def export(quantized: nn.Module, path: str | Path, example: Any) -> None:
             f"the example has the shape {given} behind the batch, and the model was captured with "
             f"{expected}: give a batch like those of the calibration"
         )
-    onnx_runtime.export(captured, Path(path), args)
+    onnx_runtime.export(captured, Path(path), args, target)
 
 
 def layers(quantized: nn.Module) -> list[dict[str, Any]]:

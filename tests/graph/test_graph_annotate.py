@@ -188,8 +188,12 @@ class AddConstant(Convs):
         return self.c((y + self.mask) + 1)
 
 
-def test_a_constant_is_not_put_on_a_grid(place: Place, bits: Bits) -> None:
-    assert bits(place(AddConstant(), IMAGES), "activation") == {"a": 4, "b": 4, "c": 4}
+def test_a_constant_is_not_put_on_a_grid(place: Place, bits: Bits, stands: Stands) -> None:
+    captured = place(AddConstant(), IMAGES)
+    # The sums' grids are those of the convolutions' results, which they read beside the constants.
+    assert bits(captured, "activation") == {"a": 4, "b": 4, "c": 4, "add": 8, "add#2": 8}
+    assert stands(captured, "add")[0] == ["conv2d"]
+    assert stands(captured, "add#2")[0] == ["conv2d"]
 
 
 def test_only_plain_sums_are_put_on_integers(place: Place, bits: Bits) -> None:
@@ -197,7 +201,9 @@ def test_only_plain_sums_are_put_on_integers(place: Place, bits: Bits) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.c(torch.add(self.a(x), self.b(x), alpha=2))
 
-    assert bits(place(Weighted(), IMAGES), "activation") == {"a": 4, "c": 4}
+    captured = place(Weighted(), IMAGES)
+    # The sum's inputs are on grids because convolutions gave them, and for one runtime alone.
+    assert bits(captured, "activation") == {"a": 4, "c": 4, "add": 8, "add#2": 8}
 
 
 def test_a_sum_that_is_also_read_before_its_relu_stays_in_float(place: Place, bits: Bits) -> None:
@@ -237,6 +243,7 @@ def test_a_transformer_block(place: Place, bits: Bits) -> None:
         ("embed",): 4,
         ("query", "key", "value"): 4,
         ("matmul",): 4,
+        ("matmul_2",): 4,
         ("out",): 4,
         ("up",): 4,
         ("down",): 4,

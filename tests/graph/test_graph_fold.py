@@ -131,17 +131,127 @@ def test_a_weight_that_is_no_layers(model: type[nn.Module], trained: Trained) ->
 
 
 class ComputedGamma(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, by_the_input: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
         self.norm = nn.BatchNorm2d(4)
+        self.by_the_input = by_the_input
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n = self.norm
-        return F.batch_norm(
-            self.conv(x), n.running_mean, n.running_var, n.weight.square(), n.bias, False
-        )
+        gamma = n.weight.square() * (x.mean() if self.by_the_input else 2)
+        return F.batch_norm(self.conv(x), n.running_mean, n.running_var, gamma, n.bias, False)
 
 
-def test_a_norm_whose_scale_is_computed_stays(trained: Trained) -> None:
-    folded(trained(ComputedGamma()), torch.randn(2, 3, 4, 4), norms_left=1)
+@pytest.mark.parametrize("by_the_input", [True, False])
+def test_a_norm_whose_scale_is_computed(by_the_input: bool, trained: Trained) -> None:
+    folded(trained(ComputedGamma(by_the_input)), torch.randn(2, 3, 4, 4), norms_left=by_the_input)
+
+
+class InTraining(ComputedGamma):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n = self.norm
+        mean, var = n.running_mean.clone(), n.running_var.clone()
+        return F.batch_norm(self.conv(x), mean, var, n.weight, n.bias, True)
+
+
+def test_a_norm_by_the_batchs_own_statistics_stays_beside_running_ones(trained: Trained) -> None:
+    model = trained(InTraining(False))
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(capture(model, (x,))(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Tokens(nn.Module):
+    """A norm over all tokens of a sequence, as in LeViT."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, sequence, bias=False)
+        self.norm = nn.BatchNorm1d(sequence)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return self.norm(y.flatten(0, 1)).reshape_as(y)
+
+
+def test_a_norm_behind_a_linear_layer_of_tokens(trained: Trained) -> None:
+    folded(trained(Tokens(4)), torch.randn(3, 6, 5), norms_left=0)
+
+
+class OtherTokens(Tokens):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        return self.norm(y.transpose(1, 2).flatten(0, 1))
+
+
+class KeptTokens(Tokens):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)
+        flat = y.flatten(0, 1)
+        return self.norm(flat) + flat
+
+
+@pytest.mark.parametrize("model", [OtherTokens, KeptTokens])
+def test_a_norm_over_tokens_that_are_turned_or_read_again_stays(
+    model: type[Tokens], trained: Trained
+) -> None:
+    folded(trained(model(4)), torch.randn(3, 4, 5), norms_left=1)
+
+
+class Mixed(nn.Module):
+    """Convolutions of several sizes side by side, as in MixNet, and one norm behind them."""
+
+    def __init__(self, twice: bool = False, kept: bool = False, axis: int = 1) -> None:
+        super().__init__()
+        self.small = nn.Conv2d(3, 2, 1, bias=False)
+        self.large = nn.Conv2d(3, 4, 3, padding=1)
+        self.twice, self.kept, self.axis = twice, kept, axis
+        self.norm = nn.BatchNorm2d(2 + 4 + 2 * twice + 3 * kept if axis == 1 else 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        small, large = self.small(x), self.large(x)
+        if self.axis != 1:
+            return self.norm(torch.cat([large, large * 2], self.axis))
+        parts = [small, large] + [small] * self.twice + [x] * self.kept
+        return self.norm(torch.cat(parts, 1))
+
+
+def test_a_norm_behind_convolutions_side_by_side(trained: Trained) -> None:
+    folded(trained(Mixed()), torch.randn(2, 3, 5, 5), norms_left=0)
+
+
+@pytest.mark.parametrize("options", [{"twice": True}, {"kept": True}, {"axis": 2}])
+def test_a_norm_behind_other_things_side_by_side_stays(
+    options: dict[str, int], trained: Trained
+) -> None:
+    folded(trained(Mixed(**options)), torch.randn(2, 3, 5, 5), norms_left=1)
+
+
+class LinearSideBySide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(5, 3), nn.Linear(5, 2)
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(torch.cat([self.left(x), self.right(x)], 1))
+
+
+def test_a_norm_behind_linear_layers_side_by_side(trained: Trained) -> None:
+    folded(trained(LinearSideBySide()), torch.randn(4, 5), norms_left=0)
+
+
+class TokensAfterTokens(nn.Module):
+    """Tokens side by side are no channels, though a norm of three dimensions takes them so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(5, 4), nn.Linear(5, 4)
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(torch.cat([self.left(x), self.right(x)], 1))
+
+
+def test_a_norm_over_tokens_side_by_side_stays(trained: Trained) -> None:
+    folded(trained(TokensAfterTokens()), torch.randn(2, 4, 5), norms_left=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from subbyte.graph.capture import capture
-from subbyte.graph.layers import find_layers, first_and_last
+from subbyte.graph.layers import find_layers, first_layers, last_layers
 
 
 def layers_of(model: nn.Module, *args: torch.Tensor) -> list[tuple[str, str]]:
@@ -16,7 +16,8 @@ def layers_of(model: nn.Module, *args: torch.Tensor) -> list[tuple[str, str]]:
 
 def ends_of(model: nn.Module, *args: torch.Tensor) -> set[str]:
     graph = capture(model, args).graph
-    return first_and_last(graph, find_layers(graph))
+    layers = find_layers(graph)
+    return first_layers(graph, layers) | last_layers(graph, layers)
 
 
 class Nested(nn.Module):
@@ -61,7 +62,7 @@ class Unusual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.up(self.conv(x)).mean((2, 3))
-        return F.linear(y, self.scaled.weight * 2)
+        return F.linear(y, self.scaled.weight * y.mean())
 
 
 class Branches(nn.Module):
@@ -104,7 +105,7 @@ def test_a_product_of_activations_is_a_layer_of_its_module() -> None:
         ("attention.key", "linear"),
         ("attention.value", "linear"),
         ("attention.matmul", "matmul"),
-        ("attention.matmul", "matmul"),
+        ("attention.matmul_2", "matmul"),
         ("attention.out", "linear"),
     ]
 

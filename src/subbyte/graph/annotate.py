@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -10,22 +11,28 @@ from torch import fx
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.captured import QUANTIZERS, Captured, Layer, QuantizedTensor
-from subbyte.graph.layers import Found, carries_data, find_layers, first_and_last
+from subbyte.graph.layers import Found, carries_data, find_layers, first_layers, last_layers
 from subbyte.graph.operators import (
     ADD,
+    CONV,
+    MUL,
+    POINTWISE,
     POOL,
     RELU,
     get_tensor,
     is_global_pool,
     is_move,
+    is_never_negative,
     module_path,
+    split_silu,
     tensor_inputs,
 )
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.grid.spec import GridSpec
 from subbyte.recipe import Choice, Override, Recipe, rule_of
 
-OTHER_BITS = 8  # of tensors that feed only additions, concatenations or pooling
+OTHER_BITS = 8  # of tensors that no layer reads
+ORT = "onnxruntime"  # the runtime that computes on integers only what is on a grid on all sides
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,15 @@ class Request:
 
 @dataclass
 class Site:
-    """A grid that one or more tensors share, while the plan grows. `merged`: it became another."""
+    """A grid that one or more tensors share, while the plan grows. `merged`: it became another.
+
+    symmetric: whatever the recipe says of other activations.
+    """
 
     bits: int | None = None
     rule: Choice | None = None
     readers: list[str] = field(default_factory=list)
+    symmetric: bool = False
     merged: Site | None = None
 
     def root(self) -> Site:
@@ -58,6 +69,7 @@ class Site:
             return here
         if there.bits is not None and (here.bits is None or there.bits > here.bits):
             here.bits, here.rule = there.bits, there.rule
+        here.symmetric = here.symmetric or there.symmetric
         here.readers = there.readers + [r for r in here.readers if r not in there.readers]
         there.merged = here
         return here
@@ -83,6 +95,7 @@ def annotate(captured: Captured, region: str) -> None:
         SubbyteError: There is nothing to quantize.
     """
     module = captured.region(region)
+    split_silu(module.graph)
     layers = find_layers(module.graph)
     if not any(not layer.reason for layer in layers):
         raise SubbyteError(
@@ -107,7 +120,9 @@ def check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
 def _requests(
     module: fx.GraphModule, layers: list[Found], recipe: Recipe, region: str
 ) -> dict[str, Request]:
-    edge = first_and_last(module.graph, layers) if recipe.first_last is not None else set()
+    edge = set[str]()
+    if recipe.first_last is not None:
+        edge = first_layers(module.graph, layers) | last_layers(module.graph, layers)
     requests = {}
     for layer in layers:
         if layer.reason:
@@ -148,12 +163,17 @@ def _plan(
     data = carries_data(graph)
     by_node = {layer.node: layer for layer in layers if layer.name in requests}
     other = Choice(*rule_of(recipe.ranges, "activations"))
+    results = _results_on_grid(graph, layers, requests, data)
+    convolved = _derived(graph, results, {layer.node for layer in layers})
 
     def ask(node: fx.Node, reader: fx.Node, site: Site) -> None:
         plan.edges.setdefault(node, set()).add(reader)
         asked[node] = asked[node].merge(site) if node in asked else site
 
     for node in reversed(graph.nodes):
+        if node in results and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
+            for user in [u for u in node.users if u not in plan.edges.get(node, ())]:
+                ask(node, user, Site(None, other))
         if node in asked:
             site = asked[node].root()
             if is_move(node) and _all_readers_ask(node, plan) and _only_data(node, data):
@@ -165,7 +185,7 @@ def _plan(
                     plan.sites[part] = asked[part].root()
                 continue
             plan.sites[node] = site
-            for reader, source in _kept_on_grid(node, data):
+            for reader, source in _kept_on_grid(node, data, convolved):
                 ask(source, reader, Site(None, other))
         layer = by_node.get(node)
         if layer is not None and requests[layer.name].activation_bits is not None:
@@ -173,9 +193,33 @@ def _plan(
             for source in layer.inputs:
                 if source in data:
                     site = Site(request.activation_bits, request.activation_rule, [layer.name])
+                    # OpenVINO multiplies activations on integers only if their zero points are 0.
+                    site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
                     ask(source, node, site)
                     plan.of_layer.setdefault(node, []).append(site)
     return plan
+
+
+def _results_on_grid(
+    graph: fx.Graph, layers: list[Found], requests: dict[str, Request], data: set[fx.Node]
+) -> set[fx.Node]:
+    """The results of convolutions that are put on a grid whoever reads them, past a ReLU perhaps.
+
+    ONNX Runtime computes a convolution on integers only if all that it gives is on a grid. What the
+    model gives stays in float.
+    """
+    last, results = last_layers(graph, layers), set()
+    for layer in layers:
+        request = requests.get(layer.name)
+        if layer.operation != "conv" or layer.name in last or request is None:
+            continue
+        on_grids = request.weight is not None and request.activation_bits is not None
+        if not on_grids or layer.inputs[0] not in data:
+            continue
+        users = list(layer.node.users)
+        relu = len(users) == 1 and users[0].target in RELU
+        results.add(users[0] if relu else layer.node)
+    return results
 
 
 def _gives_several(node: fx.Node) -> bool:
@@ -191,12 +235,25 @@ def _only_data(node: fx.Node, data: set[fx.Node]) -> bool:
     return all(source in data for source in tensor_inputs(node))
 
 
-def _kept_on_grid(node: fx.Node, data: set[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
+def _derived(graph: fx.Graph, sources: set[fx.Node], layers: set[fx.Node]) -> set[fx.Node]:
+    """The nodes all of whose values come from `sources`, past no other layer."""
+    derived = set(sources)
+    for node in graph.nodes:
+        inputs = tensor_inputs(node)
+        if inputs and node not in layers and all(source in derived for source in inputs):
+            derived.add(node)
+    return derived
+
+
+def _kept_on_grid(
+    node: fx.Node, data: set[fx.Node], convolved: set[fx.Node]
+) -> list[tuple[fx.Node, fx.Node]]:
     """(reader, source) pairs to quantize as well, where `node`'s value is on a grid.
 
-    An addition or a pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
-    its inputs are: elsewhere a grid would cost accuracy and save no time. Inputs that do not depend
-    on the model's input (a mask, a position embedding) stay in float.
+    An addition or pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
+    its inputs are, and so does a product of what convolutions gave: elsewhere a grid would cost
+    accuracy and save no time. Inputs that do not depend on the model's input (a mask, a position
+    embedding) stay in float.
     """
     if node.target in RELU and isinstance(node.args[0], fx.Node):
         if len(node.args[0].users) > 1:
@@ -205,12 +262,50 @@ def _kept_on_grid(node: fx.Node, data: set[fx.Node]) -> list[tuple[fx.Node, fx.N
     sources = tensor_inputs(node)
     if any(source not in data for source in sources):
         return []
-    if node.target in ADD and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1:
+    if node.target in MUL and any(source not in convolved for source in sources):
+        return []
+    if node.target in ADD | MUL and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1:
         both = all(isinstance(a, fx.Node) for a in node.args)
         return [(node, source) for source in sources] if both else []
     if node.target in POOL or is_global_pool(node):
         return [(node, sources[0])]
     return []
+
+
+def _within_kernels(plan: Plan) -> set[fx.Node]:
+    """Behind which nodes a grid stands that OpenVINO needs not, as it is within one kernel.
+
+    OpenVINO computes a convolution and the function or sum that reads it in one kernel, in float,
+    and a product with what a function gives likewise. There a grid would cost accuracy, and time as
+    well. Of two convolutions that are summed, the second one's result is stored, and on a grid.
+    """
+    uses = Counter(id(site.root()) for site in plan.sites.values())
+    return {
+        node
+        for node, site in plan.sites.items()
+        if site.root().bits is None and uses[id(site.root())] == 1 and _is_fused(node)
+    }
+
+
+def _is_fused(node: fx.Node) -> bool:
+    readers = list(node.users)
+    if node.target in POINTWISE:
+        return all(reader.target in MUL for reader in readers)
+    if node.target not in CONV:
+        return False
+    if len(readers) == 1 and readers[0].target in ADD:
+        left = readers[0].args[0]
+        first = isinstance(left, fx.Node) and left.target in CONV and len(left.users) == 1
+        return left is node or not first
+    return all(reader.target in POINTWISE or _is_gated(node, reader) for reader in readers)
+
+
+def _is_gated(node: fx.Node, reader: fx.Node) -> bool:
+    """Whether `reader` is a product of `node` and a function of it."""
+    others = [arg for arg in reader.all_input_nodes if arg is not node]
+    return reader.target in MUL and all(
+        other.target in POINTWISE and other.args[0] is node for other in others
+    )
 
 
 class _Inserter:
@@ -224,26 +319,31 @@ class _Inserter:
         self.names: set[str] = set()
 
     def insert(self, layers: list[Found], requests: dict[str, Request], plan: Plan) -> None:
+        fused = _within_kernels(plan)
         for node in [n for n in self.module.graph.nodes if n in plan.sites]:
-            self._activation(node, plan.sites[node].root(), plan.edges[node])
+            self._activation(node, plan, fused)
         for layer in layers:
             self._layer(layer, requests.get(layer.name), plan)
         self._sort()
         self.module.graph.lint()
         self.module.recompile()
 
-    def _activation(self, node: fx.Node, site: Site, readers: set[fx.Node]) -> None:
+    def _activation(self, node: fx.Node, plan: Plan, fused: set[fx.Node]) -> None:
+        site, readers = plan.sites[node].root(), plan.edges[node]
         if id(site) not in self.paths:
             first = site.readers[0] if site.readers else _operation_name(node, readers)
             layer = self._unique(_qualified(self.region, first))
             bits = OTHER_BITS if site.bits is None else site.bits
-            spec = GridSpec(bits, self.recipe.symmetric_activations)
+            spec = GridSpec(bits, self.recipe.symmetric_activations or site.symmetric)
             path = self._add(f"activation_{node.name}", FakeQuantize(spec, layer))
             self.paths[id(site)] = path
             assert site.rule is not None
             names = tuple(_qualified(self.region, r) for r in site.readers)
+            runtime = ORT if node in fused else None
             self.captured.tensors.append(
-                QuantizedTensor(layer, "activation", self.region, path, site.rule, names)
+                QuantizedTensor(
+                    layer, "activation", self.region, path, site.rule, names, runtime=runtime
+                )
             )
         with self.module.graph.inserting_after(node):
             new = self.module.graph.call_module(self.paths[id(site)], (node,))

@@ -18,13 +18,18 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+from subbyte.graph.attention import split_attention
+from subbyte.graph.constants import fold_constants
 from subbyte.graph.fold import fold_batch_norm
+from subbyte.graph.tidy import tidy
 
 SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
 
 
 def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     """The model as a graph of functional ATen operators, in evaluation mode, batch norm folded.
+
+    What depends on parameters only is computed here, once.
 
     `model` is left as it is. `args` are its positional arguments for one batch; the first dimension
     of every tensor of the batch's size becomes dynamic, so that any batch size runs afterwards.
@@ -41,6 +46,9 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
         _try_model(model, args)
         args = _doubled(model, args)
         graph_module = _export(model, args)
+        tidy(graph_module)
+        fold_constants(graph_module)
+        split_attention(graph_module)
         fold_batch_norm(graph_module)
         graph_module.delete_all_unused_submodules()
     return graph_module

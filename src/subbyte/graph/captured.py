@@ -25,7 +25,8 @@ class QuantizedTensor:
     layer: qualified name of the user's layer that the tensor belongs to: the layer of a weight, the
     first layer that reads an activation. role: "weight" or "activation". region and module: where
     its `FakeQuantize` stands. rule: the range rule that was asked for it. readers: all layers that
-    read it. source: for a weight, the name of the parameter in the region.
+    read it. source: for a weight, the name of the parameter in the region. runtime: the only one
+    for which the grid is there, because others compute it within a kernel; `None`: for all.
     """
 
     layer: str
@@ -35,6 +36,11 @@ class QuantizedTensor:
     rule: Choice
     readers: tuple[str, ...]
     source: str | None = None
+    runtime: str | None = None
+
+    def stands_for(self, runtime: str | None) -> bool:
+        """Whether the grid is there in a file for `runtime`; `None`: in the one for all."""
+        return None in (self.runtime, runtime) or self.runtime == runtime
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,21 @@ class Captured(nn.Module):
         """Put all quantizers (of `role`) into `state`."""
         for _, quantizer in self.quantizers(role):
             quantizer.state = state
+
+    @contextmanager
+    def placed_for(self, runtime: str | None) -> Iterator[None]:
+        """While it lasts, the model computes what a file for `runtime` does; `None`: one for all.
+
+        Grids that are there for another runtime alone are off.
+        """
+        absent = [(q, q.state) for tensor, q in self.quantizers() if not tensor.stands_for(runtime)]
+        for quantizer, _ in absent:
+            quantizer.state = State.OFF
+        try:
+            yield
+        finally:
+            for quantizer, state in absent:
+                quantizer.state = state
 
     @contextmanager
     def in_float(self) -> Iterator[None]:

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import fx
+from torch import Tensor, fx
 
-from subbyte.graph.operators import CONV, LINEAR, A, get_tensor, put_tensor, rank_of
+from subbyte.graph.operators import CAT, CONV, LINEAR, A, get_tensor, put_tensor, rank_of
 
 BATCH_NORM = {A._native_batch_norm_legit_no_training.default, A.batch_norm.default}
+RESHAPE = {A.view.default, A.reshape.default, A.flatten.using_ints}
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """What a batch norm does to each channel: x·factor + shift, in float64."""
+
+    factor: Tensor
+    shift: Tensor
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:
     """Fold each batch norm into the layer before it, in place: w' = w·k, b' = (b − mean)·k + β.
 
-    k = γ / √(var + ε) (Jacob et al. 2018, eq. 14). A norm is left where it is, if its input is not
-    a layer's output, has other readers, or the layer's weight is used elsewhere as well.
+    k = γ / √(var + ε) (Jacob et al. 2018, eq. 14). Between the two there may be a reshape that
+    keeps the channels last, or a concatenation of several layers' channels. A norm is left where it
+    is, if what it reads comes from elsewhere, has other readers, or a weight is used elsewhere too.
     """
     for norm in [n for n in module.graph.nodes if n.target in BATCH_NORM]:
-        layer, output = norm.args[0], _output(norm)
-        if output is not None and _can_fold(layer) and _is_fixed(norm):
-            _fold(module, layer, norm)
-            output.replace_all_uses_with(layer)
-            module.graph.erase_node(output)
-            if output is not norm:
-                module.graph.erase_node(norm)
+        output, layers = _output(norm), _layers_before(norm)
+        if output is None or not layers or not _is_fixed(norm):
+            continue
+        affine, start = _affine(module, norm), 0
+        for layer in layers:
+            weight: Any = layer.args[1]
+            end = start + len(get_tensor(module, weight))
+            _fold(module, layer, _Affine(affine.factor[start:end], affine.shift[start:end]))
+            start = end
+        output.replace_all_uses_with(norm.args[0])
+        module.graph.erase_node(output)
+        if output is not norm:
+            module.graph.erase_node(norm)
     module.graph.eliminate_dead_code()
     module.recompile()
 
@@ -41,11 +58,43 @@ def _output(norm: fx.Node) -> fx.Node | None:
     return None
 
 
-def _can_fold(layer: Any) -> bool:
-    if not isinstance(layer, fx.Node) or layer.target not in CONV | LINEAR:
+def _layers_before(norm: fx.Node) -> list[fx.Node]:
+    """The layers whose outputs are the norm's channels, in their order; empty if there are others.
+
+    A norm's channels are the second dimension: a convolution's outputs, and of a matrix a linear
+    layer's, which are its last dimension.
+    """
+    source: Any = norm.args[0]
+    matrix = rank_of(source) == 2
+    while matrix and _keeps_last(source):
+        source = source.args[0]
+    parts = list(source.args[0]) if _concatenates_channels(source) else [source]
+    kinds = LINEAR if matrix else CONV
+    foldable = all(_can_fold(part, kinds) for part in parts) and len(set(parts)) == len(parts)
+    return parts if foldable else []
+
+
+def _keeps_last(node: Any) -> bool:
+    """Whether a node only reshapes, for its one reader, dimensions other than the last."""
+    if not isinstance(node, fx.Node) or node.target not in RESHAPE or len(node.users) != 1:
         return False
-    if layer.target in LINEAR and rank_of(layer) != 2:
-        return False  # the norm is not over the layer's outputs
+    before = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    after = node.meta.get("val")
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+        return False
+    return before.dim() > 1 and str(before.shape[-1]) == str(after.shape[-1])
+
+
+def _concatenates_channels(node: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.target not in CAT or len(node.users) != 1:
+        return False
+    return list(node.args[1:]) == [1]
+
+
+def _can_fold(layer: Any, kinds: Collection[Any]) -> bool:
+    """Whether a node is a layer with one reader and a weight and bias that no other node reads."""
+    if not isinstance(layer, fx.Node) or layer.target not in kinds:
+        return False
     constants = [a for a in layer.args[1:3] if a is not None]
     return len(layer.users) == 1 and all(
         isinstance(a, fx.Node) and a.op == "get_attr" and len(a.users) == 1 for a in constants
@@ -54,31 +103,35 @@ def _can_fold(layer: Any) -> bool:
 
 def _is_fixed(norm: fx.Node) -> bool:
     """Whether scale, shift, mean and variance are parameters, and not computed."""
+    if norm.target is A.batch_norm.default and norm.args[5]:
+        return False  # by the statistics of the batch itself
     return all(a is None or (isinstance(a, fx.Node) and a.op == "get_attr") for a in norm.args[1:5])
 
 
-def _fold(module: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> None:
-    weight_node, bias_node = [*layer.args, None][1:3]
+def _affine(module: fx.GraphModule, norm: fx.Node) -> _Affine:
     gamma, beta, mean, var = (
-        get_tensor(module, a) if isinstance(a, fx.Node) else None for a in norm.args[1:5]
+        get_tensor(module, a).double() if isinstance(a, fx.Node) else None for a in norm.args[1:5]
     )
-    assert isinstance(weight_node, fx.Node)
     assert mean is not None
     assert var is not None
     epsilon = norm.args[7 if norm.target is A.batch_norm.default else 6]
     assert isinstance(epsilon, float)
-    factor = (var.double() + epsilon).rsqrt()
-    factor = factor if gamma is None else factor * gamma.double()
+    factor = (var + epsilon).rsqrt()
+    factor = factor if gamma is None else factor * gamma
+    return _Affine(factor, -mean * factor if beta is None else beta - mean * factor)
+
+
+def _fold(module: fx.GraphModule, layer: fx.Node, affine: _Affine) -> None:
+    weight_node, bias_node = [*layer.args, None][1:3]
+    assert isinstance(weight_node, fx.Node)
     weight = get_tensor(module, weight_node)
-    shape = [-1] + [1] * (weight.dim() - 1)
-    bias = torch.zeros_like(mean)
+    factor = affine.factor.reshape([-1] + [1] * (weight.dim() - 1))
+    shift = affine.shift
     if isinstance(bias_node, fx.Node):
-        bias = get_tensor(module, bias_node)
-    folded = (bias.double() - mean.double()) * factor
-    folded = folded if beta is None else folded + beta.double()
-    put_tensor(module, str(weight_node.target), (weight * factor.reshape(shape)).to(weight.dtype))
+        shift = get_tensor(module, bias_node).double() * affine.factor + shift
+    put_tensor(module, str(weight_node.target), (weight * factor).to(weight.dtype))
     name = _bias_name(module, weight_node, bias_node)
-    put_tensor(module, name, folded.to(weight.dtype))
+    put_tensor(module, name, shift.to(weight.dtype))
     with module.graph.inserting_before(layer):
         new_bias = module.graph.get_attr(name)
     layer.args = (layer.args[0], weight_node, new_bias, *layer.args[3:])

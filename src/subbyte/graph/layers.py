@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -46,7 +47,7 @@ def find_layers(graph: fx.Graph) -> list[Found]:
         elif node.target in MATMUL:
             layer = _matmul(node, data)
             if layer is not None:
-                found.append(layer)
+                found.append(_alone(layer, found) if layer.weight is None else layer)
     return found
 
 
@@ -59,8 +60,8 @@ def carries_data(graph: fx.Graph) -> set[fx.Node]:
     return data
 
 
-def first_and_last(graph: fx.Graph, layers: list[Found]) -> set[str]:
-    """Names of the layers that read the model's input, or reach an output through no other."""
+def first_layers(graph: fx.Graph, layers: list[Found]) -> set[str]:
+    """Names of the layers to which a path leads from the model's input, past no other layer."""
     by_node = {layer.node: layer for layer in layers if not layer.reason}
     names: set[str] = set()
     from_input: set[fx.Node] = set()
@@ -70,6 +71,13 @@ def first_and_last(graph: fx.Graph, layers: list[Found]) -> set[str]:
             names.add(by_node[node].name)
         elif reached:
             from_input.add(node)
+    return names
+
+
+def last_layers(graph: fx.Graph, layers: list[Found]) -> set[str]:
+    """Names of the layers from which a path leads to the model's output, past no other layer."""
+    by_node = {layer.node: layer for layer in layers if not layer.reason}
+    names: set[str] = set()
     to_output: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         reached = node.op == "output" or any(user in to_output for user in node.users)
@@ -103,6 +111,13 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> Found | None:
         reason = "its weight is no matrix"
         return Found(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
+
+
+def _alone(layer: Found, others: list[Found]) -> Found:
+    """The layer by a name of its own: a module's second product is "module.matmul_2"."""
+    taken = {other.name for other in others}
+    names = (f"{layer.name}_{i}" if i > 1 else layer.name for i in itertools.count(1))
+    return replace(layer, name=next(name for name in names if name not in taken))
 
 
 def _layer_name(node: fx.Node, weight: object) -> str:

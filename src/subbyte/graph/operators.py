@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -23,7 +24,29 @@ FLOAT_LAYERS = {
 }
 
 ADD = {A.add.Tensor}
+MUL = {A.mul.Tensor}
 RELU = {A.relu.default, A.hardtanh.default, A.relu6.default}
+# Functions of one tensor, value by value.
+POINTWISE = {
+    A.elu.default,
+    A.gelu.default,
+    A.hardsigmoid.default,
+    A.hardswish.default,
+    A.leaky_relu.default,
+    A.mish.default,
+    A.sigmoid.default,
+    A.silu.default,
+    A.softplus.default,
+    A.tanh.default,
+}
+NEVER_NEGATIVE = {
+    A.softmax.int,
+    A._softmax.default,
+    A._safe_softmax.default,
+    A.sigmoid.default,
+    A.relu.default,
+    A.relu6.default,
+}
 POOL = {
     A.avg_pool2d.default,
     A.avg_pool1d.default,
@@ -31,7 +54,9 @@ POOL = {
     A.adaptive_avg_pool1d.default,
 }
 CAT = {A.cat.default}
-# Operators that move values but change none, so that a grid holds on both sides of them.
+# Operators that move values but change none, so that a grid holds on both sides of them. One that
+# keeps a single one of a dimension is not among them: what it leaves out (all tokens but the first,
+# the keys and values beside the queries) has a range of its own.
 MOVES = {
     A.max_pool2d.default,
     A.max_pool1d.default,
@@ -47,7 +72,8 @@ MOVES = {
     A.transpose.int,
     A.t.default,
     A.slice.Tensor,
-    A.select.int,
+    A.roll.default,
+    A.expand.default,
     A.split.Tensor,
     A.split_with_sizes.default,
     A.chunk.default,
@@ -84,6 +110,37 @@ def is_global_pool(node: fx.Node) -> bool:
     return False
 
 
+def is_never_negative(node: fx.Node) -> bool:
+    """Whether no value of a node is below 0: a softmax, sigmoid or ReLU, moved perhaps."""
+    while is_move(node) and len(tensor_inputs(node)) == 1:
+        node = tensor_inputs(node)[0]
+    return node.target in NEVER_NEGATIVE
+
+
+def clamp_of(node: Any) -> tuple[float, float] | None:
+    """The limits of a ReLU, ReLU6 or hardtanh; `None` for any other node."""
+    if not isinstance(node, fx.Node) or node.target not in RELU:
+        return None
+    if node.target is A.relu.default:
+        return 0.0, math.inf
+    if node.target is A.relu6.default:
+        return 0.0, 6.0
+    given: tuple[Any, ...] = node.args[1:3]
+    low, high = given + (-1.0, 1.0)[len(given) :]
+    return float(low), float(high)
+
+
+def split_silu(graph: fx.Graph) -> None:
+    """Write x · sigmoid(x) as the product that it is, whose factors can be on grids."""
+    for node in [n for n in graph.nodes if n.target is A.silu.default]:
+        with graph.inserting_before(node):
+            gate = graph.call_function(A.sigmoid.default, (node.args[0],))
+            product = graph.call_function(A.mul.Tensor, (node.args[0], gate))
+        gate.meta, product.meta = dict(node.meta), dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+
+
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's arguments whose value is a tensor or a tuple of tensors."""
     return [n for n in node.all_input_nodes if not _is_number(n)]
@@ -115,6 +172,17 @@ def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
     parent._buffers.pop(attribute, None)
     parent._parameters.pop(attribute, None)
     parent.register_parameter(attribute, nn.Parameter(value.detach(), requires_grad=False))
+
+
+def add_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor) -> fx.Node:
+    """A new buffer, by a name that is free, and in front of `like` a node that reads it."""
+    while hasattr(module, name):
+        name += "_"
+    module.register_buffer(name, value)
+    with module.graph.inserting_before(like):
+        new = module.graph.get_attr(name)
+    new.meta = {**like.meta, "val": like.meta["val"].fake_mode.from_tensor(value)}
+    return new
 
 
 def _is_number(node: fx.Node) -> bool:

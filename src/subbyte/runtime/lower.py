@@ -9,33 +9,55 @@ import torch
 from torch import fx
 
 from subbyte.graph.captured import QUANTIZERS, Captured
-from subbyte.graph.operators import ADD, CONV, LINEAR, A, get_tensor, is_global_pool, rank_of
+from subbyte.graph.operators import (
+    ADD,
+    CONV,
+    LINEAR,
+    MUL,
+    A,
+    clamp_of,
+    get_tensor,
+    is_global_pool,
+    is_move,
+    rank_of,
+    tensor_inputs,
+)
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.grid.spec import along
-from subbyte.runtime.operators import ONE_SCALE, OPS
+from subbyte.runtime.operators import ONE_SCALE, OPS, ORT, OV, Style
+from subbyte.runtime.parts import split_linears
+from subbyte.runtime.products import write_products
 
 
-def lower(captured: Captured, integers: bool = True) -> torch.nn.Module:
+def lower(captured: Captured, target: str | None = None, integers: bool = True) -> torch.nn.Module:
     """A copy of the model in which integers are integers.
 
     Weights and biases become int8 (uint8, where a grid of 8 bits has a zero point) and int32
     tensors with a dequantization; activations a quantization with clipping to the grid's levels and
     a dequantization. What an exporter's own decompositions would make runtimes stumble over is
-    replaced too. Without `integers` the quantizers are left out: the float model.
+    replaced too. `target`: the runtime that will read it; `None`: both. Without `integers` the
+    quantizers are left out: the float model.
     """
     model = copy.deepcopy(captured.model)
     for name in captured.region_names:
         region = model.get_submodule(name)
         assert isinstance(region, fx.GraphModule)
-        _lower_region(region, integers)
+        absent = {
+            tensor.module
+            for tensor in captured.tensors
+            if tensor.region == name and not tensor.stands_for(target)
+        }
+        _lower_region(region, target, integers, absent)
     return model
 
 
-def _lower_region(module: fx.GraphModule, integers: bool) -> None:
+def _lower_region(
+    module: fx.GraphModule, target: str | None, integers: bool, absent: set[str]
+) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_module":
             quantizer = module.get_submodule(str(node.target))
-            if not integers:
+            if not integers or node.target in absent:
                 node.replace_all_uses_with(node.args[0])
                 module.graph.erase_node(node)
             elif isinstance(quantizer, BiasQuantize):
@@ -43,9 +65,13 @@ def _lower_region(module: fx.GraphModule, integers: bool) -> None:
             elif isinstance(quantizer, FakeQuantize) and node.args[0].op == "get_attr":
                 _lower_weight(module, node, quantizer)
             elif isinstance(quantizer, FakeQuantize):
-                _lower_activation(module, node, quantizer)
+                _lower_activation(module, node, quantizer, target)
         else:
             _lower_operator(module, node)
+    split_linears(module)
+    write_products(module, target)
+    if target == ORT:
+        _repeat_grids(module)
     if hasattr(module, QUANTIZERS):
         delattr(module, QUANTIZERS)
     module.graph.eliminate_dead_code()
@@ -54,32 +80,77 @@ def _lower_region(module: fx.GraphModule, integers: bool) -> None:
     module.recompile()
 
 
-def _lower_activation(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
-    spec = quantizer.spec
+def _lower_activation(
+    module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize, target: str | None
+) -> None:
+    spec, source = quantizer.spec, node.args[0]
     # Signed grids are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it does not.
-    zero_point = int(quantizer.zero_point) - spec.low
-    args = (
-        node.args[0],
-        float(quantizer.scale),
-        zero_point,
-        spec.high - spec.low,
-        _needs_barrier(node),
-    )
-    _replace(module, node, OPS.qdq.default, args)
+    scale, zero_point = float(quantizer.scale), int(quantizer.zero_point) - spec.low
+    low, high = 0, spec.high - spec.low
+    limits = clamp_of(source)
+    if limits is not None and isinstance(source, fx.Node):
+        # Rounding keeps order, so that clipping levels is clipping values and rounding them.
+        low, high = (
+            min(max(low, _level(limits[0], scale, zero_point)), high),
+            max(min(high, _level(limits[1], scale, zero_point)), low),
+        )
+        source = source.args[0]
+    args = (source, scale, zero_point, low, high)
+    products = [user for user in node.users if user.target in MUL]
+    if target == OV and products and zero_point:
+        with module.graph.inserting_before(node):
+            factor = module.graph.call_function(OPS.qdq.default, (*args, Style.SHIFT))
+        factor.meta = dict(node.meta)
+        for product in products:
+            product.replace_input_with(node, factor)
+    if node.users:
+        _replace(module, node, OPS.qdq.default, (*args, _style(node, source, target)))
 
 
-def _needs_barrier(node: fx.Node) -> bool:
-    """Whether the tensor comes straight from a convolution and goes into an addition.
+def _style(node: fx.Node, source: Any, target: str | None) -> Style:
+    """How to write the grid at `node`, whose values arise in `source`, for a runtime."""
+    plain = Style.FLOATS if target == OV else Style.INTEGERS
+    if target == ORT or not isinstance(source, fx.Node) or source.target not in CONV:
+        return plain
+    if rank_of(source) == 4 and any(user.target in ADD for user in node.users):
+        if target == OV and len(node.users) > 1:
+            return plain
+        # OpenVINO computes convolution and addition in one kernel and drops the rounding between
+        # them, where nothing else stands there.
+        return Style.LEAKY if target == OV else Style.POOL
+    return plain
 
-    OpenVINO fuses the pair and drops the rounding between them.
+
+def _level(value: float, scale: float, zero_point: int) -> int:
+    """The level of a value on a grid without ends; far ones, infinity too, are brought near."""
+    return round(min(max(value / scale, -1e6), 1e6)) + zero_point
+
+
+def _repeat_grids(module: fx.GraphModule) -> None:
+    """Put a tensor on its grid again behind each operator that only moves its values.
+
+    It changes no value, and ONNX Runtime moves integers only between a dequantization and a
+    quantization.
     """
-    source = node.args[0]
-    return (
-        isinstance(source, fx.Node)
-        and source.target in CONV
-        and rank_of(source) == 4
-        and any(user.target in ADD for user in node.users)
-    )
+    grids: dict[fx.Node, tuple[Any, ...]] = {}
+    for node in list(module.graph.nodes):
+        if node.target is OPS.qdq.default:
+            grids[node] = tuple(node.args[1:3])
+        elif is_move(node) or node.target is OPS.flatten.default:
+            found = {grids.get(source) for source in tensor_inputs(node)}
+            grid = found.pop() if len(found) == 1 else None
+            if grid is None:
+                continue
+            grids[node] = grid
+            if isinstance(node.meta.get("val"), torch.Tensor):
+                args = (node, *grid, 0, 255, Style.INTEGERS)
+                with module.graph.inserting_after(node):
+                    new = module.graph.call_function(OPS.qdq.default, args)
+                new.meta = dict(node.meta)
+                node.replace_all_uses_with(
+                    new, delete_user_cb=lambda user, new=new: user is not new
+                )
+                grids[new] = grid
 
 
 def _lower_weight(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:

@@ -25,13 +25,17 @@ OPSET = 21
 INPUT, OUTPUT = "input", "output"
 
 
-def export(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
+def export(
+    captured: Captured, path: Path, example: tuple[Any, ...], target: str | None = None
+) -> None:
     """Write the quantized model to `path`. `example`: a batch's arguments; any batch size runs.
+
+    `target`: the runtime that the file is for; `None` makes one for both.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
-    _write(lower(captured), path, example, captured.facts.metadata)
+    _write(lower(captured, target), path, example, captured.facts.metadata)
 
 
 def export_float(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:

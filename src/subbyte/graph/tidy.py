@@ -1,0 +1,50 @@
+"""What an exported graph holds and means nothing: made plain, so that nothing else need know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from subbyte.graph.operators import A, add_constant
+
+# Tensors that take no more than the type (and the shape) of the one they are made from.
+FILLED = {
+    A.new_zeros.default: 0,
+    A.new_ones.default: 1,
+    A.zeros_like.default: 0,
+    A.ones_like.default: 1,
+}
+
+
+def tidy(module: fx.GraphModule) -> None:
+    """Replace, in place, what only looks as if it did something.
+
+    A padding by nothing goes, an `_unsafe_view` becomes a reshape, and a tensor of zeros or ones
+    that takes its type from another becomes a constant: it does not depend on the other's values.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is A.pad.default and not any(node.args[1]):
+            _use(module, node, node.args[0])
+        elif node.target is A._unsafe_view.default:
+            node.target = A.reshape.default
+        elif node.target in FILLED and _is_fixed(node.meta.get("val")):
+            _use(module, node, _constant(module, node, FILLED[node.target]))
+    module.graph.lint()
+    module.recompile()
+
+
+def _use(module: fx.GraphModule, node: fx.Node, instead: fx.Node) -> None:
+    node.replace_all_uses_with(instead)
+    module.graph.erase_node(node)
+
+
+def _is_fixed(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and all(isinstance(n, int) for n in value.shape)
+
+
+def _constant(module: fx.GraphModule, node: fx.Node, number: int) -> fx.Node:
+    like = node.meta["val"]
+    value = torch.full(like.shape, number, dtype=like.dtype, device=like.device)
+    return add_constant(module, node, node.name, value)
