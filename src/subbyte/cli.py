@@ -40,7 +40,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
 ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
-Weights = Annotated[str | None, typer.Option("--pretrained", help="torchvision weights by name.")]
+Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
@@ -112,7 +112,7 @@ def quantize(
     Example: subbyte quantize digits --calibration digits --bits w4a4 --out digits.safetensors
     """
     with _guarded():
-        rows = commands.quantize_model(
+        rows, notes = commands.quantize_model(
             commands.model_config(model, pretrained, checkpoint, num_classes),
             calibration,
             commands.recipe_of(bits, settings or [], seed),
@@ -126,6 +126,7 @@ def quantize(
             _print_json(rows)
         elif not quiet:
             typer.echo(f"{out}: {len(rows)} tensors have a grid")
+            _print_notes(notes)
 
 
 @app.command()
@@ -153,7 +154,9 @@ def export(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     data: Annotated[str, typer.Option(help="Folder of class folders, or 'digits'.")],
-    classes: Annotated[Path | None, typer.Option(help="File: one class folder a line.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="File: one class folder a line; or imagenet.")
+    ] = None,
     runtime: RuntimeName = "onnxruntime",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     as_json: Json = False,
@@ -175,6 +178,7 @@ def evaluate(
                 f"top1 {result['metrics']['top1']:.2%} ({low:.1%} to {high:.1%}) "
                 f"on {result['images']} images in {runtime}"
             )
+            _print_notes(result["notes"])
 
 
 @app.command()
@@ -205,18 +209,22 @@ def predict(
 
 
 @app.command("models")
-def list_models(as_json: Json = False) -> None:
-    """List the models that can be named.
+def list_models(
+    prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named; how many of timm's there are, unless asked for them.
 
-    Example: subbyte models
+    Example: subbyte models timm/resnet
     """
     with _guarded():
-        names = models.names()
+        names = models.names(prefix)
         if as_json:
             _print_json(names)
         else:
             for group, members in names.items():
-                typer.echo(f"{group}: {', '.join(members)}")
+                listed = prefix or group != "timm"
+                typer.echo(f"{group}: {', '.join(members) if listed else _timm(len(members))}")
 
 
 @app.command("experiments")
@@ -264,11 +272,22 @@ def _progress(silent: bool) -> Progress:
     return Interruptible(Silent() if silent else Bars(), CTRL_C)
 
 
+def _timm(count: int) -> str:
+    if not count:
+        return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
+    return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
+
+
 def _print(table: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     console.print(table)
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}")
 
 
 def _print_json(value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ def quantize_model(
     batch_size: int,
     device: str,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """Quantize a model on a folder of images, save it, and return the rows of `layers`."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Quantize a model on a folder of images and save it; return the rows of `layers`, and notes.
+
+    The notes say, as sentences, what is odd about the images and what was assumed of them.
+    """
     if out.is_dir():
         raise SubbyteError(f"{out} is a folder: name a file to write")
     if device != "cpu" and not torch.cuda.is_available():
@@ -81,7 +85,7 @@ def quantize_model(
         "classes": None if spec.classes is None else list(spec.classes),
     }
     storage.save(quantized, out)
-    return api.layers(quantized)
+    return api.layers(quantized), list(batches.notes)
 
 
 def export_model(config: ModelConfig, quantized: Path, out: Path) -> None:
@@ -103,14 +107,14 @@ def evaluate_model(
     progress: Progress,
 ) -> dict[str, Any]:
     """Metrics of an ONNX file on labelled images, with their interval and number of images."""
-    preprocessing, _ = _described(path)
-    session = _load(path, runtime)
-    batches = open_evaluation(
+    preprocessing, names = _described(path)
+    run = verify.deployed(_load(path, runtime))
+    found = open_evaluation(
         source, preprocessing, classes=classes, batch_size=batch_size, progress=progress
     )
-    runs = {runtime: verify.deployed(session)}
-    logits, labels = verify.outputs(runs, batches, progress, "evaluating")
-    task.check_labels(labels, logits[runtime].shape[1])
+    first = run(next(iter(found.batches))["inputs"])
+    images = found.labelled(first.shape[1], names)
+    logits, labels = verify.outputs({runtime: run}, images.batches, progress, "evaluating")
     outputs = task.Outputs(logits[runtime], labels)
     metrics = task.metrics(outputs)
     return {
@@ -118,6 +122,8 @@ def evaluate_model(
         "images": outputs.images,
         "intervals": {"top1": list(task.interval(metrics["top1"], outputs.images))},
         "runtime": runtime,
+        "classes": asdict(images.coverage),
+        "notes": list(images.batches.notes),
     }
 
 

@@ -11,10 +11,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from subbyte.errors import unknown
+from subbyte.errors import SubbyteError, unknown
 from subbyte.models import cifar_resnet, digits, factory
+from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
-from subbyte.models.config import ModelConfig
+from subbyte.models.config import TIMM, ModelConfig
 from subbyte.models.spec import ModelSpec
 from subbyte.validation import explain
 
@@ -34,9 +35,22 @@ _FAMILIES = {
 }
 
 
-def names() -> dict[str, list[str]]:
-    """The names that `load` knows, by family."""
-    return {group: family.names() for group, family in _FAMILIES.items()}
+def names(prefix: str = "") -> dict[str, list[str]]:
+    """The names that `load` knows, by family; of timm none where it is not installed.
+
+    With a `prefix`, those that begin with it, and `SubbyteError` if there are none.
+    """
+    found = {group: family.names() for group, family in _FAMILIES.items()}
+    if prefix.startswith(TIMM):
+        found = {"timm": timm_models.names(required=True)}
+    elif TIMM.startswith(prefix):
+        found["timm"] = timm_models.names()
+    if not prefix:
+        return found
+    kept = {g: [name for name in known if name.startswith(prefix)] for g, known in found.items()}
+    if not any(kept.values()):
+        raise unknown("model", prefix, [name for known in found.values() for name in known])
+    return {group: members for group, members in kept.items() if members}
 
 
 def load(config: ModelConfig) -> ModelSpec:
@@ -70,11 +84,16 @@ def build(
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
     if config.factory is not None:
         return factory.load
+    name = str(config.name)
+    if name.startswith(TIMM):  # looked up by itself: importing timm takes a second
+        return timm_models.load
     for family in _FAMILIES.values():
-        if config.name in family.names():
+        if name in family.names():
             return family.load
-    known = [name for group in names().values() for name in group]
-    raise unknown("model", str(config.name), known)
+    if f"{TIMM}{name.partition('.')[0]}" in timm_models.names():
+        raise SubbyteError(f"unknown model '{name}': timm has one, so write {TIMM}{name}")
+    known = [member for family in _FAMILIES.values() for member in family.names()]
+    raise unknown("model", name, known)
 
 
 @contextmanager

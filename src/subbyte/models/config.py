@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+TIMM = "timm/"  # before the names of timm's models
+
 HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 
 
 class ModelConfig(BaseModel):
     """A network by `name`, or the user's own by `factory`; exactly one of the two.
 
-    `weights`: name of published torchvision weights ("IMAGENET1K_V1"); `checkpoint`: a local file
-    with a state dict; `factory`: "my_model.py:build" or "package.module:build", a function that
+    `weights`: name of published weights (torchvision's "IMAGENET1K_V1", timm's "ra2_in1k", which
+    may stand in the name instead: "timm/resnet18d.ra2_in1k"); `checkpoint`: a local file with a
+    state dict; `factory`: "my_model.py:build" or "package.module:build", a function that
     returns an `nn.Module` and is called with `arguments`; `num_classes`: number of outputs, where
     neither the weights nor the checkpoint decide it.
     """
@@ -27,6 +30,15 @@ class ModelConfig(BaseModel):
     factory: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     num_classes: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_in_name(cls, given: Any) -> Any:
+        """A tag in timm's name says which weights, unless a checkpoint brings them."""
+        if not isinstance(given, dict) or given.get("checkpoint") or given.get("weights"):
+            return given
+        tag = _tag(given.get("name"))
+        return {**given, "weights": tag} if tag else given
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -51,6 +63,8 @@ class ModelConfig(BaseModel):
         return None
 
     def _name_problem(self) -> str | None:
+        if self.weights and _tag(self.name) not in (None, self.weights):
+            return f"{self.name} names weights already: leave weights out, or the name's ending"
         if self.name == "digits" and self.weights is not None:
             return "digits comes with its weights: leave weights out, or give a checkpoint"
         if self.name == "digits" and self.num_classes is not None:
@@ -58,3 +72,10 @@ class ModelConfig(BaseModel):
         if (self.name or "").startswith("cifar_resnet") and self.weights is not None:
             return f"{self.name} has no weights by name: give its published file as checkpoint"
         return None
+
+
+def _tag(name: object) -> str | None:
+    """Which of its weights a name of timm's ends in: "ra2_in1k" in "timm/resnet18d.ra2_in1k"."""
+    if not isinstance(name, str) or not name.startswith(TIMM):
+        return None
+    return name.partition(".")[2] or None
