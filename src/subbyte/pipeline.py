@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from subbyte import api, files
 from subbyte.experiment import Experiment
 from subbyte.graph.captured import Captured
+from subbyte.grid.fake_quantize import Clipping
 from subbyte.progress import Progress, Silent
 from subbyte.recipe import Recipe
+from subbyte.report import clipping
 from subbyte.report.tables import write_layers
 from subbyte.runfolder import RunFolder, open_folder
 from subbyte.runtime import machine, onnx, verify
@@ -25,6 +28,7 @@ from subbyte.tasks import classification as task
 
 FLOAT = Recipe(weights=None, activations=None, first_last=None)
 LATENCY_BATCH = 1
+CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
 
@@ -92,14 +96,20 @@ def run_variant(
     log.info("variant %s: %s", name, recipe.as_dict())
     captured = api.quantize(setup.module, setup.data.calibration, recipe, progress=progress)
     _described(captured, setup)
+    calibrated = _clipped_in_calibration(captured, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
             onnx.export(captured, path, (setup.example,))
         reference = _reference(folder)
-        entry, _ = _measure(setup, captured, path, name, progress, reference)
+        with clipping.counting(captured) as evaluated:
+            entry, _ = _measure(setup, captured, path, name, progress, reference)
         rows = api.layers(captured)
+        for row, counts, before in zip(rows, evaluated, calibrated, strict=True):
+            row["clipped"] = clipping.share(counts)
+            row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, captured.layers)
+        note = clipping.note(captured, evaluated, calibrated)
         entry = {
             "name": name,
             "weights": recipe.weights,
@@ -109,8 +119,23 @@ def run_variant(
             "seconds": round(captured.facts.seconds, 3),
             "packed_bytes": _packed_bytes(entry["size_bytes"], captured),
             "ranges": recipe.ranges,
+            "clipped_share": clipping.share(*evaluated),
+            "clipped_share_calibration": clipping.share(*calibrated),
+            "notes": [note] if note else [],
         }
         files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
+
+
+def _clipped_in_calibration(
+    captured: Captured, name: str, setup: Setup, progress: Progress
+) -> list[Clipping]:
+    """What each grid clips of some of the calibration images, for comparison."""
+    batches = replace(setup.data.calibration, limit=CLIPPING_IMAGES)
+    run = verify.simulated(captured, setup.experiment.device)
+    with clipping.counting(captured) as counts:
+        for batch in progress.track(batches, f"{name}: counting clipped values"):
+            run(batch["inputs"])
+    return counts
 
 
 def _measure(
@@ -124,20 +149,22 @@ def _measure(
     """Metrics of the simulation and of each runtime on the same images, and latency."""
     experiment = setup.experiment
     runtimes = {key: verify.runtime(key) for key in experiment.runtimes}
+    threads = os.cpu_count() or 1
+    sessions = {key: runtime.load(path, threads) for key, runtime in runtimes.items()}
     runs: dict[str, verify.Run] = {"simulation": verify.simulated(model, experiment.device)}
-    for key, runtime in runtimes.items():
-        runs[key] = verify.deployed(runtime.load(path, os.cpu_count() or 1))
+    runs |= {key: verify.deployed(session) for key, session in sessions.items()}
     logits, labels = verify.outputs(runs, setup.data.evaluation, progress, f"{name}: evaluating")
     simulated = task.Outputs(logits["simulation"], labels)
-    task.check_labels(labels, simulated.logits.shape[1])
     entry = _scores(simulated) | {"size_bytes": path.stat().st_size}
     if reference is not None:
         entry["agreement_with_float"] = task.agreement(reference, simulated)
         entry["sqnr_db"] = task.sqnr_db(reference, simulated)
+    if threads != machine.threads():  # the latency's: what is loaded already will do if they agree
+        sessions = {key: runtime.load(path, machine.threads()) for key, runtime in runtimes.items()}
     candidates = sum(layer.integer for layer in getattr(model, "layers", []))
     entry["deployed"] = {
         key: _scores(outputs := task.Outputs(logits[key], labels))
-        | _deployed(runtime, path, setup, outputs, simulated)
+        | _deployed(runtime, sessions[key], setup, outputs, simulated)
         | {"int8_ops": runtime.int8_ops(path), "int8_candidates": candidates}
         for key, runtime in progress.track(list(runtimes.items()), f"{name}: measuring latency")
     }
@@ -156,18 +183,16 @@ def _scores(outputs: task.Outputs) -> dict[str, Any]:
 
 def _deployed(
     runtime: verify.Runtime,
-    path: Path,
+    session: verify.Session,
     setup: Setup,
     outputs: task.Outputs,
     simulated: task.Outputs,
 ) -> dict[str, Any]:
-    threads = machine.threads()
-    session = runtime.load(path, threads)
     example = setup.example[:LATENCY_BATCH].cpu().numpy()
     return {
         "latency_ms": verify.latency_ms(session, example),
         "latency_batch": LATENCY_BATCH,
-        "latency_threads": threads,
+        "latency_threads": machine.threads(),
         "agreement": task.agreement(simulated, outputs),
         "max_abs_diff": task.largest_difference(simulated, outputs),
         "version": runtime.version(),
@@ -177,6 +202,7 @@ def _deployed(
 def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """Put what is finished together into `results.json`."""
     experiment, data = setup.experiment, setup.data
+    variants = [folder.read(name) for name in experiment.variants if folder.is_done(name)]
     results = {
         "schema": 1,
         "experiment": experiment.name,
@@ -187,10 +213,12 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         "evaluation_images": data.evaluation.images,
         "overlap_images": data.overlap,
         "skipped_images": list(data.skipped),
+        "classes": asdict(data.coverage),
         "seed": experiment.seed,
-        "notes": setup.notes,
+        "notes": setup.notes
+        + [f"{entry['name']}: {note}" for entry in variants for note in entry.get("notes", [])],
         "float": folder.read_float(),
-        "variants": [folder.read(name) for name in experiment.variants if folder.is_done(name)],
+        "variants": variants,
     }
     files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
     return results
@@ -210,7 +238,7 @@ def _described(captured: Captured, setup: Setup) -> Captured:
     captured.facts.metadata |= {
         "task": "classification",
         "preprocessing": setup.data.preprocessing.model_dump(mode="json"),
-        "classes": None if setup.classes is None else list(setup.classes),
+        "classes": list(setup.classes),
         "model": setup.model_name,
     }
     return captured

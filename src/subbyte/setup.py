@@ -28,7 +28,7 @@ class Setup:
     experiment: Experiment
     module: torch.nn.Module
     model_name: str
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...]
     data: Data
     example: torch.Tensor
     variants: tuple[str, ...]
@@ -48,7 +48,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         verify.runtime(name).version()
     with progress.working("loading the model"):
         spec = models.load(experiment.model)
-    data = open_data(
+    found = open_data(
         experiment.data,
         spec.preprocessing,
         seed=experiment.seed,
@@ -56,15 +56,15 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         progress=progress,
     )
     module = spec.module.to(experiment.device)
-    example = next(iter(data.calibration))["inputs"].to(experiment.device)
+    example = next(iter(found.calibration))["inputs"].to(experiment.device)
     with progress.working("checking that the model can be captured"):
-        _check_model(experiment, module, example)
-    classes = spec.classes or data.classes
+        outputs = _check_model(experiment, module, example)
+    data = found.labelled(outputs, spec.classes)
     return Setup(
         experiment=_resolved(experiment, data),
         module=module,
         model_name=spec.name,
-        classes=classes,
+        classes=spec.classes or data.classes,
         data=data,
         example=example,
         variants=only or tuple(experiment.variants),
@@ -72,10 +72,11 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     )
 
 
-def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> None:
+def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> int:
+    """Refuse a model that cannot be captured, and tell how many outputs it has."""
     captured = api.prepare(module, (example,), Recipe(weights=None, activations=None))
     with torch.no_grad():
-        check_logits(module(example), len(example))
+        logits = check_logits(module(example), len(example))
     names = [layer.name for layer in captured.layers]
     for name, recipe in experiment.variants.items():
         try:
@@ -83,13 +84,17 @@ def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch
             check_overrides(recipe, names)
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
+    return logits.shape[1]
 
 
 def _resolved(experiment: Experiment, data: Data) -> Experiment:
-    """The experiment with the number of calibration images and the preprocessing in use."""
+    """The experiment with the number of calibration images and the preprocessing in use.
+
+    What is assumed is not written down, so that a rerun assumes it and says so again.
+    """
     known = experiment.data.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images
-    if experiment.data.name is None:
+    if experiment.data.name is None and not data.assumed:
         known["preprocessing"] = data.preprocessing.model_dump()
     return experiment.model_copy(update={"data": type(experiment.data)(**known)})
 
@@ -105,8 +110,7 @@ def _notes(experiment: Experiment, data: Data) -> list[str]:
         )
     if data.skipped:
         notes.append(f"{len(data.skipped)} broken images were skipped")
-    if data.assumed:
-        notes.append("the preprocessing is assumed: images as they are, ImageNet's mean and std")
+    notes.extend(data.notes)
     if machine.has_vnni() is False:
         notes.append(
             "this processor has no VNNI: its 8-bit sums can saturate, so that deployed models "

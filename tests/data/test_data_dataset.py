@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from subbyte.data import Batches, read_image_tensor
-from subbyte.data.dataset import ImageArrays, ImageFiles, check_sizes, output_size
-from subbyte.preprocessing import Preprocessing, transform
+from subbyte.data.dataset import ImageArrays, ImageFiles, check_sizes
+from subbyte.data.images import inspect
+from subbyte.preprocessing import Preprocessing, output_size, transform
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses
@@ -78,6 +79,11 @@ def test_batches_can_be_walked_again_left_early_and_pickled() -> None:
             assert torch.equal(one, other["inputs"])
 
 
+def test_labels_can_be_given_later() -> None:
+    (batch,) = Batches(arrays(3, labels=False), 8).labelled([5, 6, 7])
+    assert batch["targets"].tolist() == [5, 6, 7]
+
+
 def test_targets_only_if_known() -> None:
     (batch,) = Batches(arrays(3), 8)
     assert batch["targets"].dtype == torch.int64
@@ -103,14 +109,15 @@ def test_mixed_sizes_name_both_files(tmp_path: Path, draw: Draw, refuses: Refuse
     )
     with refuses(told):
         list(Batches(ImageFiles(paths, None, PLAIN), 3))
+    facts = inspect(paths)
     with refuses(told):
-        check_sizes(paths, PLAIN, 3)
-    check_sizes(paths, PLAIN, 2)
+        check_sizes(paths, facts, PLAIN, 3)
+    check_sizes(paths, facts, PLAIN, 2)
     assert len(list(Batches(ImageFiles(paths, None, PLAIN), 2))) == 2
-    check_sizes(paths, Preprocessing(resize=(4, 4)), 3)
-    check_sizes(paths, Preprocessing(crop=4), 3)
+    check_sizes(paths, facts, Preprocessing(resize=(4, 4)), 3)
+    check_sizes(paths, facts, Preprocessing(crop=4), 3)
     with refuses("needs one size"):
-        check_sizes(paths, Preprocessing(resize=5), 3)
+        check_sizes(paths, facts, Preprocessing(resize=5), 3)
 
 
 @given(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from subbyte.data.images import broken, fault, image_files, image_size, open_image, subfolders
+from subbyte.data.images import ImageFacts, image_files, inspect, look, opened, subfolders
 from subbyte.errors import SubbyteError
 
 if TYPE_CHECKING:
@@ -37,11 +37,20 @@ def test_listing_follows_links_but_not_in_circles(tmp_path: Path, draw: Draw) ->
     assert image_files(root) == [root / "cat" / "1.png"]
 
 
-def test_open_image_returns_the_pixels(tmp_path: Path, draw: Draw) -> None:
-    image = open_image(draw(tmp_path / "a.png", seed=3))
+def pixels(path: Path) -> np.ndarray:
+    with opened(path) as image:
+        return np.asarray(image)
+
+
+def broken(paths: list[Path]) -> list[Path]:
+    return [path for path, facts in inspect(paths).items() if facts.fault]
+
+
+def test_an_opened_image_has_the_pixels(tmp_path: Path, draw: Draw) -> None:
+    path = draw(tmp_path / "a.png", seed=3)
     expected = np.random.default_rng(3).integers(0, 256, (10, 12, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(np.asarray(image), expected)
-    assert image_size(tmp_path / "a.png") == (10, 12)
+    np.testing.assert_array_equal(pixels(path), expected)
+    assert look(path) == ImageFacts(None, (10, 12), turned=False, transparent=False)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "ppm", "gif"])
@@ -49,12 +58,12 @@ def test_every_format_opens_whole_and_is_found_broken_when_cut(
     tmp_path: Path, draw: Draw, refuses: Refuses, suffix: str
 ) -> None:
     path = draw(tmp_path / f"a.{suffix}", size=(64, 48))
-    assert open_image(path).convert("RGB").size == (64, 48)
-    assert fault(path) is None
+    assert pixels(path).shape[:2] == (48, 64)
+    assert look(path) == ImageFacts(None, (48, 64))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert broken([path]) == [path]
     with refuses(f"image {path} is "):
-        open_image(path)
+        pixels(path)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -72,7 +81,7 @@ def test_no_cut_of_a_jpeg_slips_through_the_cheap_check(tmp_path: Path, progress
     assert broken(paths) == paths
     for path in paths:
         with pytest.raises(SubbyteError):
-            open_image(path)
+            pixels(path)
 
 
 def test_what_is_no_image(tmp_path: Path, refuses: Refuses) -> None:
@@ -81,15 +90,14 @@ def test_what_is_no_image(tmp_path: Path, refuses: Refuses) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     with refuses(f"image {text} is not an image"):
-        open_image(text)
+        pixels(text)
     with refuses("is not an image"):
-        open_image(tmp_path / "empty.jpg")
+        pixels(tmp_path / "empty.jpg")
     with refuses("is a folder"):
-        open_image(tmp_path / "folder.jpg")
+        pixels(tmp_path / "folder.jpg")
     with refuses("does not exist"):
-        open_image(tmp_path / "missing.jpg")
-    with refuses("is not an image"):
-        image_size(text)
+        pixels(tmp_path / "missing.jpg")
+    assert look(text) == ImageFacts("is not an image in a format that Pillow reads")
 
 
 def test_a_bomb_is_refused(
@@ -98,7 +106,8 @@ def test_a_bomb_is_refused(
     path = draw(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with refuses("more pixels than"):
-        open_image(path)
+        pixels(path)
+    assert "more pixels than" in str(look(path).fault)
 
 
 class Counting:
@@ -115,12 +124,14 @@ class Counting:
             yield item
 
 
-def test_broken_keeps_order_and_reports_progress(tmp_path: Path, draw: Draw) -> None:
+def test_a_look_at_many_keeps_order_and_reports_progress(tmp_path: Path, draw: Draw) -> None:
     paths = [draw(tmp_path / f"{i}.png", seed=i) for i in range(9)]
     for i in (7, 2):
         paths[i].write_text("no image")
     progress = Counting()
-    assert broken(paths, progress) == [paths[2], paths[7]]
+    facts = inspect(paths, progress)
+    assert list(facts) == paths
+    assert [path for path in paths if facts[path].fault] == [paths[2], paths[7]]
     assert (progress.seen, progress.total) == (9, 9)
 
 

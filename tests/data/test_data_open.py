@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from subbyte.data import Batches, Data, DataConfig, open_data
+from subbyte.data import Batches, Data, DataConfig, open_calibration, open_data, open_evaluation
 from subbyte.data.digits import digits_split
+from subbyte.data.labels import Coverage
 from subbyte.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
@@ -20,9 +21,14 @@ DIGITS = Preprocessing(resize=(8, 8), mean=(0.3,), std=(0.4,))
 
 
 def opened(
-    config: DataConfig, preprocessing: Preprocessing | None = WEIGHTS, seed: int = 0
+    config: DataConfig,
+    preprocessing: Preprocessing | None = WEIGHTS,
+    seed: int = 0,
+    outputs: int = 2,
+    known: tuple[str, ...] | None = None,
 ) -> Data:
-    return open_data(config, preprocessing, seed=seed, batch_size=4)
+    found = open_data(config, preprocessing, seed=seed, batch_size=4)
+    return found.labelled(outputs, known)
 
 
 def inputs(batches: Batches) -> torch.Tensor:
@@ -41,6 +47,7 @@ def test_root(pets: Path) -> None:
     assert inputs(data.evaluation).shape == (6, 3, 8, 8)
     assert (data.overlap, data.skipped, data.assumed) == (0, (), False)
     assert data.preprocessing == WEIGHTS
+    assert (data.coverage, data.notes) == (Coverage(2, 2), ())
 
 
 def test_calibration_is_chosen_by_seed(pets: Path) -> None:
@@ -57,10 +64,57 @@ def test_calibration_is_chosen_by_seed(pets: Path) -> None:
     assert torch.equal(inputs(data.calibration), every[order])
 
 
-def test_flat_calibration_has_no_targets(pets: Path) -> None:
-    data = opened(DataConfig(calibration=pets / "train" / "cat", evaluation=pets / "val"))
-    assert data.calibration.images == 3
-    assert all("targets" not in batch for batch in data.calibration)
+def test_calibration_has_targets_if_they_can_be_told(pets: Path, draw: Draw) -> None:
+    flat = opened(DataConfig(calibration=pets / "train" / "cat", evaluation=pets / "val"))
+    assert flat.calibration.images == 3
+    assert all("targets" not in batch for batch in flat.calibration)
+    (pets / "train" / "cat").rename(pets / "train" / "mouse")
+    other = opened(DataConfig(root=pets))
+    assert all("targets" not in batch for batch in other.calibration)
+
+
+def test_class_folders_get_the_models_numbers(pets: Path) -> None:
+    known = ("dog", "bird", "cat", "mouse")
+    data = opened(DataConfig(root=pets, calibration_images=6), outputs=4, known=known)
+    assert data.classes == known
+    assert targets(data.evaluation) == [2, 2, 2, 0, 0, 0]
+    assert sorted(targets(data.calibration)) == [0, 0, 0, 2, 2, 2]
+    assert data.coverage == Coverage(model=4, evaluated=2)
+    assert data.notes == ("the evaluation covers 2 of the model's 4 classes",)
+
+
+def test_coverage_is_that_of_the_images_that_are_evaluated(pets: Path) -> None:
+    data = opened(DataConfig(root=pets, evaluation_images=1))
+    assert data.coverage == Coverage(model=2, evaluated=1)
+    assert len(targets(data.evaluation)) == 1
+
+
+def test_class_folders_without_an_order_are_refused(pets: Path, refuses: Refuses) -> None:
+    with refuses("there are 2 class folders (cat, dog), but the model has 3 outputs"):
+        opened(DataConfig(root=pets), outputs=3)
+
+
+def test_a_class_folder_without_images(pets: Path, refuses: Refuses) -> None:
+    (pets / "val" / "bird").mkdir()
+    with refuses("class folder 'bird' holds no images"):
+        opened(DataConfig(root=pets), outputs=3)
+    with refuses("class folder 'bird' holds no images"):
+        open_evaluation(str(pets / "val"), WEIGHTS, batch_size=4).labelled(3, None)
+
+
+def test_evaluation_alone_follows_the_same_rules(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    by_file = open_evaluation(
+        str(pets / "val"), WEIGHTS, classes=tmp_path / "classes.txt", batch_size=4
+    )
+    assert targets(by_file.labelled(2, None).batches) == [1, 1, 1, 0, 0, 0]
+    found = open_evaluation(str(pets / "val"), WEIGHTS, batch_size=4)
+    assert targets(found.labelled(2, None).batches) == [0, 0, 0, 1, 1, 1]
+    named = found.labelled(3, ["dog", "bird", "cat"])
+    assert targets(named.batches) == [2, 2, 2, 0, 0, 0]
+    assert named.batches.notes == ("the evaluation covers 2 of the model's 3 classes",)
+    digits = open_evaluation("digits", DIGITS, batch_size=99).labelled(10, None)
+    assert targets(digits.batches) == digits_split()[3].tolist()
 
 
 def test_too_few_images(pets: Path, refuses: Refuses) -> None:
@@ -144,6 +198,19 @@ def test_preprocessing_that_nobody_gave_is_assumed(pets: Path) -> None:
     assert not opened(DataConfig(root=pets, preprocessing=full), None).assumed
 
 
+def test_what_is_assumed_is_told(pets: Path) -> None:
+    told = "the preprocessing is assumed: images as they are, ImageNet's mean and std"
+    assert opened(DataConfig(root=pets), None).notes == (told,)
+    sizes = DataConfig(root=pets, preprocessing=Preprocessing(resize=6, crop=5))
+    (note,) = opened(sizes, None).notes
+    assert note.startswith("the normalization is assumed")
+    keys = {"images": 4, "seed": 0, "batch_size": 4}
+    alone = open_calibration(str(pets / "train"), None, **keys)  # type: ignore[arg-type]
+    assert alone.notes == (told,)
+    assert open_calibration("digits", None, **keys).notes == (told,)  # type: ignore[arg-type]
+    assert open_calibration("digits", DIGITS, **keys).notes == ()  # type: ignore[arg-type]
+
+
 def test_mean_and_std_of_different_channels(pets: Path, refuses: Refuses) -> None:
     given = Preprocessing(mean=(0.1, 0.2, 0.3))
     with refuses("has 3 channels and the std of the weights has 1"):
@@ -151,7 +218,7 @@ def test_mean_and_std_of_different_channels(pets: Path, refuses: Refuses) -> Non
 
 
 def test_digits() -> None:
-    data = opened(DataConfig(name="digits", calibration_images=100), DIGITS)
+    data = opened(DataConfig(name="digits", calibration_images=100), DIGITS, outputs=10)
     assert (data.calibration.images, data.evaluation.images) == (100, 899)
     assert data.classes == tuple("0123456789")
     assert (data.overlap, data.skipped, data.assumed) == (0, (), False)
@@ -163,6 +230,13 @@ def test_digits() -> None:
     assert targets(data.calibration) == train_labels[order].tolist()
 
 
+def test_digits_need_ten_outputs(refuses: Refuses) -> None:
+    with refuses("have 10 classes, but the model has only 9"):
+        opened(DataConfig(name="digits"), DIGITS, outputs=9)
+    data = opened(DataConfig(name="digits", evaluation_images=300), DIGITS, outputs=12)
+    assert data.coverage == Coverage(model=12, evaluated=10)
+
+
 def test_digits_have_an_end(refuses: Refuses) -> None:
     with refuses("data.calibration_images is 899, but there are 898 images"):
         opened(DataConfig(name="digits", calibration_images=899), DIGITS)
@@ -171,4 +245,4 @@ def test_digits_have_an_end(refuses: Refuses) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_digits_in_part(seed: int) -> None:
     config = DataConfig(name="digits", evaluation_images=50)
-    assert opened(config, DIGITS, seed).evaluation.images == 50
+    assert opened(config, DIGITS, seed, outputs=10).evaluation.images == 50

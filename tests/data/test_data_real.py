@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from subbyte.data import DataConfig, open_data
+from subbyte.data.labels import Coverage
+from subbyte.models.cifar_resnet import CLASSES
 from subbyte.preprocessing import Preprocessing
 
 FOLDER = os.environ.get("SUBBYTE_DATA")
@@ -17,10 +19,10 @@ def test_cifar10() -> None:
     config = DataConfig(
         calibration=root / "train", evaluation=root / "test", calibration_images=5000
     )
-    data = open_data(config, Preprocessing(), seed=0, batch_size=100)
+    found = open_data(config, Preprocessing(), seed=0, batch_size=100)
+    data = found.labelled(10, CLASSES)
     assert data.calibration.images == 5000
     assert data.evaluation.images == 10000
-    assert data.classes is not None
-    assert len(data.classes) == 10
+    assert data.coverage == Coverage(10, 10)
     assert data.overlap == 0
     assert next(iter(data.evaluation))["inputs"].shape == (100, 3, 32, 32)

@@ -85,6 +85,7 @@ def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None
     grid = {"bits": 4, "symmetric": False, "per_channel": True, "sqnr_db": 20.5}
     row = {"layer": "conv1", "role": "weight", **grid, "scale": [0.5, 0.25], "zero_point": [7, 8]}
     row["readers"] = ["conv1"]
+    row |= {"clipped": None, "clipped_calibration": 0.25}
     kept = Layer("up", "conv", "", "convolution", None, (), "transposed convolutions stay in float")
     quantized = Layer(
         "conv1", "conv", "", "conv2d", "quantizers.weight", ("quantizers.activation",)
@@ -104,6 +105,8 @@ def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None
         "sqnr_db",
         "readers",
         "left_in_float",
+        "clipped",
+        "clipped_calibration",
     ]
     empty = dict.fromkeys(reader.fieldnames, "")
     assert rows == [
@@ -118,6 +121,7 @@ def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None
             "zero_point": "7 8",
             "sqnr_db": "20.5",
             "readers": "conv1",
+            "clipped_calibration": "0.25",
         },
         {**empty, "layer": "up", "left_in_float": "transposed convolutions stay in float"},
     ]

@@ -14,7 +14,6 @@ from subbyte.errors import SubbyteError
 from subbyte.tasks.classification import (
     Outputs,
     agreement,
-    check_labels,
     check_logits,
     interval,
     largest_difference,
@@ -135,15 +134,3 @@ def test_logits_are_passed_on() -> None:
 def test_what_is_not_logits_is_refused(output: object, told: str) -> None:
     with pytest.raises(SubbyteError, match=told):
         check_logits(output, 2)
-
-
-def test_labels_must_be_classes_of_the_model() -> None:
-    check_labels(np.array([0, 9]), 10)
-    check_labels(np.array([], np.int64), 10)
-    with pytest.raises(SubbyteError, match="have 11 classes, but the model has only 10"):
-        check_labels(np.array([3, 10]), 10)
-
-
-def test_a_negative_label_is_none_of_the_models_classes() -> None:
-    with pytest.raises(SubbyteError):
-        check_labels(np.array([0, -1]), 10)

@@ -2,12 +2,15 @@
 
 from subbyte.data.config import DataConfig
 from subbyte.data.dataset import Batches, read_image_tensor
-from subbyte.data.loading import Data, open_calibration, open_data, open_evaluation
+from subbyte.data.labels import Evaluation
+from subbyte.data.loading import Data, Unlabelled, open_calibration, open_data, open_evaluation
 
 __all__ = [
     "Batches",
     "Data",
     "DataConfig",
+    "Evaluation",
+    "Unlabelled",
     "open_calibration",
     "open_data",
     "open_evaluation",

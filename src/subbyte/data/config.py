@@ -23,8 +23,9 @@ class DataConfig(BaseModel):
     `name`: bundled data ("digits"); `root`: a folder that holds train/ and val/; `calibration`
     and `evaluation`: any two folders. `calibration_images` and `evaluation_images` (`None`: all)
     are numbers of images; `classes` is a text file with one class folder's name per line, in the
-    order of the model's outputs (default: alphabetical); `skip_broken` leaves out image files
-    that cannot be decoded, instead of refusing them; `preprocessing` replaces that of the weights.
+    order of the model's outputs, or "imagenet" (default: `data.classes.class_order` finds out);
+    `skip_broken` leaves out image files that cannot be decoded, instead of refusing them;
+    `preprocessing` replaces that of the weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

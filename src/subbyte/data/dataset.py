@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte.data.images import THREADS, image_size, open_image
+from subbyte.data.images import THREADS, ImageFacts, large_allowed, opened
 from subbyte.errors import SubbyteError
-from subbyte.preprocessing import Preprocessing, transform
+from subbyte.preprocessing import Preprocessing, output_size, transform
 
 Item = tuple[Tensor, int | None]
 
@@ -30,6 +30,10 @@ class Images(Protocol):
 
     def name(self, index: int) -> str:
         """What to call image `index` in a message."""
+        ...
+
+    def labelled(self, labels: Sequence[int]) -> Images:
+        """The same images with other labels."""
         ...
 
 
@@ -46,12 +50,16 @@ class ImageFiles(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         """Decode image `index`; raises `SubbyteError` if its file is broken."""
-        tensor = _prepare(open_image(self.paths[index]), self.name(index), self.preprocessing)
+        tensor = _read(self.paths[index], self.preprocessing)
         return tensor, None if self.labels is None else self.labels[index]
 
     def name(self, index: int) -> str:
         """The path of image `index`."""
         return str(self.paths[index])
+
+    def labelled(self, labels: Sequence[int]) -> ImageFiles:
+        """The same files with other labels."""
+        return replace(self, labels=labels)
 
 
 @dataclass(frozen=True)
@@ -75,20 +83,25 @@ class ImageArrays(Dataset[Item]):
         """The number of image `index`."""
         return f"image {index}"
 
+    def labelled(self, labels: Sequence[int]) -> ImageArrays:
+        """The same images with other labels."""
+        return replace(self, labels=labels)
+
 
 @dataclass(frozen=True)
 class Batches:
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
     Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known,
-    "targets" (int64 [B]). `limit`: only the first so many images. Raises `SubbyteError` if
-    `batch_size` or `limit` is below 1 and, while walked, if a file is broken or images of
-    different sizes come together.
+    "targets" (int64 [B]). `limit`: only the first so many images; `notes`: what the reader of
+    figures must know of them. Raises `SubbyteError` if `batch_size` or `limit` is below 1 and,
+    while walked, if a file is broken or images of different sizes come together.
     """
 
     dataset: Images
     batch_size: int
     limit: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -105,12 +118,17 @@ class Batches:
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
 
+    def labelled(self, labels: Sequence[int]) -> Batches:
+        """The same batches with a label for each image of the data set."""
+        return replace(self, dataset=self.dataset.labelled(labels))
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Decode and yield one batch after the other."""
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, self.images, self.batch_size):
                 indices = range(start, min(start + self.batch_size, self.images))
-                items = list(pool.map(self.dataset.__getitem__, indices))
+                with large_allowed():
+                    items = list(pool.map(self.dataset.__getitem__, indices))
                 yield _collate(items, [self.dataset.name(i) for i in indices])
 
 
@@ -119,30 +137,34 @@ def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
 
     Raises `SubbyteError` if the file is missing, broken, or no image.
     """
-    return _prepare(open_image(path), str(path), preprocessing).unsqueeze(0)
+    with large_allowed():
+        return _read(path, preprocessing).unsqueeze(0)
 
 
-def output_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width of the tensor that an image of `size` (height, width) becomes."""
-    crop, resize = preprocessing.crop, preprocessing.resize
-    if crop is not None:
-        return (crop, crop) if isinstance(crop, int) else crop
-    if resize is None or isinstance(resize, tuple):
-        return resize or size
-    long = int(resize * max(size) / min(size))
-    return (resize, long) if size[0] <= size[1] else (long, resize)
-
-
-def check_sizes(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int) -> None:
+def check_sizes(
+    paths: Sequence[Path],
+    facts: Mapping[Path, ImageFacts],
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> None:
     """Raise `SubbyteError` if images of different sizes would come together in a batch."""
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple) or batch_size == 1:
         return
     for i, path in enumerate(paths):
-        size = output_size(image_size(path), preprocessing)
+        size = output_size(facts[path].size, preprocessing)
         if i % batch_size == 0:
             first, first_size = path, size
         elif size != first_size:
             raise _mixed_sizes(str(first), first_size, str(path), size)
+
+
+def _read(path: Path, preprocessing: Preprocessing) -> Tensor:
+    """Decode and prepare an image, holding no more of it than needed."""
+    resize = preprocessing.resize
+    # Twice the size that is wanted: resizing then still averages over several pixels.
+    enough = None if resize is None else 2 * (resize if isinstance(resize, int) else max(resize))
+    with opened(path, enough) as image:
+        return _prepare(image, str(path), preprocessing)
 
 
 def _prepare(image: Image.Image, name: str, preprocessing: Preprocessing) -> Tensor:

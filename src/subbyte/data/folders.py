@@ -1,4 +1,4 @@
-"""Folders of images, and the class that each image's folder stands for."""
+"""Folders of images, and the class folder that each image lies in."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from subbyte.errors import SubbyteError
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files, with one label each if their classes are known."""
+    """Image files, and for each the folder that it lies in, directly or deeper, below the root.
+
+    `folders`: the names of those folders, `None` for an image that lies in none.
+    """
 
     paths: tuple[Path, ...]
-    labels: tuple[int, ...] | None
+    folders: tuple[str | None, ...]
 
     def take(self, indices: Sequence[int]) -> Listing:
         """The images at `indices`, in that order."""
-        labels = None if self.labels is None else tuple(self.labels[i] for i in indices)
-        return Listing(tuple(self.paths[i] for i in indices), labels)
+        return Listing(
+            tuple(self.paths[i] for i in indices), tuple(self.folders[i] for i in indices)
+        )
 
     def without(self, paths: Collection[Path]) -> Listing:
         """The images that are not among `paths`."""
@@ -51,41 +55,11 @@ def image_roots(config: DataConfig) -> tuple[Path, Path]:
     )
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one per line, in the order of the model's outputs.
+def list_evaluation(folder: Path) -> tuple[Listing, tuple[str, ...]]:
+    """The images of `folder`, sorted by path, and the names of its class folders, sorted.
 
-    Raises `SubbyteError` if the file cannot be read as text, is empty, has an empty line between
-    others, or names a class twice.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SubbyteError(
-            f"data.classes {path} cannot be read: give a text file with one class per line"
-        ) from error
-    names = tuple(line.strip() for line in text.rstrip().splitlines())
-    if not names:
-        raise SubbyteError(f"data.classes {path} is empty: give one class per line")
-    seen: set[str] = set()
-    for number, name in enumerate(names, 1):
-        if not name or name in seen:
-            fault = f"repeats '{name}'" if name else "is empty"
-            raise SubbyteError(
-                f"line {number} of data.classes {path} {fault}: each line must name another class"
-            )
-        seen.add(name)
-    return names
-
-
-def list_evaluation(
-    folder: Path, classes_file: Path | None = None
-) -> tuple[Listing, tuple[str, ...]]:
-    """The labelled images of `folder`, sorted by path, and the class names in the model's order.
-
-    Each folder in `folder` is a class. Its label is its place in alphabetical order or, with
-    `classes_file`, its line (from 0). Raises `SubbyteError` if there are no class folders or no
-    images, if a class folder is not in the file or (without a file) empty, and if an image lies
-    outside of the class folders.
+    Each folder in `folder` is a class. Raises `SubbyteError` if there are no class folders or no
+    images, and if an image lies outside of the class folders.
     """
     names = subfolders(folder)
     if not names:
@@ -93,63 +67,33 @@ def list_evaluation(
             f"evaluation folder {folder} has no class folders: "
             "give one that holds a folder of images for each class"
         )
-    paths = _images(folder, "evaluation")
-    classes = _class_order(folder, names, classes_file)
-    present = [path.relative_to(folder).parts for path in paths]
-    outside = [parts[0] for parts in present if len(parts) == 1]
+    listing = _listed(folder, "evaluation")
+    outside = [path for path, name in zip(listing.paths, listing.folders, strict=True) if not name]
     if outside:
         raise SubbyteError(
-            f"image {folder / outside[0]} has no label: every evaluation image must lie "
+            f"image {outside[0]} has no label: every evaluation image must lie "
             "in the folder of its class"
         )
-    empty = set(names) - {parts[0] for parts in present}
-    if empty and classes_file is None:
-        raise SubbyteError(
-            f"class folder {folder / min(empty)} holds no images: "
-            "remove it if it is no class, or list all classes in a file and give it as data.classes"
-        )
-    number = {name: i for i, name in enumerate(classes)}
-    return Listing(paths, tuple(number[parts[0]] for parts in present)), classes
+    return listing, tuple(names)
 
 
-def list_calibration(folder: Path, classes: Sequence[str]) -> Listing:
+def list_calibration(folder: Path) -> Listing:
     """The images of `folder`, at any depth, sorted by path.
 
-    They have labels if all lie in folders that are named as `classes`. Raises `SubbyteError` if
-    there are no images.
+    Raises `SubbyteError` if there are none.
     """
-    paths = _images(folder, "calibration")
-    number = {name: i for i, name in enumerate(classes)}
-    labels = []
-    for path in paths:
-        parts = path.relative_to(folder).parts
-        if len(parts) == 1 or parts[0] not in number:
-            return Listing(paths, None)
-        labels.append(number[parts[0]])
-    return Listing(paths, tuple(labels))
+    return _listed(folder, "calibration")
 
 
-def _class_order(folder: Path, names: list[str], classes_file: Path | None) -> tuple[str, ...]:
-    if classes_file is None:
-        return tuple(names)
-    classes = read_classes(classes_file)
-    strangers = sorted(set(names) - set(classes))
-    if strangers:
-        raise SubbyteError(
-            f"class folder '{strangers[0]}' in {folder} is not in data.classes {classes_file}: "
-            "every class folder must be named by one of its lines"
-        )
-    return classes
-
-
-def _images(folder: Path, purpose: str) -> tuple[Path, ...]:
+def _listed(folder: Path, purpose: str) -> Listing:
     paths = image_files(folder)
     if not paths:
         raise SubbyteError(
             f"{purpose} folder {folder} holds no images: "
             "give one with JPEG, PNG or other image files"
         )
-    return tuple(paths)
+    parts = [path.relative_to(folder).parts for path in paths]
+    return Listing(tuple(paths), tuple(names[0] if len(names) > 1 else None for names in parts))
 
 
 def _folder(path: Path, key: str) -> Path:

@@ -1,12 +1,17 @@
-"""Image files: find them, open them, and tell the broken ones from the whole ones."""
+"""Image files: find them, open them, and tell what is odd or broken about them."""
 
 from __future__ import annotations
 
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from subbyte.errors import SubbyteError
@@ -16,9 +21,43 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
 THREADS = min(8, os.cpu_count() or 1)
+# Pixels from which on a JPEG file is decoded at a fraction of its size, where that is enough.
+LARGE = 2**24
+# Pixels that may be decoded at the same time, by all threads together.
+ROOM = 2**25
 
 _SILENT = Silent()
 _CHUNK = 1024
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_UNKNOWN_WHITE = (
+    "holds {}, and nothing says which of them is white: save it with 8 or 16 bits a channel"
+)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a look at an image file has shown.
+
+    `fault`: what is wrong with it, as the end of a sentence (`None`: it is whole); `size`: height
+    and width in pixels, upright; `turned`: it is stored otherwise than it is to be seen, as its
+    EXIF orientation says; `transparent`: it has pixels that are not opaque.
+    """
+
+    fault: str | None = None
+    size: tuple[int, int] = (0, 0)
+    turned: bool = False
+    transparent: bool = False
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -39,59 +78,144 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
 
 
-def open_image(path: Path) -> Image.Image:
-    """The decoded image in `path` (of a file with several, the first), as it is stored.
+@contextmanager
+def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
+    """The decoded image in `path` (of a file with several, the first), upright, 8 bits a channel.
 
-    Raises `SubbyteError` if the file is missing, is no image, or is cut off.
+    `enough`: a short side in pixels that will do; a large JPEG file is then decoded at a half, a
+    quarter or an eighth of its size, if it is no shorter. While the image is open, its pixels
+    count against `ROOM`. Raises `SubbyteError` if the file is missing, is no image, is cut off, or
+    holds values of which nothing says how bright they are.
     """
-    try:
-        with Image.open(path) as image:
+    with ExitStack() as stack:
+        try:
+            image: Image.Image = stack.enter_context(Image.open(path))
+            if enough is not None and image.width * image.height > LARGE:
+                image.draft(image.mode, (enough, enough))
+            stack.enter_context(_room.taken(image.width * image.height))
             image.load()
-            return image
-    except Exception as error:  # decoders raise what they like on damaged files
-        raise SubbyteError(f"image {path} {_fault(error)}") from error
+            image = _ordinary(_upright(image))
+        except Exception as error:  # decoders raise what they like on damaged files
+            raise SubbyteError(f"image {path} {_fault(error)}") from error
+        yield image
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels of the image in `path`, read from the file's header.
-
-    Raises `SubbyteError` if the file is missing or is no image.
-    """
+def look(path: Path) -> ImageFacts:
+    """Decode the image file `path` to its end, and tell what was seen."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
-    except Exception as error:
-        raise SubbyteError(f"image {path} {_fault(error)}") from error
-
-
-def fault(path: Path) -> str | None:
-    """What is wrong with the image file `path`, as the end of a sentence; `None` if it is whole."""
-    try:
-        with Image.open(path) as image:
+            height, width = image.height, image.width
             # JPEG files are read to their end, but written out at an eighth of their size.
             image.draft(image.mode, (1, 1))
-            image.load()
+            with _room.taken(image.width * image.height):
+                image.load()
+                orientation = _orientation(image)
+                _ordinary(image)
+                size = (width, height) if orientation in _SIDEWAYS else (height, width)
+                return ImageFacts(None, size, orientation in _UPRIGHT, _is_transparent(image))
     except Exception as error:
-        return _fault(error)
-    return None
+        return ImageFacts(_fault(error))
 
 
-def broken(paths: Sequence[Path], progress: Progress = _SILENT) -> list[Path]:
-    """Those of `paths`, in their order, that do not decode to the end."""
-    found = progress.track(_faults(paths), "checking images", len(paths))
-    return [path for path, reason in found if reason is not None]
+def inspect(paths: Sequence[Path], progress: Progress = _SILENT) -> dict[Path, ImageFacts]:
+    """A look at each of `paths`."""
+    same: dict[ImageFacts, ImageFacts] = {}  # most are equal: one object for all of them
+    looked = progress.track(_looked(paths), "checking images", len(paths))
+    return {path: same.setdefault(facts, facts) for path, facts in looked}
 
 
-def _faults(paths: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
+@contextmanager
+def large_allowed() -> Iterator[None]:
+    """While it lasts, Pillow does not warn of large images; it still refuses the largest.
+
+    For the main thread, around work that other threads do: a large image is no attack.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+class _Room:
+    """A number of pixels, of which each open image takes a part; larger ones get all of it."""
+
+    def __init__(self) -> None:
+        self.free = threading.Condition()
+        self.pixels = 0
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        with self.free:
+            self.free.wait_for(lambda: self.pixels == 0 or self.pixels + pixels <= ROOM)
+            self.pixels += pixels
+        try:
+            yield
+        finally:
+            with self.free:
+                self.pixels -= pixels
+                self.free.notify_all()
+
+
+_room = _Room()
+
+
+class _NoPictureError(Exception):
+    """Whole, but its values cannot be read as brightness; the message is the end of a sentence."""
+
+
+def _looked(paths: Sequence[Path]) -> Iterator[tuple[Path, ImageFacts]]:
     with ThreadPoolExecutor(THREADS) as pool:
         # In chunks, because a pool queues all that it is given, however many files that are.
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            yield from zip(chunk, pool.map(fault, chunk), strict=True)
+            with large_allowed():
+                facts = list(pool.map(look, chunk))
+            yield from zip(chunk, facts, strict=True)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a loaded image is to be turned, by EXIF's numbers; 1 where it says nothing."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF that cannot be read says nothing, and the pixels are whole
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _ordinary(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel, in a mode that Pillow converts to grey and to RGB."""
+    if image.mode == "F":
+        raise _NoPictureError(_UNKNOWN_WHITE.format("floating-point values"))
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")  # straight to RGB, Pillow warns of each image
+    other = {"LAB": "RGB", "La": "LA"}.get(image.mode)
+    return image if other is None else image.convert(other)
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise _NoPictureError(_UNKNOWN_WHITE.format("values beyond 16 bits"))
+    # 65535 is 255 · 257, so this is v · 255 / 65535, rounded.
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.mode not in _TRANSPARENT and "transparency" not in image.info:
+        return False
+    alpha = image if image.mode in ("LA", "RGBA") else _ordinary(image).convert("RGBA")
+    return int(np.asarray(alpha.getchannel("A")).min()) < 255
 
 
 def _fault(error: Exception) -> str:
     match error:
+        case _NoPictureError():
+            return str(error)
         case FileNotFoundError():
             return "does not exist"
         case PermissionError():

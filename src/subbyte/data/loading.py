@@ -2,43 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
+from subbyte.data.classes import ClassOrder
 from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
-from subbyte.data.images import broken, fault
+from subbyte.data.images import ImageFacts, inspect
+from subbyte.data.labels import Coverage, Evaluation
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
-from subbyte.preprocessing import Preprocessing
+from subbyte.preprocessing import Preprocessing, is_padded
 from subbyte.progress import Progress, Silent
 
+ASSUMED = "the preprocessing is assumed: images as they are, ImageNet's mean and std"
+_ASSUMED_IN_PART = "the normalization is assumed: ImageNet's mean and std where none is given"
 _SILENT = Silent()
+Facts = Mapping[Path, ImageFacts]
 
 
 @dataclass(frozen=True)
 class Data:
     """The images of an experiment.
 
-    `classes`: the evaluation classes in the order of the model's outputs, if known; `overlap`:
-    how many calibration images are also evaluation images; `skipped`: broken files left out;
-    `preprocessing`: what the batches went through; `assumed`: its mean and std are ImageNet's for
-    want of any that were given.
+    `classes`: what the model's outputs stand for, in their order; `coverage`: of how many of them
+    there are evaluation images; `overlap`: how many calibration images are also evaluation images;
+    `skipped`: broken files left out; `preprocessing`: what the batches went through; `assumed`: its
+    mean or std is ImageNet's for want of any that was given; `notes`: what the reader of figures
+    must know of the images.
     """
 
     calibration: Batches
     evaluation: Batches
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...]
+    coverage: Coverage
     overlap: int
     skipped: tuple[str, ...]
     preprocessing: Preprocessing
     assumed: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The images of an experiment, before it is known how many outputs the model has.
+
+    `calibration_folders`: the folder of each calibration image, or `None`; the rest as in `Data`.
+    """
+
+    calibration: Batches
+    calibration_folders: tuple[str | None, ...]
+    evaluation: Evaluation
+    overlap: int
+    skipped: tuple[str, ...]
+    preprocessing: Preprocessing
+    assumed: bool
+    notes: tuple[str, ...]
+
+    def labelled(self, outputs: int, known: Sequence[str] | None) -> Data:
+        """The images for a model with so many outputs; `known`: its names for them, if any.
+
+        Calibration images get labels if all of them lie in folders of the model's classes. Raises
+        `SubbyteError` if it cannot be told which class folder stands for which output.
+        """
+        labelled = self.evaluation.labelled(outputs, known)
+        numbers = [labelled.order.numbers.get(name or "") for name in self.calibration_folders]
+        found = [number for number in numbers if number is not None]
+        whole = len(found) == len(numbers)
+        calibration = self.calibration.labelled(found) if whole else self.calibration
+        return Data(
+            calibration=calibration,
+            evaluation=labelled.batches,
+            classes=labelled.order.names,
+            coverage=labelled.coverage,
+            overlap=self.overlap,
+            skipped=self.skipped,
+            preprocessing=self.preprocessing,
+            assumed=self.assumed,
+            notes=(*self.notes, *labelled.batches.notes, *calibration.notes),
+        )
 
 
 def open_data(
@@ -48,7 +96,7 @@ def open_data(
     seed: int,
     batch_size: int,
     progress: Progress = _SILENT,
-) -> Data:
+) -> Unlabelled:
     """Find, check and choose the images that `config` names.
 
     `preprocessing` is that of the model's weights; `config.preprocessing` replaces it, except for
@@ -61,29 +109,34 @@ def open_data(
     if config.name is not None:
         return _open_digits(config, prepared, assumed, seed, batch_size)
     calibration_root, evaluation_root = image_roots(config)
-    evaluation, classes = list_evaluation(evaluation_root, config.classes)
-    calibration = list_calibration(calibration_root, classes)
-    skipped: tuple[Path, ...] = ()
+    evaluation, classes = list_evaluation(evaluation_root)
+    empty = frozenset(classes).difference(map(str, evaluation.folders))
+    calibration = list_calibration(calibration_root)
+    facts: Facts = {}
     if config.skip_broken:
-        skipped = tuple(broken(_union(calibration, evaluation), progress))
-        calibration = _keep(calibration, skipped, calibration_root)
-        evaluation = _keep(evaluation, skipped, evaluation_root)
+        facts = inspect(_union(calibration, evaluation), progress)
+        calibration = _keep(calibration, facts, calibration_root)
+        evaluation = _keep(evaluation, facts, evaluation_root)
     calibration = calibration.take(calibration_indices(len(calibration.paths), config, seed))
     evaluation = evaluation.take(evaluation_indices(len(evaluation.paths), config, seed))
     if not config.skip_broken:
-        _refuse_broken(_union(calibration, evaluation), progress)
-    for listing in (calibration, evaluation):
-        check_sizes(listing.paths, prepared, batch_size)
-    return Data(
-        calibration=Batches(
-            ImageFiles(calibration.paths, calibration.labels, prepared), batch_size
+        facts = inspect(_union(calibration, evaluation), progress)
+        _refuse_broken(facts)
+    return Unlabelled(
+        calibration=_batches(calibration, facts, prepared, batch_size, "calibration"),
+        calibration_folders=calibration.folders,
+        evaluation=Evaluation(
+            _batches(evaluation, facts, prepared, batch_size, "evaluation"),
+            tuple(str(folder) for folder in evaluation.folders),
+            classes,
+            empty,
+            config.classes,
         ),
-        evaluation=Batches(ImageFiles(evaluation.paths, evaluation.labels, prepared), batch_size),
-        classes=classes,
         overlap=overlap(calibration.paths, evaluation.paths),
-        skipped=tuple(str(path) for path in skipped),
+        skipped=tuple(str(path) for path, seen in facts.items() if seen.fault),
         preprocessing=prepared,
         assumed=assumed,
+        notes=_assumption(config.preprocessing, assumed),
     )
 
 
@@ -100,21 +153,19 @@ def open_calibration(
 
     `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as `open_data` does.
     """
+    notes = _assumption(None, preprocessing is None)
     prepared = preprocessing or Preprocessing()
     if source in BUNDLED:
-        config = DataConfig(name=source)
-        return open_data(
-            config.model_copy(update={"calibration_images": images}),
-            preprocessing,
-            seed=seed,
-            batch_size=batch_size,
-        ).calibration
-    listing = list_calibration(Path(source).expanduser(), ())
+        config = DataConfig(name=source).model_copy(update={"calibration_images": images})
+        found = open_data(config, preprocessing, seed=seed, batch_size=batch_size)
+        return replace(found.calibration, notes=notes)
+    listing = list_calibration(Path(source).expanduser())
     chosen = np.random.default_rng(seed).permutation(len(listing.paths))[:images]
     listing = listing.take([int(i) for i in chosen])
-    _refuse_broken(listing.paths, progress)
-    check_sizes(listing.paths, prepared, batch_size)
-    return Batches(ImageFiles(listing.paths, None, prepared), batch_size)
+    facts = inspect(listing.paths, progress)
+    _refuse_broken(facts)
+    batches = _batches(listing, facts, prepared, batch_size, "calibration")
+    return replace(batches, notes=(*notes, *batches.notes))
 
 
 def open_evaluation(
@@ -124,39 +175,79 @@ def open_evaluation(
     classes: Path | None = None,
     batch_size: int,
     progress: Progress = _SILENT,
-) -> Batches:
+) -> Evaluation:
     """Evaluation images alone: those of class folders in a folder, or of the bundled "digits".
 
-    `classes`: a file with one class folder's name per line, in the order of the model's outputs.
-    Raises `SubbyteError` as `open_data` does.
+    `classes`: a file with one class folder's name per line, in the order of the model's outputs, or
+    "imagenet". Raises `SubbyteError` as `open_data` does.
     """
     prepared = preprocessing or Preprocessing()
     if source in BUNDLED:
         config = DataConfig(name=source)
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
-    listing, _ = list_evaluation(Path(source).expanduser(), classes)
-    _refuse_broken(listing.paths, progress)
-    check_sizes(listing.paths, prepared, batch_size)
-    return Batches(ImageFiles(listing.paths, listing.labels, prepared), batch_size)
+    listing, names = list_evaluation(Path(source).expanduser())
+    facts = inspect(listing.paths, progress)
+    _refuse_broken(facts)
+    batches = _batches(listing, facts, prepared, batch_size, "evaluation")
+    folders = tuple(str(folder) for folder in listing.folders)
+    return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
 
 
 def _open_digits(
     config: DataConfig, preprocessing: Preprocessing, assumed: bool, seed: int, batch_size: int
-) -> Data:
+) -> Unlabelled:
     train, train_labels, held_out, held_out_labels = digits_split()
     first = calibration_indices(len(train), config, seed)
     second = evaluation_indices(len(held_out), config, seed)
-    calibration = ImageArrays(train[first], train_labels[first].tolist(), preprocessing)
-    evaluation = ImageArrays(held_out[second], held_out_labels[second].tolist(), preprocessing)
-    return Data(
+    calibration = ImageArrays(train[first], None, preprocessing)
+    evaluation = ImageArrays(held_out[second], None, preprocessing)
+    return Unlabelled(
         calibration=Batches(calibration, batch_size),
-        evaluation=Batches(evaluation, batch_size),
-        classes=CLASSES,
+        calibration_folders=tuple(CLASSES[i] for i in train_labels[first]),
+        evaluation=Evaluation(
+            Batches(evaluation, batch_size),
+            tuple(CLASSES[i] for i in held_out_labels[second]),
+            CLASSES,
+            fixed=ClassOrder(CLASSES, {name: i for i, name in enumerate(CLASSES)}),
+        ),
         overlap=0,  # the two halves share no image
         skipped=(),
         preprocessing=preprocessing,
         assumed=assumed,
+        notes=_assumption(None, assumed),
     )
+
+
+def _batches(
+    listing: Listing, facts: Facts, preprocessing: Preprocessing, batch_size: int, purpose: str
+) -> Batches:
+    check_sizes(listing.paths, facts, preprocessing, batch_size)
+    notes = _oddities([facts[path] for path in listing.paths], preprocessing, purpose)
+    return Batches(ImageFiles(listing.paths, None, preprocessing), batch_size, notes=notes)
+
+
+def _oddities(
+    facts: Sequence[ImageFacts], preprocessing: Preprocessing, purpose: str
+) -> tuple[str, ...]:
+    """What is odd about some of the images, and what is done with them."""
+    counts = {
+        "smaller than the crop, filled up with black": sum(
+            is_padded(seen.size, preprocessing) for seen in facts
+        ),
+        "turned upright as their EXIF orientation says": sum(seen.turned for seen in facts),
+        "transparent in places, which is ignored": sum(seen.transparent for seen in facts),
+    }
+    return tuple(
+        f"{what}: {count} of the {len(facts)} {purpose} images"
+        for what, count in counts.items()
+        if count
+    )
+
+
+def _assumption(given: Preprocessing | None, assumed: bool) -> tuple[str, ...]:
+    if not assumed:
+        return ()
+    return (ASSUMED,) if given is None else (_ASSUMED_IN_PART,)
 
 
 def _resolve(
@@ -184,20 +275,20 @@ def _union(calibration: Listing, evaluation: Listing) -> list[Path]:
     return list(dict.fromkeys((*calibration.paths, *evaluation.paths)))
 
 
-def _keep(listing: Listing, skipped: Sequence[Path], root: Path) -> Listing:
-    kept = listing.without(frozenset(skipped))
+def _keep(listing: Listing, facts: Facts, root: Path) -> Listing:
+    kept = listing.without({path for path, seen in facts.items() if seen.fault})
     if not kept.paths:
         raise SubbyteError(f"every image in {root} is broken: give a folder with whole images")
     return kept
 
 
-def _refuse_broken(paths: Sequence[Path], progress: Progress) -> None:
-    bad = broken(paths, progress)
+def _refuse_broken(facts: Facts) -> None:
+    bad = [path for path, seen in facts.items() if seen.fault]
     if not bad:
         return
     others = len(bad) - 1
-    more = f", and {others} more of {len(paths)} images are broken" if others else ""
+    more = f", and {others} more of {len(facts)} images are broken" if others else ""
     raise SubbyteError(
-        f"image {bad[0]} {fault(bad[0])}{more}: replace what is broken, "
+        f"image {bad[0]} {facts[bad[0]].fault}{more}: replace what is broken, "
         "or leave it out with data.skip_broken: true"
     )

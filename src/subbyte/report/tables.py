@@ -24,6 +24,8 @@ LAYER_COLUMNS = (
     "sqnr_db",
     "readers",
     "left_in_float",
+    "clipped",
+    "clipped_calibration",
 )
 
 

@@ -51,17 +51,6 @@ def check_logits(output: Any, batch: int) -> torch.Tensor:
     return output
 
 
-def check_labels(labels: np.ndarray, classes: int) -> None:
-    """Raise `SubbyteError` for labels that a model with so many classes cannot predict."""
-    if len(labels) and int(labels.min()) < 0:
-        raise SubbyteError(f"an evaluation image has the label {labels.min()}: labels begin at 0")
-    if len(labels) and int(labels.max()) >= classes:
-        raise SubbyteError(
-            f"the evaluation images have {int(labels.max()) + 1} classes, but the model has only "
-            f"{classes}: name its classes in order in data.classes"
-        )
-
-
 def metrics(outputs: Outputs) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
     hits = _rank_of_label(outputs)
