@@ -75,7 +75,6 @@ def measure(
     calibration = list(setup.data.calibration)
     evaluation = list(setup.data.evaluation)
     reference = outputs(setup.module, evaluation, setup, progress, "float")
-    task.check_labels(reference.labels, reference.logits.shape[1])
     header = {
         "version": subbyte.__version__,
         "model": setup.experiment.model.model_dump(mode="json", exclude_unset=True),

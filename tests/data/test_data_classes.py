@@ -82,6 +82,10 @@ def test_wordnet_folders_of_other_classes(refuses: Refuses) -> None:
         class_order(["n01440764", "n99999999"], 1000, given=Path("imagenet"))
     with refuses("data.classes imagenet has 1000 lines, but the model has 10 outputs"):
         class_order(["n01440764"], 10, given=Path("imagenet"))
+    nearly = [*imagenet_classes()[:999], "n99999999"]
+    for known in (None, CATEGORIES):
+        with refuses("class folder 'n99999999' is none of ImageNet's 1000 classes"):
+            class_order(nearly, 1000, known=known)
     own = [f"n{i:08}" for i in range(1000)]  # a model of one's own on 1,000 other synsets
     assert numbers(own, 1000) == list(range(1000))
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 import subbyte
+from subbyte.data import DataConfig, open_data
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import Clipping
+from subbyte.models import ModelConfig, load
 from subbyte.report import clipping
 
 
@@ -83,3 +85,77 @@ def test_a_layer_that_clips_much_more_is_told(model: Captured) -> None:
     )
     assert note((0.3, 0.2), (0.0, 0.0)) is None  # clipped on purpose, on both
     assert note((0.005, 0.0), (0.0, 0.3)) is None  # hardly any, and fewer
+
+
+RECIPES = {
+    "w8a8": subbyte.Recipe(),
+    "w4a4 percentile": subbyte.Recipe(weights=4, activations=4, ranges="percentile"),
+    "w8a8 minmax": subbyte.Recipe(ranges="minmax"),
+    "w2a2": subbyte.Recipe(weights=2, activations=2),
+}
+SOME = [
+    "w4a4 percentile",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("w8a8", "w8a8 minmax", "w2a2")),
+]
+
+
+class Digits:
+    """The bundled model and digits, and what is told of a model calibrated on other images."""
+
+    def __init__(self) -> None:
+        spec = load(ModelConfig(name="digits"))
+        config = DataConfig(name="digits", calibration_images=128)
+        data = open_data(config, spec.preprocessing, seed=0, batch_size=128).labelled(10, None)
+        self.module = spec.module
+        self.mean, self.std = data.preprocessing.mean[0], data.preprocessing.std[0]
+        (batch,) = data.calibration
+        self.brightness = batch["inputs"] * self.std + self.mean  # 0: black, 1: white
+        self.evaluation = list(data.evaluation)
+
+    @torch.no_grad()
+    def told(self, brightness: torch.Tensor, recipe: str) -> tuple[str | None, float]:
+        """The note on calibration with images of this brightness, and the top-1 they lead to."""
+        images = (brightness - self.mean) / self.std
+        model = subbyte.quantize(self.module, [images], RECIPES[recipe])
+        with clipping.counting(model) as calibrated:
+            model(images[:64])
+        with clipping.counting(model) as evaluated:
+            outputs = torch.cat([model(batch["inputs"]) for batch in self.evaluation])
+        labels = torch.cat([batch["targets"] for batch in self.evaluation])
+        top1 = (outputs.argmax(1) == labels).double().mean().item()
+        return clipping.note(model, evaluated, calibrated), top1
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_proper_calibration_is_not_warned_of(digits: Digits, recipe: str) -> None:
+    assert digits.told(digits.brightness[:32], recipe)[0] is None
+
+
+@pytest.mark.parametrize("recipe", SOME)
+def test_calibration_far_from_the_evaluation_is_warned_of(digits: Digits, recipe: str) -> None:
+    noise = torch.rand(digits.brightness.shape, generator=torch.Generator().manual_seed(0))
+    for images in (
+        digits.brightness * 0.5,  # dark
+        0.6 - 0.6 * digits.brightness,  # inverted and faint
+        noise * 0.5,
+        torch.zeros_like(noise),
+    ):
+        note, _ = digits.told(images, recipe)
+        assert str(note).startswith("at conv1, ")
+
+
+@pytest.mark.parametrize("recipe", SOME[:3])
+def test_other_images_of_the_same_range_clip_nothing_and_do_no_harm(
+    digits: Digits, recipe: str
+) -> None:
+    _, proper = digits.told(digits.brightness, recipe)
+    noise = torch.rand(digits.brightness.shape, generator=torch.Generator().manual_seed(0))
+    for images in (1 - digits.brightness, noise):
+        note, top1 = digits.told(images, recipe)
+        assert note is None
+        assert top1 > proper - 0.01

@@ -40,8 +40,9 @@ def class_order(
 
     The first of these that applies: as the file `given` lists them ("imagenet": as ImageNet's
     1,000 classes are numbered); by the model's own class names `known`; by WordNet ids, if the
-    model has 1,000 outputs and every folder is one of ImageNet's classes; alphabetically, if there
-    is a folder for each output. `empty`: folders without images; only the last order refuses them.
+    model has 1,000 outputs and most folders are ImageNet's classes, as all must be then;
+    alphabetically, if there is a folder for each output. `empty`: folders without images; only the
+    last order refuses them.
 
     Raises:
         SubbyteError: There are more folders than outputs, a folder is none of the classes, or
@@ -132,10 +133,19 @@ def _as_named(folders: Sequence[str], known: Sequence[str]) -> ClassOrder | None
 
 
 def _as_imagenet(folders: Sequence[str], outputs: int) -> ClassOrder | None:
-    names = imagenet_classes()
-    if outputs != len(names) or not set(folders) <= set(names):
+    """The order of ImageNet's classes; `None` unless most folders are named by their ids."""
+    numbers = {name: i for i, name in enumerate(imagenet_classes())}
+    strangers = [folder for folder in folders if folder not in numbers]
+    if outputs != len(numbers) or 2 * len(strangers) >= len(folders):
         return None
-    return ClassOrder(names, {name: i for i, name in enumerate(names)})
+    if strangers:
+        raise SubbyteError(
+            f"class folder '{strangers[0]}' is none of ImageNet's {outputs} classes, by whose "
+            "WordNet ids most class folders are named: rename it or take it out, or list the "
+            "model's classes in order, named as the folders are, in a file and give it as "
+            "data.classes"
+        )
+    return ClassOrder(tuple(numbers), numbers)
 
 
 def _alphabetical(

@@ -51,22 +51,6 @@ class Evaluation:
     given: Path | None = None
     fixed: ClassOrder | None = None
 
-    def order(self, outputs: int, known: Sequence[str] | None) -> ClassOrder:
-        """The classes of a model with so many outputs, which calls them `known` if it has names.
-
-        `SubbyteError` as `class_order` raises it.
-        """
-        if self.fixed is None:
-            return class_order(
-                self.classes, outputs, known=known, given=self.given, empty=self.empty
-            )
-        if len(self.classes) > outputs:
-            raise SubbyteError(
-                f"the evaluation images have {len(self.classes)} classes, but the model has only "
-                f"{outputs}: give a model with an output for each"
-            )
-        return self.fixed
-
     def labelled(self, outputs: int, known: Sequence[str] | None) -> Labelled:
         """The images with their labels for a model with so many outputs, named `known` or not.
 
@@ -80,6 +64,7 @@ class Evaluation:
         return Labelled(batches, order, coverage)
 
     def _order(self, outputs: int, known: Sequence[str] | None) -> ClassOrder:
+        """The classes of a model with so many outputs, which calls them `known` if it has names."""
         if self.fixed is None:
             return class_order(
                 self.classes, outputs, known=known, given=self.given, empty=self.empty
