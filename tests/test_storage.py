@@ -123,7 +123,7 @@ def test_a_round_trip(fields: dict[str, object], tmp_path: Path) -> None:
 
 
 def test_what_a_method_has_set_comes_back(tmp_path: Path) -> None:
-    quantized = quantized_small(weights=4)
+    quantized = quantized_small(weights=4, method="range")
     before = quantized(IMAGES)
     tensor, quantizer = list(quantized.quantizers("weight"))[1]
     quantizer.offset = 0.6 * normal(*quantized.weight(tensor).shape)
@@ -140,7 +140,7 @@ def test_what_a_method_has_set_comes_back(tmp_path: Path) -> None:
 
 def test_float_weights_stay_with_the_model(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    quantized = quantized_small()
+    quantized = quantized_small(method="range")
     subbyte.save(quantized, path)
     floats = 4 * sum(parameter.numel() for parameter in seeded().parameters())
     assert path.stat().st_size < floats / 3
@@ -162,7 +162,7 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
         assert metadata["classes"] == ["größe", "b"]
         assert metadata["preprocessing"] == {"resize": 7}
         assert metadata["version"] == subbyte.__version__
-        assert metadata["method"] == "range"
+        assert metadata["method"] == "bias_correction"
         assert subbyte.Recipe(**metadata["recipe"]) == quantized.recipe
 
 

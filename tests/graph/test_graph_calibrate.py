@@ -138,9 +138,16 @@ def test_what_the_quantized_model_computes(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "counts"), [({}, [2, 4]), ({"activations": None}, [2]), ({"weights": None}, [0, 4])]
+    ("recipe", "counts"),
+    [
+        ({"ranges": "minmax"}, [2, 4]),
+        ({}, [2, 4, 8]),  # and 64 of them again for the gradients, 8 at a time
+        ({"ranges": {"activations": {"name": "mse", "p": 2}}}, [2, 4]),
+        ({"activations": None}, [2]),
+        ({"weights": None}, [0, 4, 8]),
+    ],
 )
-def test_images_are_seen_once_and_only_if_needed(
+def test_images_are_seen_only_as_often_as_needed(
     recipe: dict[str, object], counts: list[int], place: Place
 ) -> None:
     progress = Counting()

@@ -298,3 +298,53 @@ def test_every_rule_of_the_contract_is_there() -> None:
     assert list(ranges.RULES) == names.split()
     for name in names.split():
         ranges.check(name, {})
+
+
+def weighed(x: torch.Tensor, importance: torch.Tensor) -> Sample:
+    counts = torch.ones_like(x)[None]
+    return dataclasses.replace(
+        sample_of(x[None]), counts=counts, importance=importance.to(x.dtype)[None]
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: bool) -> None:
+    spec = GridSpec(bits, symmetric, 0)
+    x = distribution("shifted")
+    importance = torch.where(x > 0.5, 1.0, 1e-4)  # what is below hardly counts
+    low, high = ranges.mse(weighed(x, importance), spec)
+    scale, zero_point = grid_of(low, high, spec)
+    quantized = torch.fake_quantize_per_tensor_affine(
+        x, float(scale), int(zero_point), spec.low, spec.high
+    )
+    found = ((quantized - x).double().square() * importance).sum()
+    shares = np.linspace(1 / 60, 1, 60)
+    for share_low, share_high in np.stack(np.meshgrid(shares, shares)).reshape(2, -1).T[::7]:
+        ends = torch.tensor([x.min() * share_low]), torch.tensor([x.max() * share_high])
+        other, zero_point = grid_of(*ends, spec)
+        tried = torch.fake_quantize_per_tensor_affine(
+            x, float(other), int(zero_point), spec.low, spec.high
+        )
+        assert found <= 1.02 * ((tried - x).double().square() * importance).sum()
+
+
+def test_mse_clips_an_outlier_that_does_not_matter_and_keeps_one_that_does() -> None:
+    x, spec = distribution("outlier"), GridSpec(4, False, 0)
+    ends = {}
+    for name, cost in {"idle": 0.0, "vital": 1e4}.items():
+        importance = torch.ones_like(x)
+        importance[0] = cost
+        ends[name] = float(ranges.mse(weighed(x, importance), spec)[1])
+    assert ends["idle"] < 4 < 11 < ends["vital"]
+
+
+def test_an_exponent_of_ones_own_looks_at_values_alone() -> None:
+    x, spec = distribution("outlier"), GridSpec(4, False, 0)
+    known = weighed(x, (x > 3).float())
+    for p in (2, 2.4):
+        plain = ranges.mse(dataclasses.replace(known, importance=None), spec, p=p)
+        assert ranges.mse(known, spec, p=p) == plain
+    assert ranges.weighs("mse", {})
+    assert not ranges.weighs("mse", {"p": 2})
+    assert not any(ranges.weighs(rule, {}) for rule in RULES if rule != "mse")

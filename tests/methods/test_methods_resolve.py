@@ -21,6 +21,11 @@ def test_a_name_stands_for_itself() -> None:
     assert methods.resolve(Choice("range", {})) == Choice("range", {})
 
 
+def test_auto_corrects_biases() -> None:
+    batches = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
+    assert quantize(nn.Linear(4, 2), batches).facts.metadata["method"] == "bias_correction"
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(SubbyteError, match=r"unknown method 'rang': did you mean 'range'\?"):
         methods.resolve(Choice("rang", {}))

@@ -9,26 +9,50 @@ from typing import Any
 import torch
 
 from subbyte.graph.captured import Captured
+from subbyte.graph.sensitivity import sensitivities
 from subbyte.grid import ranges
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.progress import Progress
+from subbyte.recipe import Choice
 
 
 def calibrate(captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress) -> None:
     """Choose the range of every grid, weights and activations, and leave all in state QUANTIZE.
 
-    `batches`: the positional arguments of each batch. Activations are observed in one streaming
-    pass, with the weights on their grids already: their ranges suit what the layers will compute.
+    `batches`: the positional arguments of each batch.
     """
+    choose_weights(captured, progress)
+    choose_activations(captured, batches, progress)
+
+
+def choose_weights(captured: Captured, progress: Progress) -> None:
+    """Choose the ranges of all weights."""
     weights = list(captured.quantizers("weight"))
     for tensor, quantizer in progress.track(weights, "ranges of weights"):
         sample = ranges.sample_of(rows(captured.weight(tensor), quantizer.spec.axis))
-        _choose(quantizer, tensor.rule.name, tensor.rule.options, sample)
+        _choose(quantizer, tensor.rule, sample)
+
+
+def choose_activations(
+    captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress
+) -> None:
+    """Choose the ranges of all activations, and leave all grids in state QUANTIZE.
+
+    Activations are observed in one streaming pass, with the weights on their grids already: their
+    ranges suit what the layers will compute. Rules that ask what errors cost are told from the
+    gradients on some of the images.
+    """
     observe(captured, batches, progress)
-    for tensor, quantizer in captured.quantizers("activation"):
-        if quantizer.statistics is None:
-            continue  # the layer never ran; its grid stays at scale 1
-        _choose(quantizer, tensor.rule.name, tensor.rule.options, quantizer.statistics.sample())
+    # A layer that never ran has no statistics; its grid stays at scale 1.
+    seen = [(t, q) for t, q in captured.quantizers("activation") if q.statistics is not None]
+    weighed = [quantizer for tensor, quantizer in seen if ranges.weighs(*tensor.rule)]
+    costs = sensitivities(captured, weighed, batches, progress) if weighed else {}
+    for tensor, quantizer in seen:
+        assert quantizer.statistics is not None
+        sample = quantizer.statistics.sample()
+        if quantizer in costs:
+            sample = costs[quantizer].weigh(sample)
+        _choose(quantizer, tensor.rule, sample)
         quantizer.statistics = None
     captured.set_state(State.QUANTIZE)
 
@@ -58,11 +82,9 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else 0.0
 
 
-def _choose(
-    quantizer: FakeQuantize, rule: str, options: dict[str, Any], sample: ranges.Sample
-) -> None:
+def _choose(quantizer: FakeQuantize, rule: Choice, sample: ranges.Sample) -> None:
     spec = quantizer.spec
-    scale, zero_point = ranges.choose(rule, options, sample, spec)
+    scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
     quantizer.scale.copy_(scale)
     quantizer.zero_point.copy_(zero_point)
     values = sample.values

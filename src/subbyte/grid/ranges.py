@@ -20,7 +20,16 @@ from subbyte.grid.sample import Range, Sample, sample_of
 from subbyte.grid.search import search
 from subbyte.grid.spec import TINY, GridSpec, grid_of
 
-__all__ = ["MSE_EXPONENT", "RULES", "Range", "Sample", "check", "choose", "sample_of"]
+__all__ = [
+    "MSE_EXPONENT",
+    "RULES",
+    "Range",
+    "Sample",
+    "check",
+    "choose",
+    "sample_of",
+    "weighs",
+]
 
 MSE_EXPONENT = {"weights": 3.0, "activations": 2.4}
 
@@ -66,6 +75,27 @@ def lp(sample: Sample, spec: GridSpec, *, p: float = 2.0) -> Range:
     """
     if not 0 < p <= 10:
         raise SubbyteError(f"p is {p}: it must be above 0 and at most 10")
+    return _least(sample, spec, p, sample.counts)
+
+
+def mse(sample: Sample, spec: GridSpec, *, p: float | None = None) -> Range:
+    """The range whose grid disturbs the model's outputs least, as far as squared errors tell.
+
+    Where the importance of each value is known, as it is for activations, the sum of importance ·
+    (Q(x) − x)² is the least. Elsewhere, and with a `p` of one's own, it is `lp`, by default with an
+    exponent that suits what a layer computes: 2.4 for activations, as in the MSE observers of BRECQ
+    (Li et al. 2021) and QDrop (Wei et al. 2022), and 3 for weights: with less, large weights are
+    clipped so much that what a layer computes is biased. docs/ranges.md has the measurement.
+    """
+    if p is not None:
+        return lp(sample, spec, p=p)
+    if sample.importance is not None:
+        return _least(sample, spec, 2.0, sample.importance)
+    return lp(sample, spec, p=MSE_EXPONENT["weights" if sample.counts is None else "activations"])
+
+
+def _least(sample: Sample, spec: GridSpec, p: float, factors: torch.Tensor | None) -> Range:
+    """The range with the least Σ factor · |Q(x) − x|^p; factors: (channels, n) or all 1."""
     # In units near the largest value, so that no power of an error is lost to float32's limits.
     unit = 2.0 ** torch.maximum(-sample.low, sample.high).clamp(min=TINY).log2().floor()
     values = sample.values / unit[:, None]
@@ -76,22 +106,10 @@ def lp(sample: Sample, spec: GridSpec, *, p: float = 2.0) -> Range:
             values, scale, zero_point, 0, spec.low, spec.high
         ).sub_(values)
         error = error.square_() if p == 2 else error.abs_().pow_(p)
-        return (error if sample.counts is None else error.mul_(sample.counts)).sum(1)
+        return (error if factors is None else error.mul_(factors)).sum(1)
 
     low, high = search(sample.low / unit, sample.high / unit, spec, loss)
     return low * unit, high * unit
-
-
-def mse(sample: Sample, spec: GridSpec, *, p: float | None = None) -> Range:
-    """`lp` with exponents that suit what a layer computes.
-
-    By default p is 2.4 for activations, as in the MSE observers of BRECQ (Li et al. 2021) and QDrop
-    (Wei et al. 2022), and 3 for weights: with less, large weights are clipped so much that what a
-    layer computes is biased. docs/ranges.md has the measurement.
-    """
-    if p is None:
-        p = MSE_EXPONENT["weights" if sample.counts is None else "activations"]
-    return lp(sample, spec, p=p)
 
 
 RULES: dict[str, Callable[..., Range]] = {
@@ -121,6 +139,11 @@ def choose(
     _check_names(name, options)
     low, high = RULES[name](sample, spec, **options)
     return grid_of(low, high, spec)
+
+
+def weighs(name: str, options: dict[str, Any]) -> bool:
+    """Whether the rule `name` with `options` looks at the importance of activations."""
+    return name == "mse" and options.get("p") is None
 
 
 def _check_names(name: str, options: dict[str, Any]) -> None:

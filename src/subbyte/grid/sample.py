@@ -15,7 +15,8 @@ class Sample:
 
     values: (channels, n). counts: (channels, n), how often each value occurs, or `None` for once.
     low, high: (channels,), exact extremes. mean_low, mean_high: (channels,), the extremes of a
-    batch's images, averaged; for weights equal to the extremes.
+    batch's images, averaged; for weights equal to the extremes. importance: (channels, n), what a
+    squared error in each value costs, all its occurrences together, in any unit; `None`: unknown.
     """
 
     values: torch.Tensor
@@ -24,6 +25,7 @@ class Sample:
     high: torch.Tensor
     mean_low: torch.Tensor
     mean_high: torch.Tensor
+    importance: torch.Tensor | None = None
 
 
 def sample_of(weights: torch.Tensor) -> Sample:

@@ -21,6 +21,8 @@ from subbyte.graph.captured import Captured
 from subbyte.progress import Progress
 from subbyte.recipe import Choice, method_names
 
+AUTO = "bias_correction"  # no training, and better than `range` at every width
+
 Loss = Callable[[Any, Any], torch.Tensor]
 
 
@@ -50,7 +52,7 @@ def resolve(choice: Choice) -> Choice:
     """
     if choice.name not in method_names():
         raise unknown("method", choice.name, method_names())
-    return Choice("range", choice.options) if choice.name == "auto" else choice
+    return Choice(AUTO, choice.options) if choice.name == "auto" else choice
 
 
 def method(name: str) -> Method:
