@@ -108,7 +108,7 @@ def _least(sample: Sample, spec: GridSpec, p: float, factors: torch.Tensor | Non
         error = error.square_() if p == 2 else error.abs_().pow_(p)
         return (error if factors is None else error.mul_(factors)).sum(1)
 
-    low, high = search(sample.low / unit, sample.high / unit, spec, loss)
+    low, high = search(sample.low / unit, sample.high / unit, spec, loss, errors=True)
     return low * unit, high * unit
 
 

@@ -27,7 +27,8 @@ class Sensitivity:
     def update(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Count values `x` with the outputs' gradients for them, of the same shape."""
         bins = self._bins(x.detach()).flatten()
-        self.squares += torch.bincount(bins, gradient.double().square().flatten(), BINS).cpu()
+        squares = gradient.double().square_().flatten()
+        self.squares += torch.bincount(bins, squares, BINS).cpu()
         self.counts += torch.bincount(bins, minlength=BINS).cpu()
 
     def mean(self) -> torch.Tensor:
@@ -57,4 +58,4 @@ class Sensitivity:
         width = (self.high - self.low) / BINS
         if width <= 0:
             return torch.zeros_like(x, dtype=torch.int64)
-        return ((x.double() - self.low) / width).long().clamp(0, BINS - 1)
+        return (x.float() - self.low).mul_(1 / width).clamp_(0, BINS - 1).long()

@@ -108,7 +108,9 @@ class Statistics:
         lowest = (self.first - 0.5) * self.width
         highest = (self.first + bins - 0.5) * self.width
         counts = torch.zeros(bins, dtype=torch.float64)
-        values = x.float().clamp(lowest, highest).reshape(-1)
+        values = x.float().reshape(-1)
+        if self.low < lowest or self.high > highest:  # by a rounding error
+            values = values.clamp(lowest, highest)
         for start in range(0, len(values), EXACT):
             part = values[start : start + EXACT]
             counts += torch.histc(part, bins=bins, min=lowest, max=highest).double().cpu()
