@@ -11,6 +11,8 @@ from subbyte.data import Data, open_data
 from subbyte.errors import SubbyteError, unknown
 from subbyte.experiment import Experiment
 from subbyte.graph.annotate import check_overrides
+from subbyte.graph.capture import complaint, mismatch
+from subbyte.preprocessing import Preprocessing
 from subbyte.progress import Progress
 from subbyte.recipe import Recipe
 from subbyte.runtime import machine, verify
@@ -58,7 +60,8 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     module = spec.module.to(experiment.device)
     example = next(iter(found.calibration))["inputs"].to(experiment.device)
     with progress.working("checking that the model can be captured"):
-        outputs = _check_model(experiment, module, example)
+        outputs = _outputs(module, example, spec.preprocessing)
+        _check_model(experiment, module, example)
     data = found.labelled(outputs, spec.classes)
     return Setup(
         experiment=_resolved(experiment, data),
@@ -72,11 +75,36 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     )
 
 
-def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> int:
-    """Refuse a model that cannot be captured, and tell how many outputs it has."""
+def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing | None) -> int:
+    """How many classes the model tells apart, if it takes images and returns logits.
+
+    `own`: the preprocessing that belongs to the model, if any.
+    """
+    reason = mismatch(module, (example,))
+    if reason is not None:
+        raise SubbyteError(
+            f"{reason}: an experiment gives images alone, so wrap the model in a module that takes "
+            "them and makes the rest itself, or use subbyte.quantize, which takes tuples"
+        )
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        _, channels, height, width = example.shape
+        crop = None if own is None else own.crop
+        tall, wide = crop if isinstance(crop, tuple) else (crop, crop)
+        known = crop is not None and (tall, wide) != (height, width)
+        right = f"the {tall}x{wide} of the model's own" if known else "a crop that the model takes"
+        raise SubbyteError(
+            f"the model does not run on images of {height}x{width} with {channels} "
+            f"channel{'s' * (channels > 1)}: {complaint(error)}; give data.preprocessing {right}"
+        ) from error
+    return check_logits(output, len(example)).shape[1]
+
+
+def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> None:
+    """Refuse a model that cannot be captured, and recipes that it cannot be put on."""
     captured = api.prepare(module, (example,), Recipe(weights=None, activations=None))
-    with torch.no_grad():
-        logits = check_logits(module(example), len(example))
     names = [layer.name for layer in captured.layers]
     for name, recipe in experiment.variants.items():
         try:
@@ -84,7 +112,6 @@ def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch
             check_overrides(recipe, names)
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
-    return logits.shape[1]
 
 
 def _resolved(experiment: Experiment, data: Data) -> Experiment:

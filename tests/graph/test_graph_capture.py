@@ -197,6 +197,24 @@ def test_a_batch_that_the_model_does_not_take() -> None:
     assert line_of(Small, "self.norm(self.conv") in text
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_inputs_than_the_model_takes(count: int) -> None:
+    text = refusal(TwoInputs(), *[torch.randn(2, 3)] * count)
+    assert text == (
+        f"the model takes the inputs (x, y), and a batch gives {count}: "
+        "give each batch as a tuple of the model's positional arguments"
+    )
+
+
+def test_an_image_too_small_for_a_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.randn(2, 3, 8, 8))
+    text = refusal(model, torch.randn(2, 3, 1, 1))
+    assert text.startswith("the model does not run on a batch of shape (2, 3, 1, 1): ")
+    assert "Kernel size can't be greater than actual input size" in text
+    assert text.endswith("; give batches of the size and kind that the model takes")
+
+
 def test_a_batch_without_a_tensor() -> None:
     with pytest.raises(SubbyteError, match="the batch holds no tensor"):
         capture(Small(), (3,))
@@ -214,6 +232,14 @@ def test_a_buffer_that_is_not_finite_names_its_layer() -> None:
     model = Small()
     model.norm.running_var[0] = math.nan
     assert "the running_var of layer 'norm' holds NaN" in refusal(model, torch.randn(2, 3, 4, 4))
+
+
+def test_a_mask_may_hide_with_minus_infinity() -> None:
+    model = Small()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    capture(model, (torch.randn(2, 3, 4, 4),))
+    model.mask[0] = math.inf
+    assert "the model's own 'mask' holds NaN" in refusal(model, torch.randn(2, 3, 4, 4))
 
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:

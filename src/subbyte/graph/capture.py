@@ -7,6 +7,7 @@ import copy
 import inspect
 import io
 import logging
+import math
 import os
 import re
 import traceback
@@ -136,22 +137,52 @@ def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
+    reason = mismatch(model, args)
+    if reason is not None:
+        raise SubbyteError(
+            f"{reason}: give each batch as a tuple of the model's positional arguments"
+        )
     try:
         model(*args)
     except Exception as error:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
         raise SubbyteError(
             f"the model does not run on a batch of shape {', '.join(map(str, shapes))}: "
-            f"{_first_line(error)}{_at(error)}; give batches that the model takes"
+            f"{complaint(error)}; give batches of the size and kind that the model takes"
         ) from error
 
 
+def mismatch(model: nn.Module, args: tuple[Any, ...]) -> str | None:
+    """What is wrong with the number of arguments, the model's inputs by name; `None`: nothing."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args)
+    except TypeError:
+        empty = inspect.Parameter.empty
+        names = [
+            ("*, " if p.kind is p.KEYWORD_ONLY else "")
+            + (p.name if p.default is empty else f"{p.name}={p.default}")
+            for p in signature.parameters.values()
+        ]
+        return f"the model takes the inputs ({', '.join(names)}), and a batch gives {len(args)}"
+    return None
+
+
+def complaint(error: BaseException) -> str:
+    """What a model that failed says itself, in one line, and at which line of its code."""
+    return f"{_first_line(error)}{_at(error)}"
+
+
 def _check_finite(model: nn.Module) -> None:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+    """Refuse NaN and infinity; a buffer may hold minus infinity, with which masks hide."""
+    parameters = [(name, value.detach()) for name, value in model.named_parameters()]
+    masks = [(name, torch.where(x == -math.inf, 0, x)) for name, x in model.named_buffers()]
+    for name, value in parameters + masks:
         if value.is_floating_point() and not torch.isfinite(value).all():
             layer, _, attribute = name.rpartition(".")
+            of = f"{attribute} of layer '{layer}'" if layer else f"model's own '{attribute}'"
             raise SubbyteError(
-                f"the {attribute} of layer '{layer or attribute}' holds NaN or infinity: "
+                f"the {of} holds NaN or infinity: "
                 "train or load the model again before quantizing it"
             )
 
@@ -189,7 +220,7 @@ def _fixes_batch(model: nn.Module, args: tuple[Any, ...]) -> str:
 def _fixed(place: str, size: int) -> str:
     return (
         f"torch.export cannot capture the model with a dynamic batch, because its code{place} "
-        f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number"
+        f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number or len(x)"
     )
 
 
@@ -222,7 +253,7 @@ def cause(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:;") if lines else type(error).__name__
+    return lines[0].rstrip(".:;!") if lines else type(error).__name__
 
 
 def _at(error: BaseException) -> str:
