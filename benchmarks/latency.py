@@ -1,100 +1,256 @@
-"""Latency of int8 models against their own float models, side by side in one run, interleaved.
+"""Latency of int8 models: ours, those of two other tools, and float, interleaved in one run.
 
-    uv run python benchmarks/latency.py resnet18 --rounds 200
+    uv run --group benchmarks python benchmarks/latency.py --rounds 100 --json latency.json
 
-Random weights; for each runtime the models take turns, run by run, so that a busy machine slows
-all of them alike. Printed: median ms, and the median of the paired ratios with its 95 % interval
-(bootstrap over rounds).
+For each model: PyTorch eager in float; the float ONNX file; ours at W8A8 and W4A4, each runtime
+with its own file; and what `onnxruntime.quantization.quantize_static` (QDQ, per channel) and
+`nncf.quantize` make of the same float file (for transformers also with `ModelType.TRANSFORMER`).
+All are calibrated on the same made-up images. Weights are random; the statistics of batch norms
+are those of the images, so that no layer's values vanish or explode. In each round every contender
+runs twice, in an order that changes from round to round, and the second time counts: the first one
+brings its memory back into the caches. Ratios are those of one round; printed are their medians
+with 95 % intervals (bootstrap over rounds), and geometric means over the models.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
+import json
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rivals
 import torch
+from torch import nn
 
 import subbyte
 from subbyte import api, models
+from subbyte.files import atomic
 from subbyte.report.bars import Bars
-from subbyte.runtime import onnx, verify
+from subbyte.runtime import machine, onnx, verify
 
+MODELS = [
+    *("resnet18", "resnet50", "mobilenet_v2"),
+    *("mobilenet_v3_large", "efficientnet_b0", "vit_b_16"),
+]
+RUNTIMES = ("onnxruntime", "openvino")
 FLOAT = subbyte.Recipe(weights=None, activations=None, first_last=None)
-VARIANTS = {"w8a8": (8, 8), "w4a4": (4, 4)}
+OURS = {"w8a8": 8, "w4a4": 4}
+EAGER, ONNX = "PyTorch eager", "float"
+BATCH, BATCHES = 8, 2  # of made-up images
+REST = 0.003  # seconds before each turn, for threads that still wait for work to go to sleep
+
+Row = dict[str, Any]
+Times = dict[str, np.ndarray]
 
 
 def main() -> None:
-    """Parse, export, measure, print."""
+    """Measure one model after the other, and print and write what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--json", type=Path, help="where the rows are to be written too")
     options = parser.parse_args()
-    print(f"batch {options.batch}, {options.threads} threads, {options.rounds} rounds")
+    rivals.check()
+    torch.set_num_threads(options.threads)
+    print(f"batch {options.batch}, {options.threads} threads, {options.rounds} rounds", flush=True)
+    rows: list[Row] = []
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
-            measure(name, Path(folder), options)
+            rows += measure(name, Path(folder), options)
+        if options.json is not None:
+            write(options.json, rows, options)
+        gc.collect()
+    for line in means(rows):
+        print(line)
 
 
-def measure(name: str, folder: Path, options: argparse.Namespace) -> None:
-    """Export one model in float and in each variant, and time them against each other."""
+def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Row]:
+    """The rows of one model: one for each contender in each runtime."""
+    images = made_up(options.size)
+    module = prepared(name, images)
+    files, candidates = write_files(module, images, folder)
+    example = images[0][:1].repeat(options.batch, 1, 1, 1)
+    rows: list[Row] = []
+    for key in RUNTIMES:
+        runtime = verify.runtime(key)
+        sessions = {
+            contender: runtime.load(path, options.threads)
+            for (contender, target), path in files.items()
+            if target in (key, None)
+        }
+        runs = {EAGER: eager(module, example)}
+        runs |= {contender: deployed(s, example.numpy()) for contender, s in sessions.items()}
+        times = interleaved(runs, options.rounds, f"{name}, {key}")
+        integers = {contender: session.int8_ops() for contender, session in sessions.items()}
+        found = [
+            {"model": name, "runtime": key, **row, "int8_ops": integers.get(row["contender"])}
+            for row in compared(times)
+        ]
+        for row in found:
+            print(line(row, candidates), flush=True)
+        rows += found
+        del sessions, runs
+    return rows
+
+
+def made_up(size: int) -> list[torch.Tensor]:
+    """Batches of images whose neighbouring pixels are alike, standardized as photographs are."""
     generator = torch.Generator().manual_seed(0)
-    shape = (8, 3, options.size, options.size)
-    calibration = [torch.randn(shape, generator=generator)]
-    example = np.random.default_rng(0).standard_normal((options.batch, *shape[1:]))
-    module = models.build(name)
-    onnx.export_float(
-        api.prepare(module, (calibration[0],), FLOAT), folder / "float.onnx", (calibration[0],)
-    )
-    candidates = {"float": 0}
-    for variant, (weights, activations) in VARIANTS.items():
-        recipe = subbyte.Recipe(weights=weights, activations=activations, ranges="minmax")
-        quantized = subbyte.quantize(module, calibration, recipe)
-        candidates[variant] = sum(layer.integer for layer in quantized.layers)
-        subbyte.export(quantized, folder / f"{variant}.onnx", calibration[0])
-    for runtime_name in ("onnxruntime", "openvino"):
-        runtime = verify.runtime(runtime_name)
-        sessions = {v: runtime.load(folder / f"{v}.onnx", options.threads) for v in candidates}
-        times = interleaved(sessions, example.astype(np.float32), options.rounds)
-        for variant, values in times.items():
-            low, middle, high = ratio(values, times["float"])
-            integers = runtime.int8_ops(folder / f"{variant}.onnx")
-            print(
-                f"{name:20} {runtime_name:12} {variant:6} {1000 * np.median(values):8.2f} ms   "
-                f"{middle:.3f} of float ({low:.3f} to {high:.3f})   "
-                f"int8 {integers} of {candidates[variant]}"
-            )
+    batches = []
+    for _ in range(BATCHES):
+        coarse = torch.randn(BATCH, 3, size // 16, size // 16, generator=generator)
+        smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+        batches.append(smooth + 0.3 * torch.randn(smooth.shape, generator=generator))
+    return batches
 
 
-def interleaved(
-    sessions: dict[str, verify.Session], example: np.ndarray, rounds: int
-) -> dict[str, np.ndarray]:
-    """Seconds of each run, the models taking turns in an order that changes each round."""
-    times = {name: np.zeros(rounds) for name in sessions}
+def prepared(name: str, images: Iterable[torch.Tensor]) -> nn.Module:
+    """The model with random weights, and with batch norms that normalize these images."""
+    torch.manual_seed(0)
+    module = models.build(name).eval()
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.reset_running_stats()
+            part.momentum = None  # a plain average over the batches
+            part.train()  # it alone: dropout and stochastic depth stay off
+    with torch.no_grad():
+        for batch in images:
+            module(batch)
+    return module.eval()
+
+
+def write_files(
+    module: nn.Module, images: list[torch.Tensor], folder: Path
+) -> tuple[dict[tuple[str, str | None], Path], int]:
+    """(contender, the runtime that it is for or `None` for both) → file; how many could be int8."""
+    shown = (images[0][:2],)
+    files: dict[tuple[str, str | None], Path] = {(ONNX, None): folder / "float.onnx"}
+    onnx.export_float(api.prepare(module, shown, FLOAT), files[ONNX, None], shown)
+    candidates = 0
+    for contender, bits in OURS.items():
+        recipe = subbyte.Recipe(weights=bits, activations=bits, ranges="minmax", method="range")
+        quantized = subbyte.quantize(module, images, recipe)
+        candidates = sum(layer.integer for layer in quantized.layers)
+        for target in RUNTIMES:
+            files[contender, target] = folder / f"{contender}.{target}.onnx"
+            subbyte.export(quantized, files[contender, target], shown[0], target=target)
+    transformer = any(isinstance(part, nn.MultiheadAttention) for part in module.modules())
+    singles = [image[None].numpy() for batch in images for image in batch]
+    for contender, path in rivals.write(folder, files[ONNX, None], singles, transformer).items():
+        files[contender, None] = path
+    return files, candidates
+
+
+def eager(module: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
+    """A run in PyTorch."""
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return module(example)
+
+    return run
+
+
+def deployed(session: verify.Session, example: np.ndarray) -> Callable[[], Any]:
+    """A run of a loaded file."""
+    return lambda: session.run(example)
+
+
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int, description: str) -> Times:
+    """Seconds of each run, all taking turns in an order that changes each round."""
+    times = {name: np.zeros(rounds) for name in runs}
     order = np.random.default_rng(0)
-    for session in sessions.values():
-        for _ in range(10):
-            session.run(example)
-    for i in Bars().track(range(rounds), "timing"):
-        for name in order.permutation(list(sessions)):
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    for i in Bars().track(range(rounds), description):
+        for name in order.permutation(list(runs)):
+            time.sleep(REST)
+            runs[name]()
             started = time.perf_counter()
-            sessions[name].run(example)
+            runs[name]()
             times[name][i] = time.perf_counter() - started
     return times
 
 
+def compared(times: Times) -> list[Row]:
+    """One row a contender: its time, and its ratios to float, to the rivals and to our W8A8.
+
+    Of the rivals the one with the smallest median counts.
+    """
+    others = [name for name in times if name in rivals.NAMES]
+    fastest = min(others, key=lambda name: float(np.median(times[name])))
+    rows = []
+    for name, values in times.items():
+        row: Row = {"contender": name, "ms": 1000 * float(np.median(values))}
+        row["to_float"] = ratio(values, times[ONNX])
+        if name in OURS:
+            row |= {"fastest_rival": fastest, "to_rival": ratio(values, times[fastest])}
+        if name == "w4a4":
+            row["to_w8a8"] = ratio(values, times["w8a8"])
+        rows.append(row)
+    return rows
+
+
 def ratio(values: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
-    """Median of the paired ratios between the ends of its 95 % bootstrap interval."""
+    """Median of the paired ratios, and the ends of its 95 % bootstrap interval."""
     ratios = values / reference
     draws = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
-    medians = np.median(ratios[draws], axis=1)
-    low, high = np.percentile(medians, (2.5, 97.5))
-    return float(low), float(np.median(ratios)), float(high)
+    low, high = np.percentile(np.median(ratios[draws], axis=1), (2.5, 97.5))
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def line(row: Row, candidates: int) -> str:
+    """A row as it is printed."""
+    parts = [f"{row['model']:18} {row['runtime']:11} {row['contender']:16} {row['ms']:8.2f} ms"]
+    parts.append(f"{said(row['to_float'])} of float")
+    parts.append("" if row["int8_ops"] is None else f"int8 {row['int8_ops']} of {candidates}")
+    if "to_rival" in row:
+        parts.append(f"{said(row['to_rival'])} of {row['fastest_rival']}")
+    if "to_w8a8" in row:
+        parts.append(f"{said(row['to_w8a8'])} of w8a8")
+    return "  ".join(parts).rstrip()
+
+
+def said(ratio: tuple[float, float, float]) -> str:
+    middle, low, high = ratio
+    return f"{middle:.3f} ({low:.3f}–{high:.3f})"
+
+
+def means(rows: list[Row]) -> list[str]:
+    """Geometric means over the models, for each of our variants in each runtime."""
+    lines = []
+    for runtime, contender in itertools.product(RUNTIMES, OURS):
+        ours = [row for row in rows if (row["runtime"], row["contender"]) == (runtime, contender)]
+        for key, other in (
+            ("to_float", "float"),
+            ("to_rival", "fastest rival"),
+            ("to_w8a8", "w8a8"),
+        ):
+            ratios = [row[key][0] for row in ours if key in row]
+            if ratios:
+                mean = float(np.exp(np.mean(np.log(ratios))))
+                name = f"{runtime:11} {contender} of {other}"
+                lines.append(f"geometric mean over {len(ratios)} models: {name} {mean:.3f}")
+    return lines
+
+
+def write(path: Path, rows: list[Row], options: argparse.Namespace) -> None:
+    """All rows so far, with what they were measured on."""
+    settings = {key: getattr(options, key) for key in ("size", "batch", "threads", "rounds")}
+    content = {**settings, "machine": machine.describe(), "rows": rows, "means": means(rows)}
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,9 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
         path = part / "model.onnx"
         with progress.working("float: writing ONNX"):
             onnx.export_float(captured, path, (setup.example,))
-        entry, outputs = _measure(setup, setup.module, path, "float", progress, None)
+        paths = dict.fromkeys(map(str, setup.experiment.runtimes), path)
+        entry, outputs = _measure(setup, setup.module, paths, "float", progress, None)
+        entry["size_bytes"] = path.stat().st_size
         np.savez(part / "outputs.npz", logits=outputs.logits, labels=outputs.labels)
         files.write_text(part / "float.json", json.dumps(_finite(entry), indent=2))
 
@@ -100,10 +104,11 @@ def run_variant(
     with files.atomic_folder(folder.variant_path(name)) as part:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            onnx.export(captured, path, (setup.example,))
+            paths = _write_files(captured, path, setup)
         reference = _reference(folder)
         with clipping.counting(captured) as evaluated:
-            entry, _ = _measure(setup, captured, path, name, progress, reference)
+            entry, _ = _measure(setup, captured, paths, name, progress, reference)
+        size = path.stat().st_size
         rows = api.layers(captured)
         for row, counts, before in zip(rows, evaluated, calibrated, strict=True):
             row["clipped"] = clipping.share(counts)
@@ -117,7 +122,8 @@ def run_variant(
             "method": captured.facts.metadata["method"],
             **entry,
             "seconds": round(captured.facts.seconds, 3),
-            "packed_bytes": _packed_bytes(entry["size_bytes"], captured),
+            "size_bytes": size,
+            "packed_bytes": _packed_bytes(size, captured),
             "ranges": recipe.ranges,
             "clipped_share": clipping.share(*evaluated),
             "clipped_share_calibration": clipping.share(*calibrated),
@@ -138,37 +144,86 @@ def _clipped_in_calibration(
     return counts
 
 
+def _write_files(captured: Captured, path: Path, setup: Setup) -> dict[str, Path]:
+    """Write `path`, and `model.RUNTIME.onnx` where it is another; runtime → the file it runs."""
+    onnx.export(captured, path, (setup.example,))
+    paths = dict.fromkeys(map(str, setup.experiment.runtimes), path)
+    for key in onnx.own_files(captured, paths):
+        paths[key] = path.with_suffix(f".{key}.onnx")
+        onnx.export(captured, paths[key], (setup.example,), key)
+    return paths
+
+
 def _measure(
     setup: Setup,
     model: torch.nn.Module,
-    path: Path,
+    paths: dict[str, Path],
     name: str,
     progress: Progress,
     reference: task.Outputs | None,
 ) -> tuple[dict[str, Any], task.Outputs]:
-    """Metrics of the simulation and of each runtime on the same images, and latency."""
-    experiment = setup.experiment
-    runtimes = {key: verify.runtime(key) for key in experiment.runtimes}
+    """Metrics of the simulation and of each runtime on the same images, and latency.
+
+    `paths`: runtime → the file that it runs. Each is compared with the simulation of that file.
+    """
+    device = setup.experiment.device
+    runtimes = {key: verify.runtime(key) for key in paths}
     threads = os.cpu_count() or 1
-    sessions = {key: runtime.load(path, threads) for key, runtime in runtimes.items()}
-    runs: dict[str, verify.Run] = {"simulation": verify.simulated(model, experiment.device)}
+    sessions = {key: runtime.load(paths[key], threads) for key, runtime in runtimes.items()}
+    runs: dict[str, verify.Run] = {"simulation": verify.simulated(model, device)}
+    if isinstance(model, Captured):
+        runs |= {_simulation(key): _placed(model, key, device) for key in _apart(model, paths)}
     runs |= {key: verify.deployed(session) for key, session in sessions.items()}
     logits, labels = verify.outputs(runs, setup.data.evaluation, progress, f"{name}: evaluating")
-    simulated = task.Outputs(logits["simulation"], labels)
-    entry = _scores(simulated) | {"size_bytes": path.stat().st_size}
+    outputs = {key: task.Outputs(values, labels) for key, values in logits.items()}
+    simulated = outputs["simulation"]
+    entry = _scores(simulated)
     if reference is not None:
         entry["agreement_with_float"] = task.agreement(reference, simulated)
         entry["sqnr_db"] = task.sqnr_db(reference, simulated)
     if threads != machine.threads():  # the latency's: what is loaded already will do if they agree
-        sessions = {key: runtime.load(path, machine.threads()) for key, runtime in runtimes.items()}
+        threads = machine.threads()
+        sessions = {key: runtime.load(paths[key], threads) for key, runtime in runtimes.items()}
     candidates = sum(layer.integer for layer in getattr(model, "layers", []))
     entry["deployed"] = {
-        key: _scores(outputs := task.Outputs(logits[key], labels))
-        | _deployed(runtime, sessions[key], setup, outputs, simulated)
-        | {"int8_ops": runtime.int8_ops(path), "int8_candidates": candidates}
+        key: {"file": paths[key].name, "version": runtime.version()}
+        | _deployed(sessions[key], setup, outputs[key], outputs.get(_simulation(key), simulated))
+        | {"int8_candidates": candidates}
         for key, runtime in progress.track(list(runtimes.items()), f"{name}: measuring latency")
     }
     return entry, simulated
+
+
+def _simulation(runtime: str) -> str:
+    return f"simulation of {runtime}'s file"
+
+
+def _apart(captured: Captured, runtimes: Iterable[str]) -> list[str]:
+    """The runtimes whose file has not all the grids of the simulation."""
+    return [key for key in runtimes if not all(t.stands_for(key) for t in captured.tensors)]
+
+
+def _placed(captured: Captured, runtime: str, device: str) -> verify.Run:
+    """Simulate what the file for `runtime` computes. What it clips is not counted."""
+    run = verify.simulated(captured, device)
+
+    def placed(inputs: torch.Tensor) -> np.ndarray:
+        with captured.placed_for(runtime), _uncounted(captured):
+            return run(inputs)
+
+    return placed
+
+
+@contextmanager
+def _uncounted(captured: Captured) -> Iterator[None]:
+    counts = [(quantizer, quantizer.clipping) for _, quantizer in captured.quantizers()]
+    for quantizer, _ in counts:
+        quantizer.clipping = None
+    try:
+        yield
+    finally:
+        for quantizer, count in counts:
+            quantizer.clipping = count
 
 
 def _scores(outputs: task.Outputs) -> dict[str, Any]:
@@ -182,20 +237,20 @@ def _scores(outputs: task.Outputs) -> dict[str, Any]:
 
 
 def _deployed(
-    runtime: verify.Runtime,
     session: verify.Session,
     setup: Setup,
     outputs: task.Outputs,
     simulated: task.Outputs,
 ) -> dict[str, Any]:
     example = setup.example[:LATENCY_BATCH].cpu().numpy()
-    return {
+    return _scores(outputs) | {
         "latency_ms": verify.latency_ms(session, example),
         "latency_batch": LATENCY_BATCH,
         "latency_threads": machine.threads(),
+        "simulated": task.metrics(simulated),
         "agreement": task.agreement(simulated, outputs),
         "max_abs_diff": task.largest_difference(simulated, outputs),
-        "version": runtime.version(),
+        "int8_ops": session.int8_ops(),
     }
 
 
@@ -250,9 +305,9 @@ def _reference(folder: RunFolder) -> task.Outputs:
 
 
 def _packed_bytes(size: int, captured: Captured) -> int:
-    """The file's size, were each weight stored in as many bits as its grid has."""
-    saved = sum(
-        captured.weight(tensor).numel() * (8 - quantizer.spec.bits) / 8
-        for tensor, quantizer in captured.quantizers("weight")
-    )
+    """The file's size, were each weight stored in as many bits as its grid has, not in 4 or 8."""
+    saved = 0.0
+    for tensor, quantizer in captured.quantizers("weight"):
+        bits = quantizer.spec.bits
+        saved += captured.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
     return round(size - saved)

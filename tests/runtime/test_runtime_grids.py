@@ -63,7 +63,8 @@ def test_a_linear_layer_worked_by_hand(runtime: str, tmp_path: Path) -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.30, -0.20], [0.95, 0.10]]))
         model.bias.copy_(torch.tensor([0.07, -0.13]))
-    recipe = subbyte.Recipe(weights=2, activations=2, first_last=None, per_channel=False)
+    fields = {"weights": 2, "activations": 2, "first_last": None, "per_channel": False}
+    recipe = subbyte.Recipe(method="range", **fields)
     quantized = subbyte.quantize(model, [torch.rand(2, 2)], recipe)
     for tensor, quantizer in quantized.quantizers():
         quantizer.scale.fill_(0.5 if tensor.role == "activation" else 0.25)
@@ -112,7 +113,11 @@ def test_deployed_weights_hold_no_more_levels_than_their_grid(
     graph = onnx.load(str(path)).graph
     constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
     axes = {node.input[0]: _axis(node) for node in graph.node if node.op_type == "DequantizeLinear"}
-    weights = {name: q for name, q in constants.items() if name in axes and q.dtype == np.int8}
+    packed = {n.removesuffix("_int4"): q for n, q in constants.items() if n.endswith("_int4")}
+    assert {q.dtype.name for q in packed.values()} == {"int4"}
+    weights = {
+        name: q.astype(np.int8) + constants.get(f"{name}_shift", 0) for name, q in packed.items()
+    }
     assert len(weights) == 10
     for name, q in weights.items():
         channels = np.moveaxis(q, axes[name], 0).reshape(q.shape[axes[name]], -1)
@@ -191,8 +196,9 @@ def _with_grids_as_outputs(path: Path, copy: Path) -> tuple[Path, list[np.float3
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    unpacked = {node.output[0] for node in graph.node if node.op_type == "Cast"}  # weights
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
+        if node.op_type == "DequantizeLinear" and node.input[0] not in {*constants, *unpacked}:
             kind = onnx.TensorProto.FLOAT
             graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
             scales.append(constants[node.input[1]].astype(np.float32)[()])

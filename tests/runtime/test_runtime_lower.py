@@ -103,7 +103,7 @@ def test_global_average_pooling_is_one_operator(tmp_path: Path) -> None:
 
 def test_a_grid_of_fewer_levels_than_uint8_is_clipped_as_integers(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    deploy(seeded(TwoConvs), images(), path, weights=4, activations=4, first_last=None)
+    deploy(seeded(TwoConvs), images(), path, weights=8, activations=4, first_last=None)
     assert operators(path) == {
         "QuantizeLinear": 2,
         "Clip": 2,

@@ -11,7 +11,7 @@ from torch import fx
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.captured import QUANTIZERS, Captured, Layer, QuantizedTensor
-from subbyte.graph.layers import Found, carries_data, find_layers, first_layers, last_layers
+from subbyte.graph.layers import Found, carries_data, find_layers, last_layers
 from subbyte.graph.operators import (
     ADD,
     CONV,
@@ -27,35 +27,28 @@ from subbyte.graph.operators import (
     split_silu,
     tensor_inputs,
 )
+from subbyte.graph.requests import Request, qualified, requests_of
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.grid.spec import GridSpec
-from subbyte.recipe import Choice, Override, Recipe, rule_of
+from subbyte.recipe import Choice, Recipe, rule_of
 
 OTHER_BITS = 8  # of tensors that no layer reads
 ORT = "onnxruntime"  # the runtime that computes on integers only what is on a grid on all sides
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a recipe asks for one layer."""
-
-    weight: GridSpec | None
-    activation_bits: int | None
-    weight_rule: Choice
-    activation_rule: Choice
 
 
 @dataclass
 class Site:
     """A grid that one or more tensors share, while the plan grows. `merged`: it became another.
 
-    symmetric: whatever the recipe says of other activations.
+    symmetric: whatever the recipe says of other activations. spare: nothing that reads it computes
+    on integers.
     """
 
     bits: int | None = None
     rule: Choice | None = None
     readers: list[str] = field(default_factory=list)
     symmetric: bool = False
+    spare: bool = False
     merged: Site | None = None
 
     def root(self) -> Site:
@@ -70,6 +63,7 @@ class Site:
         if there.bits is not None and (here.bits is None or there.bits > here.bits):
             here.bits, here.rule = there.bits, there.rule
         here.symmetric = here.symmetric or there.symmetric
+        here.spare = here.spare and there.spare
         here.readers = there.readers + [r for r in here.readers if r not in there.readers]
         there.merged = here
         return here
@@ -101,7 +95,7 @@ def annotate(captured: Captured, region: str) -> None:
         raise SubbyteError(
             "the model has no convolution, linear layer or matrix product that could be quantized"
         )
-    requests = _requests(module, layers, captured.recipe, region)
+    requests = requests_of(module.graph, layers, captured.recipe, region)
     plan = _plan(module.graph, layers, requests, captured.recipe)
     _Inserter(captured, region, module, captured.recipe).insert(layers, requests, plan)
 
@@ -115,44 +109,6 @@ def check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
                 f"{unknown('layer in overrides', pattern, names)}; an override is a regular "
                 "expression that must match the whole name of at least one layer"
             )
-
-
-def _requests(
-    module: fx.GraphModule, layers: list[Found], recipe: Recipe, region: str
-) -> dict[str, Request]:
-    edge = set[str]()
-    if recipe.first_last is not None:
-        edge = first_layers(module.graph, layers) | last_layers(module.graph, layers)
-    requests = {}
-    for layer in layers:
-        if layer.reason:
-            continue
-        name = _qualified(region, layer.name)
-        override = next(
-            (o for pattern, o in recipe.overrides.items() if re.fullmatch(pattern, name)),
-            Override(),
-        )
-        weight_axis = layer.axis if layer.weight is not None else None
-        requests[layer.name] = _request(recipe, override, layer.name in edge, weight_axis)
-    return requests
-
-
-def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -> Request:
-    given = override.model_fields_set
-    weights, activations = recipe.weights, recipe.activations
-    if edge:
-        weights = recipe.first_last if weights is not None else None
-        activations = recipe.first_last if activations is not None else None
-    weights = override.weights if "weights" in given else weights
-    activations = override.activations if "activations" in given else activations
-    per_channel = recipe.per_channel if override.per_channel is None else override.per_channel
-    ranges = recipe.ranges if override.ranges is None else override.ranges
-    spec = None
-    if weights is not None and axis is not None:
-        symmetric = recipe.weights_symmetric(weights, override.symmetric_weights)
-        bits = min(weights, 7) if recipe.reduce_range else weights
-        spec = GridSpec(bits, symmetric, axis if per_channel else None)
-    return Request(spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"))
 
 
 def _plan(
@@ -173,7 +129,7 @@ def _plan(
     for node in reversed(graph.nodes):
         if node in results and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
             for user in [u for u in node.users if u not in plan.edges.get(node, ())]:
-                ask(node, user, Site(None, other))
+                ask(node, user, Site(None, other, spare=True))
         if node in asked:
             site = asked[node].root()
             if is_move(node) and _all_readers_ask(node, plan) and _only_data(node, data):
@@ -272,18 +228,21 @@ def _kept_on_grid(
     return []
 
 
-def _within_kernels(plan: Plan) -> set[fx.Node]:
-    """Behind which nodes a grid stands that OpenVINO needs not, as it is within one kernel.
+def _for_one_runtime(plan: Plan) -> set[fx.Node]:
+    """Behind which nodes a grid stands that OpenVINO needs not, unlike ONNX Runtime.
 
-    OpenVINO computes a convolution and the function or sum that reads it in one kernel, in float,
-    and a product with what a function gives likewise. There a grid would cost accuracy, and time as
-    well. Of two convolutions that are summed, the second one's result is stored, and on a grid.
+    Nothing that reads it computes on integers, or it is within one kernel: OpenVINO computes a
+    convolution and the function or sum that reads it in one kernel, in float, and a product with
+    what a function gives likewise. There a grid would cost accuracy, and time as well. Of two
+    convolutions that are summed, the second one's result is stored, and on a grid.
     """
     uses = Counter(id(site.root()) for site in plan.sites.values())
     return {
         node
         for node, site in plan.sites.items()
-        if site.root().bits is None and uses[id(site.root())] == 1 and _is_fused(node)
+        if site.root().bits is None
+        and uses[id(site.root())] == 1
+        and (site.root().spare or _is_fused(node))
     }
 
 
@@ -319,27 +278,29 @@ class _Inserter:
         self.names: set[str] = set()
 
     def insert(self, layers: list[Found], requests: dict[str, Request], plan: Plan) -> None:
-        fused = _within_kernels(plan)
+        spare = _for_one_runtime(plan)
         for node in [n for n in self.module.graph.nodes if n in plan.sites]:
-            self._activation(node, plan, fused)
+            self._activation(node, plan, spare)
         for layer in layers:
             self._layer(layer, requests.get(layer.name), plan)
         self._sort()
         self.module.graph.lint()
         self.module.recompile()
 
-    def _activation(self, node: fx.Node, plan: Plan, fused: set[fx.Node]) -> None:
+    def _activation(self, node: fx.Node, plan: Plan, spare: set[fx.Node]) -> None:
         site, readers = plan.sites[node].root(), plan.edges[node]
         if id(site) not in self.paths:
             first = site.readers[0] if site.readers else _operation_name(node, readers)
-            layer = self._unique(_qualified(self.region, first))
+            layer = self._unique(qualified(self.region, first))
             bits = OTHER_BITS if site.bits is None else site.bits
+            if self.recipe.reduce_range and site.symmetric:
+                bits = min(bits, 7)  # a factor of a product, where it is what a weight is elsewhere
             spec = GridSpec(bits, self.recipe.symmetric_activations or site.symmetric)
             path = self._add(f"activation_{node.name}", FakeQuantize(spec, layer))
             self.paths[id(site)] = path
             assert site.rule is not None
-            names = tuple(_qualified(self.region, r) for r in site.readers)
-            runtime = ORT if node in fused else None
+            names = tuple(qualified(self.region, r) for r in site.readers)
+            runtime = ORT if node in spare else None
             self.captured.tensors.append(
                 QuantizedTensor(
                     layer, "activation", self.region, path, site.rule, names, runtime=runtime
@@ -352,7 +313,7 @@ class _Inserter:
             reader.replace_input_with(node, new)
 
     def _layer(self, layer: Found, request: Request | None, plan: Plan) -> None:
-        name = _qualified(self.region, layer.name)
+        name = qualified(self.region, layer.name)
         sites = [site.root() for site in plan.of_layer.get(layer.node, [])]
         activations = tuple(self.paths[id(site)] for site in sites)
         weight = None
@@ -426,10 +387,6 @@ class _Inserter:
             unique = f"{name}#{count}"
         self.names.add(unique)
         return unique
-
-
-def _qualified(region: str, name: str) -> str:
-    return f"{region}.{name}" if region else name
 
 
 def _operation_name(node: fx.Node, readers: set[fx.Node]) -> str:

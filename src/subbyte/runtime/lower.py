@@ -104,12 +104,13 @@ def _lower_activation(
         for product in products:
             product.replace_input_with(node, factor)
     if node.users:
-        _replace(module, node, OPS.qdq.default, (*args, _style(node, source, target)))
+        style = _style(node, source, target, clips=(low, high) != (0, 255))
+        _replace(module, node, OPS.qdq.default, (*args, style))
 
 
-def _style(node: fx.Node, source: Any, target: str | None) -> Style:
+def _style(node: fx.Node, source: Any, target: str | None, clips: bool) -> Style:
     """How to write the grid at `node`, whose values arise in `source`, for a runtime."""
-    plain = Style.FLOATS if target == OV else Style.INTEGERS
+    plain = Style.FLOATS if target == OV and clips else Style.INTEGERS
     if target == ORT or not isinstance(source, fx.Node) or source.target not in CONV:
         return plain
     if rank_of(source) == 4 and any(user.target in ADD for user in node.users):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from torch import nn
+from torch import fx, nn
 
 from subbyte.errors import SubbyteError
 from subbyte.files import atomic
@@ -20,6 +20,7 @@ from subbyte.graph.capture import at_least_two, cause, dynamic_shapes
 from subbyte.graph.captured import Captured
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
+from subbyte.runtime.packing import pack
 
 OPSET = 21
 INPUT, OUTPUT = "input", "output"
@@ -35,7 +36,15 @@ def export(
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
-    _write(lower(captured, target), path, example, captured.facts.metadata)
+    metadata = captured.facts.metadata
+    metadata = metadata if target is None else {**metadata, "target": target}
+    _write(lower(captured, target), path, example, metadata)
+
+
+def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
+    """Those of `targets` whose file has other nodes or constants than the one for all."""
+    common = lower(captured)
+    return [target for target in targets if not _same(common, lower(captured, target))]
 
 
 def export_float(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
@@ -89,9 +98,23 @@ def _write(
     assert program is not None
     proto = program.model_proto
     _rename_output(proto)
+    pack(proto)
     _set_metadata(proto, metadata)
     with atomic(path) as part:
         onnx.save(proto, str(part))
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two lowered copies of a model have the same graphs and the same tensors."""
+    codes, tensors = [], []
+    for model in (one, other):
+        codes.append([part.code for part in model.modules() if isinstance(part, fx.GraphModule)])
+        tensors.append(model.state_dict())
+    return (
+        codes[0] == codes[1]
+        and tensors[0].keys() == tensors[1].keys()
+        and all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+    )
 
 
 def _rename_output(proto: onnx.ModelProto) -> None:

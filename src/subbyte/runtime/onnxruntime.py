@@ -45,6 +45,10 @@ class Session:
             raise refused(self.path, inputs, error) from error
         return outputs
 
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers; loads the file again."""
+        return int8_ops(self.path)
+
 
 def load(path: Path, threads: int) -> Session:
     """Load an ONNX file to run on `threads` threads.
@@ -59,6 +63,8 @@ def load(path: Path, threads: int) -> Session:
     options.log_severity_level = 3
     # Otherwise products with weights alone on a grid round their inputs to 8 bits as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Otherwise idle threads keep cores busy for 30 ms and more after a run, while others are timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return Session(_session(ort, path, options), path, threads)
 
 

@@ -13,6 +13,7 @@ from subbyte.runtime.refusal import refused
 
 EXTRA = "openvino"
 LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}
+ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of attention
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,21 @@ class Session:
             raise refused(self.path, inputs, error) from error
         return [np.array(result[port]) for port in self.compiled.outputs]
 
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers, in the compiled graph."""
+        products, count = _products(self.path), 0
+        for node in self.compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kind = info["layerType"].astype(str) if "layerType" in info else ""
+            precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else ""
+            # Weights alone on a grid give a layer the precision i8 too: its input must be integers.
+            if precision in ("i8", "u8") and kind in LAYERS:
+                count += _is_integer(node.input(0))
+            elif precision in ("i8", "u8") and kind == ATTENTION:
+                names = set(info["originalLayersNames"].astype(str).split(","))
+                count += len(names & products) * all(map(_is_integer, node.inputs()))
+        return count
+
 
 def load(path: Path, threads: int) -> Session:
     """Load an ONNX file to run on `threads` threads.
@@ -42,15 +58,8 @@ def load(path: Path, threads: int) -> Session:
 
 
 def int8_ops(path: Path) -> int:
-    """How many convolutions and matrix products run on integers, in the graph it compiled."""
-    count = 0
-    for node in _compile(path, 1).get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        kind = info["layerType"].astype(str) if "layerType" in info else ""
-        precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else ""
-        # Compressed weights alone give a layer the precision i8 too: its input must be integers.
-        count += kind in LAYERS and precision in ("i8", "u8") and _reads_integers(node)
-    return count
+    """How many convolutions and matrix products of a file run on integers."""
+    return load(path, 1).int8_ops()
 
 
 def version() -> str:
@@ -77,8 +86,14 @@ def _compile(path: Path, threads: int) -> Any:
         raise SubbyteError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
 
 
-def _reads_integers(node: Any) -> bool:
-    return node.input(0).get_element_type().to_string() in ("u8", "i8", "uint8_t", "int8_t")
+def _products(path: Path) -> set[str]:
+    """Names of the file's matrix products."""
+    nodes = _module().Core().read_model(str(path)).get_ops()
+    return {node.get_friendly_name() for node in nodes if node.get_type_name() == "MatMul"}
+
+
+def _is_integer(port: Any) -> bool:
+    return port.get_element_type().to_string() in ("u8", "i8", "uint8_t", "int8_t")
 
 
 def _reason(error: Exception) -> str:

@@ -63,6 +63,8 @@ def _split(module: fx.GraphModule, linear: fx.Node) -> None:
 
 def _reads_grid(linear: fx.Node) -> bool:
     source = linear.args[0]
+    while isinstance(source, fx.Node) and source.target in LAYOUT:
+        source = source.args[0]
     return isinstance(source, fx.Node) and source.target is OPS.qdq.default
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
-from subbyte.graph.operators import MATMUL, MUL
+from subbyte.graph.operators import MATMUL, MUL, A
 from subbyte.runtime.layout import LAYOUT, shortest
-from subbyte.runtime.operators import OPS, ORT, Kind
+from subbyte.runtime.operators import OPS, ORT, OV, Kind
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ def write_products(module: fx.GraphModule, target: str | None) -> None:
     """Rewrite, in place, the factors of all products of activations. No level changes.
 
     OpenVINO multiplies on integers if both zero points are 0, for which the first factor must be
-    written as int8, and its rounding be the neighbour of its dequantization. ONNX Runtime is
-    fastest with uint8 times int8, and with moves of integers; it makes uint8 of every int8 that is
-    written as OpenVINO needs it, unless the zero point is left out.
+    written as int8, and its rounding be the neighbour of its dequantization; it exchanges rows and
+    columns within the kernel of attention, if that stands right in front of the product. ONNX
+    Runtime is fastest with uint8 times int8, and with moves of integers; it makes uint8 of every
+    int8 that is written as OpenVINO needs it, unless the zero point is left out.
     """
     for node in list(module.graph.nodes):
         if node.target in MATMUL and node.args[0] is not node.args[1]:
@@ -78,15 +79,28 @@ def _write(
     kinds = (Kind.UINT8, Kind.BARE) if target == ORT else (Kind.INT8, Kind.UINT8)
     # A multiplication by a number is another scale before the rounding than behind it.
     levels = (operand.scale / operand.factor, operand.low, operand.high, kinds[side])
-    node = operand.base
+    node, moves, last = operand.base, operand.moves, operand.moves[-1:]
+    within = target == OV and side == 1 and bool(last) and _transposes(last[0])
     if target == ORT:
         node = _call(module, product, OPS.to_levels.default, (node, *levels), node)
-    for op, args in shortest(operand.base, operand.moves):
+    for op, args in shortest(operand.base, moves[:-1] if within else moves):
         node = _call(module, product, op, (node, *args), product)
     if target != ORT:
         node = _call(module, product, OPS.to_levels.default, (node, *levels), node)
     node = _call(module, product, OPS.from_levels.default, (node, operand.scale, kinds[side]), node)
+    if within:
+        node = _call(module, product, last[0].target, (node, *last[0].args[1:]), product)
     product.update_arg(side, node)
+
+
+def _transposes(move: fx.Node) -> bool:
+    """Whether a move exchanges the last two dimensions and nothing else."""
+    args: tuple[Any, ...] = move.args[1:]
+    rank = move.meta["val"].dim()
+    if move.target is A.transpose.int:
+        return {dimension % rank for dimension in args} == {rank - 2, rank - 1}
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    return move.target is A.permute.default and [d % rank for d in args[0]] == order
 
 
 def _call(

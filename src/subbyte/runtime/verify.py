@@ -25,6 +25,10 @@ class Session(Protocol):
         """The outputs for one batch."""
         ...
 
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers."""
+        ...
+
 
 class Runtime(Protocol):
     """What a file in this folder offers for its runtime: the same verbs everywhere."""
@@ -34,7 +38,7 @@ class Runtime(Protocol):
         ...
 
     def int8_ops(self, path: Path) -> int:
-        """How many convolutions and matrix products run on integers."""
+        """The same count, of a file that is loaded for it."""
         ...
 
     def version(self) -> str:

@@ -1,0 +1,104 @@
+"""The int8 models of two other tools, made from our float ONNX file, for benchmarks/latency.py."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+ORT, NNCF, TRANSFORMER = "quantize_static", "nncf", "nncf transformer"
+NAMES = (ORT, NNCF, TRANSFORMER)
+
+
+def check() -> None:
+    """End the program with one sentence where a tool is missing."""
+    missing = [name for name in ("onnxruntime", "nncf") if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{' and '.join(missing)} cannot be imported: uv run --group benchmarks python "
+            f"{' '.join(sys.argv)}"
+        )
+
+
+def write(folder: Path, path: Path, images: list[np.ndarray], transformer: bool) -> dict[str, Path]:
+    """Quantize the float file `path` with each tool, calibrated on `images`; name → file.
+
+    `transformer`: with NNCF's settings for transformers as well.
+    """
+    files = {ORT: folder / "quantize_static.onnx"}
+    with _quiet():
+        _quantize_static(path, files[ORT], images)
+        for name in (NNCF, TRANSFORMER) if transformer else (NNCF,):
+            files[name] = folder / f"{name.replace(' ', '_')}.onnx"
+            _nncf(path, files[name], images, name == TRANSFORMER)
+    return files
+
+
+def _quantize_static(path: Path, out: Path, images: list[np.ndarray]) -> None:
+    """As ONNX Runtime's documentation advises for CPUs with VNNI: u8 activations, s8 weights."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.left, None)
+            return None if image is None else {"input": image}
+
+    ready = out.with_suffix(".ready.onnx")
+    quant_pre_process(path, ready)
+    quantize_static(
+        ready,
+        out,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def _nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool) -> None:
+    import nncf
+
+    settings: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER} if transformer else {}
+    data = nncf.Dataset([{"input": image} for image in images])
+    model = nncf.quantize(onnx.load(str(path)), data, **settings)
+    # Its int8 activations in front of a Reshape make ONNX Runtime 1.32 fail at opset 21, when it
+    # moves a quantization past it; the file's operators mean the same at 20.
+    model.opset_import[0].version = min(20, model.opset_import[0].version)
+    onnx.save(model, str(out))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tools' remarks."""
+    loggers = [logging.getLogger(name) for name in ("", "nncf")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
