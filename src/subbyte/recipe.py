@@ -91,8 +91,8 @@ class Recipe(Checked):
     output reaches its outputs through no other quantized layer; `None` treats them as all others.
     `overrides`: regular expression (full match on a layer's qualified name) → fields of `Override`;
     the first match wins, and beats `first_last`.
-    `reduce_range`: weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors whose
-    16-bit sums would saturate.
+    `reduce_range`: weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors
+    whose 16-bit sums would saturate.
 
     Raises:
         SubbyteError: A field that does not exist or has a value it cannot have.
