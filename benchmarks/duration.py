@@ -18,12 +18,14 @@ import time
 from pathlib import Path
 from statistics import median
 
+import onnx
 import rivals
 import torch
 
 import subbyte
 from subbyte import api, models
-from subbyte.runtime import onnx
+from subbyte.pipeline import FLOAT
+from subbyte.runtime import onnx as writer
 
 CONTENDERS = ("subbyte", "nncf-torch", "nncf-onnx")
 BATCH = 8
@@ -74,13 +76,11 @@ def seconds(contender: str, model: str, images: int) -> float:
         started = time.perf_counter()
         nncf.quantize(module, data, subset_size=len(batches))
         return time.perf_counter() - started
-    import onnx as onnx_package
-
+    shown = (batches[0],)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
-        nothing = subbyte.Recipe(weights=None, activations=None, first_last=None)
-        onnx.export_float(api.prepare(module, (batches[0],), nothing), path, (batches[0],))
-        proto = onnx_package.load(str(path))
+        writer.export_float(api.prepare(module, shown, FLOAT), path, shown)
+        proto = onnx.load(str(path))
     data = nncf.Dataset([{"input": batch.numpy()} for batch in batches])
     started = time.perf_counter()
     nncf.quantize(proto, data, subset_size=len(batches))

@@ -32,6 +32,7 @@ from torch import nn
 import subbyte
 from subbyte import api, models
 from subbyte.files import atomic
+from subbyte.pipeline import FLOAT
 from subbyte.report.bars import Bars
 from subbyte.runtime import machine, onnx, verify
 
@@ -40,7 +41,6 @@ MODELS = [
     *("mobilenet_v3_large", "efficientnet_b0", "vit_b_16"),
 ]
 RUNTIMES = ("onnxruntime", "openvino")
-FLOAT = subbyte.Recipe(weights=None, activations=None, first_last=None)
 OURS = {"w8a8": 8, "w4a4": 4}
 EAGER, ONNX = "PyTorch eager", "float"
 BATCH, BATCHES = 8, 2  # of made-up images

@@ -164,11 +164,12 @@ def deployed(runtime: str, quantized: Captured, images: torch.Tensor, exact: np.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         subbyte.export(quantized, path, images[:2], target=runtime)
-        run = verify.deployed(module.load(path, 1))
+        session = module.load(path, 1)
+        run = verify.deployed(session)
         return {
             "version": module.version(),
             "bytes": path.stat().st_size,
-            "int8_ops": module.int8_ops(path),
+            "int8_ops": session.int8_ops(),
             **error(in_batches(run, images, BATCH), simulated, exact),
             "alone": error(in_batches(run, images[:BATCH], 1), simulated[:BATCH], exact[:BATCH]),
         }

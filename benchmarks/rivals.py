@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+
+from subbyte.runtime.onnx import quiet
 
 ORT, NNCF, TRANSFORMER = "quantize_static", "nncf", "nncf transformer"
 NAMES = (ORT, NNCF, TRANSFORMER)
@@ -36,7 +34,7 @@ def write(folder: Path, path: Path, images: list[np.ndarray], transformer: bool)
     `transformer`: with NNCF's settings for transformers as well.
     """
     files = {ORT: folder / "quantize_static.onnx"}
-    with _quiet():
+    with quiet("", "nncf"), contextlib.redirect_stdout(io.StringIO()):
         _quantize_static(path, files[ORT], images)
         for name in (NNCF, TRANSFORMER) if transformer else (NNCF,):
             files[name] = folder / f"{name.replace(' ', '_')}.onnx"
@@ -85,20 +83,3 @@ def _nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool) ->
     # moves a quantization past it; the file's operators mean the same at 20.
     model.opset_import[0].version = min(20, model.opset_import[0].version)
     onnx.save(model, str(out))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tools' remarks."""
-    loggers = [logging.getLogger(name) for name in ("", "nncf")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -19,6 +19,21 @@ from subbyte.models.digits import PREPROCESSING
 from subbyte.runtime import onnxruntime, openvino
 
 RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino}
+WIDTH = 16  # of a token
+
+
+class SelfAttention(nn.Module):
+    """PyTorch's own, as torchvision's ViT has it: a linear layer reads it past a transposition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.last = nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return self.last((x + self.attention(y, y, y, need_weights=False)[0]).mean(1))
 
 
 class OneConv(nn.Module):

@@ -71,7 +71,7 @@ def test_a_float_export_has_no_grids(tmp_path: Path) -> None:
     export_float(captured, path, (images(1),))
     assert {node.op_type for node in onnx.load(str(path)).graph.node} == {"Conv", "Relu"}
     for name, runtime in RUNTIMES.items():
-        assert runtime.int8_ops(path) == 0
+        assert runtime.load(path, 1).int8_ops() == 0
         torch.testing.assert_close(
             torch.from_numpy(run(name, path, images())[0]), model(images()), rtol=0, atol=1e-6
         )

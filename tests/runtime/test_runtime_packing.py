@@ -74,7 +74,7 @@ def test_a_file_of_4_bits_is_half_as_large_and_runs_on_integers(tmp_path: Path) 
         path = tmp_path / f"{bits}.onnx"
         deploy(seeded(Wide), normal(8, 64), path, weights=bits, activations=8, first_last=None)
         sizes[bits] = path.stat().st_size
-        assert all(runtime.int8_ops(path) == 2 for runtime in RUNTIMES.values())
+        assert all(runtime.load(path, 1).int8_ops() == 2 for runtime in RUNTIMES.values())
         assert (operators(path)["Cast"] > 0) is (bits <= 4)
     weights = 64 * 32 + 32 * 4
     # Nodes and the channels' shifts (32 + 4 of 4 bytes) take some of what the weights save.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx
 
+from subbyte.graph.batch import portions
 from subbyte.graph.captured import Captured
-from subbyte.graph.sensitivity import portions
-from subbyte.grid.fake_quantize import BiasQuantize, State
+from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
 from subbyte.progress import Progress
 
 AT_ONCE = 32  # images
@@ -22,63 +22,65 @@ Observe = Callable[[fx.Node, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass
-class Layer:
-    """A layer with a quantized weight and a bias, and the sum of its inputs over `count` images.
+class Mean:
+    """The mean of what has been added, over its first dimension."""
 
-    Inputs of linear layers are summed over all positions, for which they are alike; those of
-    convolutions position by position, because padding is not.
+    total: torch.Tensor | None = None
+    count: int = 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """Add values, (n, …)."""
+        total = x.double().sum(0)
+        self.total = total if self.total is None else self.total + total
+        self.count += x.shape[0]
+
+    def value(self) -> torch.Tensor:
+        """(…); something must have been added."""
+        assert self.total is not None
+        return self.total / self.count
+
+
+@dataclass
+class Layer:
+    """A layer with a quantized weight and a bias, and the means of what it reads and gives.
+
+    Inputs of linear layers are averaged over all positions, for which they are alike; those of
+    convolutions position by position, because padding is not. Outputs: (channels,).
     """
 
     node: fx.Node
     weight: torch.Tensor
-    quantized: torch.Tensor
+    quantizer: FakeQuantize
     bias: torch.Tensor
-    total: torch.Tensor | None = None
-    count: int = 0
+    inputs: Mean = field(default_factory=Mean)
+    outputs: Mean = field(default_factory=Mean)
 
-    @property
-    def channel(self) -> int:
-        """The dimension of the outputs that a bias is along, from the end."""
-        return 1 - self.weight.dim()
-
-    def observe(self, x: torch.Tensor) -> None:
+    def read(self, x: torch.Tensor) -> None:
         """Add inputs, of shape (…, inputs) or (images, inputs, positions …)."""
         rank = self.weight.dim()
         if rank == 2:
             x = x.reshape(-1, x.shape[-1])
         elif x.dim() < rank:  # one image, without a dimension for more
             x = x[None]
-        total = x.double().sum(0, keepdim=True)
-        self.total = total if self.total is None else self.total + total
-        self.count += x.shape[0]
+        self.inputs.add(x)
+
+    def give(self, outputs: torch.Tensor) -> None:
+        """Add outputs."""
+        self.outputs.add(self._rows(outputs))
 
     def shift(self) -> torch.Tensor:
         """What the quantized weight adds to each output in the mean, (outputs,)."""
-        if self.total is None:  # the layer never ran
+        if self.inputs.count == 0:  # the layer never ran
             return torch.zeros_like(self.bias)
-        mean, error = self.total / self.count, (self.quantized - self.weight).double()
+        mean = self.inputs.value()[None]
+        error = (self.quantizer.quantize(self.weight) - self.weight).double()
         outputs = self.node.target(mean, error, None, *self.node.args[3:])  # type: ignore[operator]
-        return _rows(outputs, self.channel).mean(0)
+        return self._rows(outputs).mean(0)
 
-
-@dataclass
-class Mean:
-    """The mean of a layer's outputs, in each channel."""
-
-    channel: int  # the dimension, from the end
-    total: torch.Tensor | None = None
-    count: int = 0
-
-    def observe(self, outputs: torch.Tensor) -> None:
-        """Add outputs."""
-        rows = _rows(outputs.double(), self.channel)
-        self.total = rows.sum(0) if self.total is None else self.total + rows.sum(0)
-        self.count += len(rows)
-
-    def value(self) -> torch.Tensor:
-        """(channels,)."""
-        assert self.total is not None
-        return self.total / self.count
+    def _rows(self, outputs: torch.Tensor) -> torch.Tensor:
+        """One row a position, one column a channel: the dimension that the bias is along."""
+        moved = outputs.movedim(1 - self.weight.dim(), -1)
+        return moved.reshape(-1, moved.shape[-1])
 
 
 @torch.no_grad()
@@ -94,22 +96,21 @@ def correct_biases(
     Layers without a bias are left as they are. Returns the float network's mean outputs of the
     layers that stand last, for `correct_outputs`.
     """
-    layers = list(_layers(captured))
-    last = {layer.node: Mean(layer.channel) for layer in layers if _is_last(layer.node, layers)}
-    by_node = {layer.node: layer for layer in layers}
+    layers = {layer.node: layer for layer in _layers(captured)}
+    last = _last(layers)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        by_node[node].observe(inputs)
+        layers[node].read(inputs)
         if node in last:
-            last[node].observe(outputs)
+            layers[node].give(outputs)
 
     captured.set_state(State.OFF)
-    with _observed(captured, set(by_node), observe):
+    with _observed(captured, set(layers), observe):
         for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting biases"):
             captured(*args)
-    for bias, shifts in _by_bias(layers):
+    for bias, shifts in _by_bias(layers.values()):
         bias.sub_(torch.stack(shifts).mean(0).to(bias))
-    return {node: mean.value() for node, mean in last.items() if mean.count}
+    return {node: layers[node].outputs.value() for node in last if layers[node].outputs.count}
 
 
 @torch.no_grad()
@@ -126,13 +127,12 @@ def correct_outputs(
     where nothing stands behind it any more. All grids are on.
     """
     layers = {layer.node: layer for layer in _layers(captured) if layer.node in expected}
-    means = {node: Mean(layer.channel) for node, layer in layers.items()}
     captured.set_state(State.QUANTIZE)
-    with _observed(captured, set(means), lambda node, _, outputs: means[node].observe(outputs)):
+    with _observed(captured, set(layers), lambda node, _, outputs: layers[node].give(outputs)):
         for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting outputs"):
             captured(*args)
-    for node, mean in means.items():
-        layers[node].bias.sub_((mean.value() - expected[node]).to(layers[node].bias))
+    for node, layer in layers.items():
+        layer.bias.sub_((layer.outputs.value() - expected[node]).to(layer.bias))
 
 
 def _layers(captured: Captured) -> Iterator[Layer]:
@@ -146,8 +146,7 @@ def _layers(captured: Captured) -> Iterator[Layer]:
         if bias is None:
             continue
         tensor, quantizer = weights[layer.region, layer.weight]
-        weight = captured.weight(tensor)
-        yield Layer(node, weight, quantizer.quantize(weight), bias)
+        yield Layer(node, captured.weight(tensor), quantizer, bias)
 
 
 def _by_bias(layers: Iterable[Layer]) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
@@ -158,18 +157,14 @@ def _by_bias(layers: Iterable[Layer]) -> list[tuple[torch.Tensor, list[torch.Ten
     return list(shifts.values())
 
 
-def _is_last(node: fx.Node, layers: Iterable[Layer]) -> bool:
-    """Whether no path leads from `node` into another of `layers`."""
-    others = {layer.node for layer in layers}
-    ahead, seen = list(node.users), set[fx.Node]()
-    while ahead:
-        user = ahead.pop()
-        if user in others:
-            return False
-        if user not in seen:
-            seen.add(user)
-            ahead.extend(user.users)
-    return True
+def _last(nodes: Collection[fx.Node]) -> set[fx.Node]:
+    """Those of `nodes` from which no path leads into another of them."""
+    onwards = set[fx.Node]()  # all from which one does
+    for graph in {node.graph for node in nodes}:
+        for node in reversed(graph.nodes):
+            if any(user in nodes or user in onwards for user in node.users):
+                onwards.add(node)
+    return set(nodes) - onwards
 
 
 def _bias(region: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
@@ -183,12 +178,6 @@ def _bias(region: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
         return None
     value: torch.Tensor = attrgetter(str(source.target))(region)
     return value
-
-
-def _rows(outputs: torch.Tensor, channel: int) -> torch.Tensor:
-    """One row a position, one column a channel."""
-    moved = outputs.movedim(channel, -1)
-    return moved.reshape(-1, moved.shape[-1])
 
 
 @contextmanager

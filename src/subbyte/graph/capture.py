@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.attention import split_attention
+from subbyte.graph.batch import at_least_two, batch_size, in_batch
 from subbyte.graph.constants import fold_constants
 from subbyte.graph.fold import fold_batch_norm
 from subbyte.graph.tidy import tidy
@@ -55,45 +56,18 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     return graph_module
 
 
-def batch_size(args: tuple[Any, ...]) -> int:
-    """Length of the first dimension of the first tensor in `args`."""
-    for leaf in pytree.tree_leaves(args):
-        if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
-            return int(leaf.shape[0])
-    raise SubbyteError("the batch holds no tensor: give the model's input as a tensor")
-
-
-def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`args` with a batch of one doubled: `torch.export` takes a size of 1 for a constant."""
-    size = batch_size(args)
-    if size != 1:
-        return args
-    return _map_batch(args, size, lambda x: torch.cat([x, x]))
-
-
 def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
     size = batch_size(args)
     dynamic = {0: torch.export.Dim.DYNAMIC}
     shapes: tuple[Any, ...] = pytree.tree_map(
-        lambda x: dict(dynamic) if _in_batch(x, size) else None, args
+        lambda x: dict(dynamic) if in_batch(x, size) else None, args
     )
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
         at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
         shapes = (*shapes[:at], shapes[at:])
     return shapes
-
-
-def _in_batch(leaf: object, size: int) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-
-
-def _map_batch(args: tuple[Any, ...], size: int, change: Any) -> tuple[Any, ...]:
-    mapped: tuple[Any, ...] = pytree.tree_map(
-        lambda x: change(x) if _in_batch(x, size) else x, args
-    )
-    return mapped
 
 
 def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:

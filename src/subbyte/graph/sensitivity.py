@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from subbyte.graph.batch import batch_size, in_batch, portions
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.grid.sensitivity import Sensitivity
@@ -49,32 +50,6 @@ def sensitivities(
     return found
 
 
-def portions(
-    batches: Iterable[tuple[Any, ...]], images: int, at_once: int
-) -> Iterator[tuple[Any, ...]]:
-    """The first so many images of `batches`, so many at once, as positional arguments."""
-    left = images
-    for args in batches:
-        size = batch_size(args)
-        for start in range(0, min(size, left), at_once):
-            chosen = slice(start, min(start + at_once, size, left))
-            yield pytree.tree_map(lambda leaf: _slice(leaf, chosen, size), args)  # noqa: B023
-        left -= size
-        if left <= 0:
-            return
-
-
-def batch_size(args: tuple[Any, ...]) -> int:
-    """The number of images in a batch's positional arguments."""
-    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-    return int(tensors[0].shape[0])
-
-
-def _slice(leaf: Any, chosen: slice, size: int) -> Any:
-    whole = isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-    return leaf[chosen] if whole else leaf
-
-
 def _watch(sensitivity: Sensitivity) -> Any:
     def hook(module: FakeQuantize, args: Any, x: torch.Tensor) -> torch.Tensor:
         del module, args
@@ -101,7 +76,7 @@ def _random_sum(outputs: Any, images: range) -> torch.Tensor:
 
 def _signs(leaf: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
     """Random signs in the shape of `leaf`, one generator an image where it has a row for each."""
-    if leaf.dim() == 0 or leaf.shape[0] != len(generators):
+    if not in_batch(leaf, len(generators)):
         return (torch.randint(0, 2, leaf.shape, generator=generators[0]) * 2 - 1).to(leaf)
     rows = [torch.randint(0, 2, leaf.shape[1:], generator=own) for own in generators]
     return (torch.stack(rows) * 2 - 1).to(leaf)

@@ -16,7 +16,8 @@ from torch import fx, nn
 
 from subbyte.errors import SubbyteError
 from subbyte.files import atomic
-from subbyte.graph.capture import at_least_two, cause, dynamic_shapes
+from subbyte.graph.batch import at_least_two
+from subbyte.graph.capture import cause, dynamic_shapes
 from subbyte.graph.captured import Captured
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
@@ -82,7 +83,7 @@ def _write(
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 args,
@@ -153,9 +154,9 @@ def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's own remarks, which are about its workings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+def quiet(*names: str) -> Iterator[None]:
+    """Without warnings and the remarks of these loggers, which are about a tool's workings."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -46,8 +46,18 @@ class Session:
         return outputs
 
     def int8_ops(self) -> int:
-        """How many convolutions and matrix products run on integers; loads the file again."""
-        return int8_ops(self.path)
+        """How many convolutions and matrix products run on integers, in the graph it optimized.
+
+        Loads the file again, so that the optimized graph can be written and read.
+        """
+        ort = _module()
+        with tempfile.TemporaryDirectory() as folder:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            _session(ort, self.path, options)
+            graph = onnx.load(options.optimized_model_filepath).graph
+        return sum(node.op_type in INTEGER_OPS for node in graph.node)
 
 
 def load(path: Path, threads: int) -> Session:
@@ -66,18 +76,6 @@ def load(path: Path, threads: int) -> Session:
     # Otherwise idle threads keep cores busy for 30 ms and more after a run, while others are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return Session(_session(ort, path, options), path, threads)
-
-
-def int8_ops(path: Path) -> int:
-    """How many convolutions and matrix products run on integers, in the graph it optimized."""
-    ort = _module()
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        _session(ort, path, options)
-        graph = onnx.load(options.optimized_model_filepath).graph
-    return sum(node.op_type in INTEGER_OPS for node in graph.node)
 
 
 def version() -> str:

@@ -57,11 +57,6 @@ def load(path: Path, threads: int) -> Session:
     return Session(_compile(path, threads), path, threads)
 
 
-def int8_ops(path: Path) -> int:
-    """How many convolutions and matrix products of a file run on integers."""
-    return load(path, 1).int8_ops()
-
-
 def version() -> str:
     """The runtime's version."""
     return str(_module().__version__)

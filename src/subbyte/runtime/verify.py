@@ -37,10 +37,6 @@ class Runtime(Protocol):
         """Load an ONNX file."""
         ...
 
-    def int8_ops(self, path: Path) -> int:
-        """The same count, of a file that is loaded for it."""
-        ...
-
     def version(self) -> str:
         """The runtime's version; `SubbyteError` if it is not installed."""
         ...
