@@ -1,6 +1,6 @@
 """Latency of int8 models: ours, those of two other tools, and float, interleaved in one run.
 
-    uv run --group benchmarks python benchmarks/latency.py --rounds 100 --json latency.json
+    uv run --group benchmarks python benchmarks/latency.py --json latency.json
 
 For each model: PyTorch eager in float; the float ONNX file; ours at W8A8 and W4A4, each runtime
 with its own file; and what `onnxruntime.quantization.quantize_static` (QDQ, per channel) and
@@ -8,8 +8,10 @@ with its own file; and what `onnxruntime.quantization.quantize_static` (QDQ, per
 All are calibrated on the same made-up images. Weights are random; the statistics of batch norms
 are those of the images, so that no layer's values vanish or explode. In each round every contender
 runs twice, in an order that changes from round to round, and the second time counts: the first one
-brings its memory back into the caches. Ratios are those of one round; printed are their medians
-with 95 % intervals (bootstrap over rounds), and geometric means over the models.
+brings its memory back into the caches. All files are loaded anew several times, because where a
+session's memory happens to lie moves its time by more than the rounds differ. A ratio is the median
+over a load's rounds of those of one round; printed are the medians over the loads with 95 %
+intervals (bootstrap over loads and their rounds), and geometric means over the models.
 """
 
 from __future__ import annotations
@@ -57,12 +59,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--loads", type=int, default=8, help="how often all files are loaded")
+    parser.add_argument("--rounds", type=int, default=20, help="of each load")
     parser.add_argument("--json", type=Path, help="where the rows are to be written too")
     options = parser.parse_args()
     rivals.check()
     torch.set_num_threads(options.threads)
-    print(f"batch {options.batch}, {options.threads} threads, {options.rounds} rounds", flush=True)
+    print(f"batch {options.batch}, {options.threads} threads", flush=True)
     rows: list[Row] = []
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
@@ -82,16 +85,8 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Row]:
     example = images[0][:1].repeat(options.batch, 1, 1, 1)
     rows: list[Row] = []
     for key in RUNTIMES:
-        runtime = verify.runtime(key)
-        sessions = {
-            contender: runtime.load(path, options.threads)
-            for (contender, target), path in files.items()
-            if target in (key, None)
-        }
-        runs = {EAGER: eager(module, example)}
-        runs |= {contender: deployed(s, example.numpy()) for contender, s in sessions.items()}
-        times = interleaved(runs, options.rounds, f"{name}, {key}")
-        integers = {contender: session.int8_ops() for contender, session in sessions.items()}
+        paths = {who: path for (who, target), path in files.items() if target in (key, None)}
+        times, integers = timed(key, paths, eager(module, example), example.numpy(), options, name)
         found = [
             {"model": name, "runtime": key, **row, "int8_ops": integers.get(row["contender"])}
             for row in compared(times)
@@ -99,8 +94,30 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Row]:
         for row in found:
             print(line(row, candidates), flush=True)
         rows += found
-        del sessions, runs
     return rows
+
+
+def timed(
+    key: str,
+    paths: dict[str, Path],
+    eager_run: Callable[[], Any],
+    example: np.ndarray,
+    options: argparse.Namespace,
+    name: str,
+) -> tuple[Times, dict[str, int]]:
+    """Seconds of each contender in a runtime, (loads, rounds); and its operators on integers."""
+    loads, integers = [], {}
+    order = np.random.default_rng(0)
+    for i in Bars().track(range(options.loads), f"{name}, {key}"):
+        sessions = {
+            who: verify.runtime(key).load(paths[who], options.threads)
+            for who in map(str, order.permutation(list(paths)))
+        }
+        runs = {EAGER: eager_run} | {who: deployed(s, example) for who, s in sessions.items()}
+        loads.append(interleaved(runs, options.rounds, seed=i))
+        integers = integers or {who: session.int8_ops() for who, session in sessions.items()}
+        del sessions, runs
+    return {who: np.stack([load[who] for load in loads]) for who in (EAGER, *paths)}, integers
 
 
 def made_up(size: int) -> list[torch.Tensor]:
@@ -166,14 +183,14 @@ def deployed(session: verify.Session, example: np.ndarray) -> Callable[[], Any]:
     return lambda: session.run(example)
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int, description: str) -> Times:
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int, seed: int) -> Times:
     """Seconds of each run, all taking turns in an order that changes each round."""
     times = {name: np.zeros(rounds) for name in runs}
-    order = np.random.default_rng(0)
+    order = np.random.default_rng(seed)
     for run in runs.values():
         for _ in range(3):
             run()
-    for i in Bars().track(range(rounds), description):
+    for i in range(rounds):
         for name in order.permutation(list(runs)):
             time.sleep(REST)
             runs[name]()
@@ -203,11 +220,19 @@ def compared(times: Times) -> list[Row]:
 
 
 def ratio(values: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
-    """Median of the paired ratios, and the ends of its 95 % bootstrap interval."""
+    """Median over loads of the medians of paired ratios, and the ends of its 95 % interval.
+
+    values, reference: (loads, rounds). Bootstrap: loads are drawn, and of each of them rounds.
+    """
     ratios = values / reference
-    draws = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
-    low, high = np.percentile(np.median(ratios[draws], axis=1), (2.5, 97.5))
-    return float(np.median(ratios)), float(low), float(high)
+    loads, rounds = ratios.shape
+    generator = np.random.default_rng(0)
+    drawn = ratios[
+        generator.integers(0, loads, (2000, loads, 1)),
+        generator.integers(0, rounds, (2000, loads, rounds)),
+    ]
+    low, high = np.percentile(np.median(np.median(drawn, axis=2), axis=1), (2.5, 97.5))
+    return float(np.median(np.median(ratios, axis=1))), float(low), float(high)
 
 
 def line(row: Row, candidates: int) -> str:
@@ -247,7 +272,9 @@ def means(rows: list[Row]) -> list[str]:
 
 def write(path: Path, rows: list[Row], options: argparse.Namespace) -> None:
     """All rows so far, with what they were measured on."""
-    settings = {key: getattr(options, key) for key in ("size", "batch", "threads", "rounds")}
+    settings = {
+        key: getattr(options, key) for key in ("size", "batch", "threads", "loads", "rounds")
+    }
     content = {**settings, "machine": machine.describe(), "rows": rows, "means": means(rows)}
     with atomic(path) as part:
         part.write_text(json.dumps(content, indent=1))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte import methods
+from subbyte.allocator import keeping_memory
 from subbyte.data.batches import check_calibration, read_batch
 from subbyte.errors import SubbyteError
 from subbyte.graph.annotate import annotate, check_overrides
@@ -70,7 +71,7 @@ def quantize(
     name, options = _method(recipe)
     with progress.working("capturing the model"):
         captured = prepare(model, next(iter(batches)), recipe)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(captured, batches, options, progress=progress)
     captured.facts.seconds = time.perf_counter() - started

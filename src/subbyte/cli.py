@@ -137,15 +137,18 @@ def export(
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
     num_classes: Classes = None,
+    target: Annotated[
+        str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO.
+    """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one of them.
 
-    Example: subbyte export digits digits.safetensors --out digits.onnx
+    Example: subbyte export digits digits.safetensors --out digits.onnx --target openvino
     """
     with _guarded():
         config = commands.model_config(model, pretrained, checkpoint, num_classes)
-        commands.export_model(config, quantized, out)
+        commands.export_model(config, quantized, out, target)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
 

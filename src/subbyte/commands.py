@@ -88,14 +88,18 @@ def quantize_model(
     return api.layers(quantized), list(batches.notes)
 
 
-def export_model(config: ModelConfig, quantized: Path, out: Path) -> None:
-    """Write a saved quantized model as ONNX."""
+def export_model(
+    config: ModelConfig, quantized: Path, out: Path, target: str | None = None
+) -> None:
+    """Write a saved quantized model as ONNX, for all runtimes or for one, `target`."""
+    if target is not None and target not in RUNTIMES:
+        raise unknown("target", target, RUNTIMES)
     captured = storage.load(models.load(config).module, quantized)
     example = pytree.tree_map(
         lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
         captured.facts.example,
     )
-    onnx.export(captured, out, example)
+    onnx.export(captured, out, example, target)
 
 
 def evaluate_model(

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from subbyte.data.digits import digits_split
+from subbyte.runtime.onnx import read_metadata
 
 if TYPE_CHECKING:
     from .conftest import Cli, Own, Refusal
@@ -41,6 +42,16 @@ def exported(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{path}: {path.stat().st_size} bytes\n"
     return path
+
+
+def test_export_for_one_runtime(exported: Path, cli: Cli) -> None:
+    saved, path = exported.with_name("digits.safetensors"), exported.with_name("own.onnx")
+    result = cli("export", "digits", saved, "--out", path, "--target", "onnxruntime", "--quiet")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert read_metadata(path)["target"] == "onnxruntime"
+    refused = cli("export", "digits", saved, "--out", path, "--target", "onnxruntme")
+    assert refused.exit_code == 2
+    assert "unknown target 'onnxruntme': did you mean 'onnxruntime'?" in refused.stderr
 
 
 def test_evaluate_counts_what_the_file_gets_right(exported: Path, cli: Cli) -> None:

@@ -222,3 +222,29 @@ def test_a_bias_stays_in_float_unless_both_grids_are_active(states: tuple[State,
 
 def test_a_bias_holds_no_tensors_of_its_own() -> None:
     assert bias_of(0.5, (0.25, 0.5)).state_dict() == {}
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@given(values=VALUES, scale=SCALES, zero_point=st.integers(0, 255), bits=st.integers(2, 8))
+def test_without_gradients_it_is_the_same_to_the_last_bit(
+    symmetric: bool, values: np.ndarray, scale: float, zero_point: int, bits: int
+) -> None:
+    spec = GridSpec(bits, symmetric)
+    zero_point = 0 if symmetric else min(zero_point, spec.high)
+    x = torch.from_numpy(values)
+    x[:10] = (torch.arange(10) - 4.5) * scale  # ties
+    before = x.clone()
+    with torch.no_grad():
+        ours = quantizer(spec, scale, zero_point)(x)
+    fake = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, spec.low, spec.high)
+    assert torch.equal(ours, fake)
+    assert torch.equal(x, before)
+
+
+def test_what_is_held_takes_the_place_of_quantizing() -> None:
+    x, held = torch.randn(4), torch.zeros(4)
+    made = quantizer(GridSpec(8, True), 0.1)
+    made.held = held
+    assert made(x) is held
+    made.state = State.OFF
+    assert made(x) is x

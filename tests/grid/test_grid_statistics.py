@@ -138,6 +138,27 @@ def test_a_scalar_is_one_value() -> None:
 
 
 def test_a_bin_counts_beyond_what_float32_counts_to() -> None:
-    batch = torch.zeros(1, 2**24 + 100)
+    batch = torch.zeros(257, 2**16)
     batch[0, 0] = 1.0
     assert seen(batch).counts.sum() == batch.numel()
+
+
+def test_of_large_images_extremes_are_those_of_all_values_and_counts_are_in_proportion() -> None:
+    batch = torch.randn(2, 3, 200, 300, generator=torch.Generator().manual_seed(0))
+    batch[1, 2, 199, 299], batch[0, 1, 7, 5] = 50.0, -40.0
+    statistics = seen(batch)
+    assert (statistics.low, statistics.high) == (-40.0, 50.0)
+    sample = statistics.sample()
+    assert sample.counts is not None
+    assert float(sample.counts.sum()) == pytest.approx(batch.numel(), rel=1e-3)
+    for x in (-1.0, 0.5):
+        share = float(sample.counts[sample.values < x].sum() / sample.counts.sum())
+        assert share == pytest.approx(float((batch < x).float().mean()), abs=0.01)
+
+
+def test_every_row_and_column_of_large_images_is_counted() -> None:
+    rows = torch.arange(512.0)[:, None].expand(512, 512)
+    for image in (rows, rows.T):
+        counts = seen(image.reshape(1, 1, 512, 512)).sample().counts
+        assert counts is not None
+        assert float(counts.max() / counts.min()) < 1.5

@@ -93,7 +93,8 @@ def annotate(captured: Captured, region: str) -> None:
     layers = find_layers(module.graph)
     if not any(not layer.reason for layer in layers):
         raise SubbyteError(
-            "the model has no convolution, linear layer or matrix product that could be quantized"
+            "the model has no convolution, linear layer or matrix product that could be quantized: "
+            "give a model with at least one, or leave it in float"
         )
     requests = requests_of(module.graph, layers, captured.recipe, region)
     plan = _plan(module.graph, layers, requests, captured.recipe)

@@ -30,7 +30,7 @@ class Mean:
 
     def add(self, x: torch.Tensor) -> None:
         """Add values, (n, …)."""
-        total = x.double().sum(0)
+        total = x.sum(0).double()
         self.total = total if self.total is None else self.total + total
         self.count += x.shape[0]
 
@@ -128,7 +128,12 @@ def correct_outputs(
     """
     layers = {layer.node: layer for layer in _layers(captured) if layer.node in expected}
     captured.set_state(State.QUANTIZE)
-    with _observed(captured, set(layers), lambda node, _, outputs: layers[node].give(outputs)):
+
+    def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        del inputs
+        layers[node].give(outputs)
+
+    with _observed(captured, set(layers), observe), captured.holding_weights():
         for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting outputs"):
             captured(*args)
     for node, layer in layers.items():

@@ -64,8 +64,9 @@ def observe(captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Pr
         return
     captured.set_state(State.QUANTIZE, "weight")
     captured.set_state(State.OBSERVE, "activation")
-    for args in progress.track(batches, "observing activations"):
-        captured(*args)
+    with captured.holding_weights():
+        for args in progress.track(batches, "observing activations"):
+            captured(*args)
 
 
 def rows(weight: torch.Tensor, axis: int | None) -> torch.Tensor:

@@ -138,6 +138,22 @@ class Captured(nn.Module):
             quantizer.state = state
 
     @contextmanager
+    def holding_weights(self) -> Iterator[None]:
+        """While it lasts, weights, their grids and their rounding do not change.
+
+        They are quantized once, and not for every batch.
+        """
+        weights = list(self.quantizers("weight"))
+        with torch.no_grad():
+            for tensor, quantizer in weights:
+                quantizer.held = quantizer.quantize(self.weight(tensor))
+        try:
+            yield
+        finally:
+            for _, quantizer in weights:
+                quantizer.held = None
+
+    @contextmanager
     def placed_for(self, runtime: str | None) -> Iterator[None]:
         """While it lasts, the model computes what a file for `runtime` does; `None`: one for all.
 

@@ -143,7 +143,7 @@ def split_silu(graph: fx.Graph) -> None:
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's arguments whose value is a tensor or a tuple of tensors."""
-    return [n for n in node.all_input_nodes if not _is_number(n)]
+    return [n for n in node.all_input_nodes if not is_number(n)]
 
 
 def rank_of(node: Any) -> int | None:
@@ -185,7 +185,8 @@ def add_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.
     return new
 
 
-def _is_number(node: fx.Node) -> bool:
+def is_number(node: fx.Node) -> bool:
+    """Whether a node's value is a number, such as a length of a tensor."""
     value = node.meta.get("val")
     return value is not None and not isinstance(value, torch.Tensor | list | tuple)
 

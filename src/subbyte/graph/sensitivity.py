@@ -38,7 +38,7 @@ def sensitivities(
     captured.set_state(State.QUANTIZE, "weight")
     captured.set_state(State.OFF, "activation")
     parts = list(portions(batches, IMAGES, AT_ONCE))
-    with ExitStack() as hooks, torch.enable_grad():
+    with ExitStack() as hooks, captured.holding_weights(), torch.enable_grad():
         for grid, sensitivity in found.items():
             hooks.enter_context(grid.register_forward_hook(_watch(sensitivity)))
         first = 0

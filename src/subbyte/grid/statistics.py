@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from subbyte.grid.ranges import Sample
@@ -9,11 +11,15 @@ from subbyte.grid.spec import TINY
 
 MAX_BINS = 8192
 FIRST_BINS = 2048
+SAMPLED = 2**16  # values of an image that the histogram counts
 EXACT = 2**24  # as far as float32, in which histc counts, counts exactly
 
 
 class Statistics:
     """Streaming extremes and histogram of a tensor seen batch by batch.
+
+    Extremes are those of all values. Of images with more than `SAMPLED` values, the histogram
+    counts every k-th for all of the k, with a k that meets all rows and columns alike.
 
     Bin i covers [(i − ½)w, (i + ½)w), so zero is the middle of a bin and exact zeros count as
     exact. When a batch exceeds what `MAX_BINS` bins of width w cover, w triples and each three bins
@@ -40,7 +46,7 @@ class Statistics:
         if x.numel() == 0:
             return
         rows = x.reshape(x.shape[0], -1) if x.dim() > 0 else x.reshape(1, 1)
-        lows, highs = torch.aminmax(rows, dim=1)
+        lows, highs = rows.amin(1), rows.amax(1)  # many times as fast as aminmax is
         low, high = float(lows.min()), float(highs.max())
         if not (torch.isfinite(lows).all() and torch.isfinite(highs).all()):
             raise ValueError("not finite")
@@ -50,7 +56,8 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._cover()
         if self.width > 0:
-            self.counts += self._histogram(rows)
+            step = _step(rows.shape[1])
+            self.counts += self._histogram(rows[:, ::step]) * step
             self.counts[-self.first] += self.zeros
             self.zeros = 0
         else:
@@ -115,3 +122,11 @@ class Statistics:
             part = values[start : start + EXACT]
             counts += torch.histc(part, bins=bins, min=lowest, max=highest).double().cpu()
         return counts
+
+
+def _step(values: int) -> int:
+    """Every how many-th of so many values is counted: a step that shares no factor with them."""
+    step = -(-values // SAMPLED)
+    while math.gcd(step, values) > 1:
+        step += 1
+    return step
