@@ -114,7 +114,7 @@ def run_variant(
             row["clipped"] = clipping.share(counts)
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, captured.layers)
-        note = clipping.note(captured, evaluated, calibrated)
+        notes = [clipping.note(captured, evaluated, calibrated), _fallen_back(captured)]
         entry = {
             "name": name,
             "weights": recipe.weights,
@@ -127,9 +127,18 @@ def run_variant(
             "ranges": recipe.ranges,
             "clipped_share": clipping.share(*evaluated),
             "clipped_share_calibration": clipping.share(*calibrated),
-            "notes": [note] if note else [],
+            "blocks": captured.facts.blocks,
+            "notes": [note for note in notes if note],
         }
         files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
+
+
+def _fallen_back(captured: Captured) -> str:
+    """Which blocks a method could not learn; empty where there are none."""
+    names = [block["block"] for block in captured.facts.blocks if block["fell_back"]]
+    if not names:
+        return ""
+    return f"not learned, because the loss was no number: the blocks from {', '.join(names)} on"
 
 
 def _clipped_in_calibration(

@@ -15,6 +15,6 @@ def test_holding_weights_changes_no_output_and_ends_with_the_block() -> None:
         with captured.holding_weights():
             assert torch.equal(captured(images), expected)
             (_, first), *_ = captured.quantizers("weight")
-            assert first.held is not None
-        assert all(quantizer.held is None for _, quantizer in captured.quantizers())
+            assert first.instead is not None
+        assert all(quantizer.instead is None for _, quantizer in captured.quantizers())
         assert torch.equal(captured(images), expected)

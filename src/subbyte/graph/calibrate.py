@@ -34,19 +34,22 @@ def choose_weights(captured: Captured, progress: Progress) -> None:
 
 
 def choose_activations(
-    captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress
+    captured: Captured,
+    batches: Iterable[tuple[Any, ...]],
+    progress: Progress,
+    weights: State = State.QUANTIZE,
 ) -> None:
     """Choose the ranges of all activations, and leave all grids in state QUANTIZE.
 
     Activations are observed in one streaming pass, with the weights on their grids already: their
-    ranges suit what the layers will compute. Rules that ask what errors cost are told from the
-    gradients on some of the images.
+    ranges suit what the layers will compute. `weights` OFF: in the float network. Rules that ask
+    what errors cost are told from the gradients on some of the images.
     """
-    observe(captured, batches, progress)
+    observe(captured, batches, progress, weights)
     # A layer that never ran has no statistics; its grid stays at scale 1.
     seen = [(t, q) for t, q in captured.quantizers("activation") if q.statistics is not None]
     weighed = [quantizer for tensor, quantizer in seen if ranges.weighs(*tensor.rule)]
-    costs = sensitivities(captured, weighed, batches, progress) if weighed else {}
+    costs = sensitivities(captured, weighed, batches, progress, weights) if weighed else {}
     for tensor, quantizer in seen:
         assert quantizer.statistics is not None
         sample = quantizer.statistics.sample()
@@ -58,11 +61,16 @@ def choose_activations(
 
 
 @torch.no_grad()
-def observe(captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress) -> None:
-    """Run `batches` with quantized weights, each activation's statistics growing meanwhile."""
+def observe(
+    captured: Captured,
+    batches: Iterable[tuple[Any, ...]],
+    progress: Progress,
+    weights: State = State.QUANTIZE,
+) -> None:
+    """Run `batches` with weights in a state, each activation's statistics growing meanwhile."""
     if not any(True for _ in captured.quantizers("activation")):
         return
-    captured.set_state(State.QUANTIZE, "weight")
+    captured.set_state(weights, "weight")
     captured.set_state(State.OBSERVE, "activation")
     with captured.holding_weights():
         for args in progress.track(batches, "observing activations"):

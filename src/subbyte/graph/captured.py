@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +70,16 @@ class Layer:
 
 @dataclass
 class Facts:
-    """What goes along with a quantized model into files: preprocessing, classes, fingerprints."""
+    """What goes along with a quantized model into files: preprocessing, classes, fingerprints.
+
+    blocks: of a method that learns, how it went with each block.
+    """
 
     example: tuple[Any, ...] = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Captured(nn.Module):
@@ -146,12 +151,13 @@ class Captured(nn.Module):
         weights = list(self.quantizers("weight"))
         with torch.no_grad():
             for tensor, quantizer in weights:
-                quantizer.held = quantizer.quantize(self.weight(tensor))
+                held = quantizer.quantize(self.weight(tensor))
+                quantizer.instead = partial(_given, held)
         try:
             yield
         finally:
             for _, quantizer in weights:
-                quantizer.held = None
+                quantizer.instead = None
 
     @contextmanager
     def placed_for(self, runtime: str | None) -> Iterator[None]:
@@ -178,3 +184,8 @@ class Captured(nn.Module):
         finally:
             for quantizer, state in before:
                 quantizer.state = state
+
+
+def _given(held: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    del x
+    return held

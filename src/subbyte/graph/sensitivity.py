@@ -24,18 +24,20 @@ def sensitivities(
     grids: list[FakeQuantize],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
+    weights: State = State.QUANTIZE,
 ) -> dict[FakeQuantize, Sensitivity]:
     """For each of `grids`, which have statistics: mean squared gradients of the model's outputs.
 
-    Weights are on their grids, activations in float. The gradient is that of the sum of all outputs
-    with random signs, whose square is in expectation the sum of the squared gradients of each one
-    (Hutchinson 1990). The first `IMAGES` images do: gradients differ more within one than between.
+    Weights are on their grids (or in another state), activations in float. The gradient is that of
+    the sum of all outputs with random signs, whose square is in expectation the sum of the squared
+    gradients of each one (Hutchinson 1990). The first `IMAGES` images do: gradients differ more
+    within one than between.
     """
     found = {}
     for grid in grids:
         assert grid.statistics is not None
         found[grid] = Sensitivity(grid.statistics.low, grid.statistics.high)
-    captured.set_state(State.QUANTIZE, "weight")
+    captured.set_state(weights, "weight")
     captured.set_state(State.OFF, "activation")
     parts = list(portions(batches, IMAGES, AT_ONCE))
     with ExitStack() as hooks, captured.holding_weights(), torch.enable_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import numpy as np
@@ -47,10 +48,11 @@ class FakeQuantize(nn.Module):
     even; by PyTorch's own kernels, with which it agrees to the last bit. In state OBSERVE the
     tensor passes unchanged and is recorded in `statistics`; in state OFF it passes unchanged.
     `offset`, where a method has set one, is added before rounding, so that any integer can be
-    chosen for any weight. Scale and zero point have shape (1,) or (channels,). What is `held` is
-    given in state QUANTIZE, whatever comes: a weight that does not change need not be quantized for
-    every batch. Where there is a `clipping`, values that are clipped are counted in it, on grids of
-    one scale without an offset.
+    chosen for any weight. Scale and zero point have shape (1,) or (channels,). In state QUANTIZE
+    the function `instead`, where there is one, takes the place of `quantize`: a weight that does
+    not change need not be quantized for every batch, and one that is learned is soft. Where there
+    is a `clipping`, values that are clipped are counted in it, on grids of one scale without an
+    offset.
     """
 
     scale: torch.Tensor
@@ -64,7 +66,7 @@ class FakeQuantize(nn.Module):
         self.state = State.OFF
         self.statistics: Statistics | None = None
         self.clipping: Clipping | None = None
-        self.held: torch.Tensor | None = None
+        self.instead: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.sqnr_db: float | None = None  # of what it was calibrated on
         self.register_buffer("scale", torch.ones(channels))
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
@@ -73,7 +75,7 @@ class FakeQuantize(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Observe, quantize or pass `x`, which keeps its shape and type."""
         if self.state is State.QUANTIZE:
-            return self.quantize(x) if self.held is None else self.held
+            return self.quantize(x) if self.instead is None else self.instead(x)
         if self.state is State.OBSERVE:
             self.observe(x)
         return x

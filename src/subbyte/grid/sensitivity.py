@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from subbyte.grid.sample import Sample
+from subbyte.grid.statistics import sampled
 
 BINS = 512
 
@@ -25,9 +26,12 @@ class Sensitivity:
         self.counts = torch.zeros(BINS, dtype=torch.float64)
 
     def update(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Count values `x` with the outputs' gradients for them, of the same shape."""
-        bins = self._bins(x.detach()).flatten()
-        squares = gradient.double().square_().flatten()
+        """Count values `x` with the outputs' gradients for them, of the same shape, (images, …).
+
+        Of large images every k-th value is counted, as in their statistics.
+        """
+        bins = self._bins(sampled(x.detach())[0]).flatten()
+        squares = sampled(gradient)[0].double().square_().flatten()
         self.squares += torch.bincount(bins, squares, BINS).cpu()
         self.counts += torch.bincount(bins, minlength=BINS).cpu()
 

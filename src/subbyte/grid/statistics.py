@@ -45,7 +45,7 @@ class Statistics:
         """
         if x.numel() == 0:
             return
-        rows = x.reshape(x.shape[0], -1) if x.dim() > 0 else x.reshape(1, 1)
+        rows = _rows(x)
         lows, highs = rows.amin(1), rows.amax(1)  # many times as fast as aminmax is
         low, high = float(lows.min()), float(highs.max())
         if not (torch.isfinite(lows).all() and torch.isfinite(highs).all()):
@@ -56,8 +56,8 @@ class Statistics:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._cover()
         if self.width > 0:
-            step = _step(rows.shape[1])
-            self.counts += self._histogram(rows[:, ::step]) * step
+            values, step = sampled(x)
+            self.counts += self._histogram(values) * step
             self.counts[-self.first] += self.zeros
             self.zeros = 0
         else:
@@ -124,9 +124,17 @@ class Statistics:
         return counts
 
 
-def _step(values: int) -> int:
-    """Every how many-th of so many values is counted: a step that shares no factor with them."""
-    step = -(-values // SAMPLED)
-    while math.gcd(step, values) > 1:
+def sampled(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Every k-th value of each image of `x`, (images, …), and k, which is 1 for small images.
+
+    k shares no factor with the number of values, so that it meets all rows and columns alike.
+    """
+    rows = _rows(x)
+    step = -(-rows.shape[1] // SAMPLED)
+    while math.gcd(step, rows.shape[1]) > 1:
         step += 1
-    return step
+    return rows[:, ::step], step
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(x.shape[0], -1) if x.dim() > 0 else x.reshape(1, 1)

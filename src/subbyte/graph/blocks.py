@@ -1,0 +1,203 @@
+"""Blocks: parts of a graph that one tensor leads into and one out of, found by what is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from subbyte.graph.captured import Captured, QuantizedTensor
+from subbyte.graph.layers import carries_data
+from subbyte.graph.operators import A, is_number, tensor_inputs
+from subbyte.grid.fake_quantize import FakeQuantize
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a region that runs by itself.
+
+    name: the first of its layers. inputs, outputs: nodes of the region's graph; `module` takes the
+    values of the ones by position and returns those of the others as a tuple. Quantizers,
+    parameters and buffers in it are the region's own.
+    """
+
+    name: str
+    region: str
+    module: fx.GraphModule
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+
+    def tensors(
+        self, captured: Captured, role: str | None = None
+    ) -> Iterator[tuple[QuantizedTensor, FakeQuantize]]:
+        """What has a grid in this block, with its quantizer."""
+        called = {str(n.target) for n in self.module.graph.nodes if n.op == "call_module"}
+        for tensor, quantizer in captured.quantizers(role):
+            if tensor.region == self.region and tensor.module in called:
+                yield tensor, quantizer
+
+
+def find_blocks(captured: Captured, region: str) -> list[Block]:
+    """The blocks of a region, in the order in which they run; each has at least one layer.
+
+    A block may end wherever a single tensor is alive: computed, and read further on. On a residual
+    network these are the stem, every residual block and the classifier. What the region itself
+    gives (the feature maps of a backbone) does not count as read, and neither does a length.
+    """
+    graph = captured.region(region).graph
+    data = _data(graph)
+    return [_block(captured, region, nodes, data) for nodes in _segments(captured, region, data)]
+
+
+def single_layers(captured: Captured, block: Block) -> list[Block]:
+    """A block's layers one by one, each with the functions of its result alone that follow."""
+    graph = captured.region(block.region).graph
+    data = _data(graph)
+    inside = {node.name for node in block.module.graph.nodes}
+    weighted = {
+        layer.node
+        for layer in captured.layers
+        if layer.region == block.region and layer.weight is not None
+    }
+    found = []
+    for node in [n for n in graph.nodes if n.name in inside & weighted]:
+        nodes = [s for s in _sources(node, data) if s.op == "call_module"] + [node]
+        while (reader := _only_reader(nodes[-1], data)) is not None:
+            nodes.append(reader)
+        found.append(_block(captured, block.region, nodes, data))
+    return found
+
+
+def leading_to(captured: Captured, block: Block, outputs: tuple[fx.Node, ...]) -> Block:
+    """What leads from a block's inputs to some nodes in it, or to its inputs themselves."""
+    module = _extract(captured.region(block.region), [], list(block.inputs), list(outputs))
+    return Block(block.name, block.region, module, block.inputs, outputs)
+
+
+def _segments(captured: Captured, region: str, data: set[fx.Node]) -> list[list[fx.Node]]:
+    """The graph's nodes cut where one tensor is alive, what has no layer joined to a neighbour."""
+    layers = {
+        layer.node for layer in captured.layers if layer.region == region and not layer.reason
+    }
+    segments: list[list[fx.Node]] = [[]]
+    for node, cut in _walk(captured.region(region).graph, data):
+        segments[-1].append(node)
+        if cut:
+            segments.append([])
+    joined: list[list[fx.Node]] = []
+    waiting: list[fx.Node] = []
+    for segment in segments:
+        if any(node.name in layers for node in segment):
+            joined.append(waiting + segment)
+            waiting = []
+        elif joined and not waiting and _keeps_shape(joined[-1][-1], segment):
+            joined[-1] += segment
+        else:
+            waiting += segment
+    if joined:
+        joined[-1] += waiting
+    return joined
+
+
+def _walk(graph: fx.Graph, data: set[fx.Node]) -> Iterator[tuple[fx.Node, bool]]:
+    """Each node that carries data, and whether it is the only tensor alive behind it."""
+    order = [node for node in graph.nodes if node in data]
+    place = {node: i for i, node in enumerate(order)}
+    last = {
+        node: max((place[user] for user in node.users if user in place), default=-1)
+        for node in order
+    }
+    alive: set[fx.Node] = set()
+    for i, node in enumerate(order):
+        if last[node] > i:
+            alive.add(node)
+        alive = {other for other in alive if last[other] > i}
+        yield node, alive == {node} and _may_end(node)
+
+
+def _may_end(node: fx.Node) -> bool:
+    """A block ends in front of a grid, so that the grid belongs to the block that reads it."""
+    grid = node.op == "call_module"
+    return not grid and node.op != "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _keeps_shape(before: fx.Node, segment: list[fx.Node]) -> bool:
+    if not segment:
+        return False
+    shapes = [getattr(node.meta.get("val"), "shape", None) for node in (before, segment[-1])]
+    return shapes[0] is not None and shapes[0] == shapes[1]
+
+
+def _block(captured: Captured, region: str, nodes: list[fx.Node], data: set[fx.Node]) -> Block:
+    inside = set(nodes)
+    inputs = [n for n in nodes if n.op == "placeholder"]
+    outputs = []
+    for node in nodes:
+        inputs += [s for s in _sources(node, data) if s not in inside and s not in inputs]
+        readers = [user for user in node.users if user not in inside and not is_number(user)]
+        if readers:
+            outputs.append(node)
+    nodes = [n for n in nodes if n.op != "placeholder"]
+    names = {layer.node: layer.name for layer in captured.layers if layer.region == region}
+    name = next((names[node.name] for node in nodes if node.name in names), nodes[0].name)
+    module = _extract(captured.region(region), nodes, inputs, outputs)
+    return Block(name, region, module, tuple(inputs), tuple(outputs))
+
+
+def _data(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose tensors depend on the model's inputs."""
+    return {node for node in carries_data(graph) if node.op != "output" and not is_number(node)}
+
+
+def _sources(node: fx.Node, data: set[fx.Node]) -> list[fx.Node]:
+    """The tensors with data that a node reads."""
+    return [source for source in tensor_inputs(node) if source in data]
+
+
+def _extract(
+    region: fx.GraphModule, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[fx.Node]
+) -> fx.GraphModule:
+    """A graph of `nodes` alone, and of the constants and lengths that they read."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            if is_number(node) and node.target is A.sym_size.int and node.args[0] not in copies:
+                copies[node] = _length(graph, node, copies[inputs[0]])
+            else:
+                for source in node.all_input_nodes:
+                    copy(source)
+                copies[node] = graph.node_copy(node, lambda n: copies[n])
+        return copies[node]
+
+    for node in nodes:
+        copy(node)
+    graph.output(tuple(copy(node) for node in outputs))
+    graph.lint()
+    return fx.GraphModule(region, graph)
+
+
+def _length(graph: fx.Graph, node: fx.Node, source: fx.Node) -> fx.Node:
+    """A length of a tensor that the block does not have: the batch, or what was seen at capture."""
+    new = graph.call_function(A.sym_size.int, (source, 0))
+    if node.args[1] != 0:
+        graph.erase_node(new)
+        value = node.meta["val"]
+        new = graph.call_function(int, (value if isinstance(value, int) else value.node.hint,))
+    new.meta = dict(node.meta)
+    return new
+
+
+def _only_reader(node: fx.Node, data: set[fx.Node]) -> fx.Node | None:
+    """The only reader of a node, if it is a function of this node's value alone, value by value."""
+    readers = list(node.users)
+    if len(readers) != 1 or readers[0].op != "call_function":
+        return None
+    alone = _sources(readers[0], data) == [node] and len(tensor_inputs(readers[0])) == 1
+    return readers[0] if alone and _keeps_shape(node, readers) else None

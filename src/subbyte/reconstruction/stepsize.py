@@ -1,0 +1,112 @@
+"""Learned step sizes of activations (Esser et al. 2020, LSQ), quantized at random (QDrop)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from subbyte.grid.fake_quantize import FakeQuantize
+
+LEAST = 1e-8  # no step size is below
+
+
+class Masks:
+    """Random masks, each a part of a long one from a random place on: drawing them anew is slow."""
+
+    def __init__(self, share: float, generator: torch.Generator, device: torch.device) -> None:
+        self.share, self.generator, self.device = share, generator, device
+        self.pool = torch.zeros(0, dtype=torch.bool, device=device)
+
+    def like(self, x: torch.Tensor) -> torch.Tensor:
+        """A mask in the shape of `x`, true for the `share` of it."""
+        size = x.numel()
+        if len(self.pool) < 2 * size:
+            self.pool = (torch.rand(3 * size, generator=self.generator) < self.share).to(x.device)
+        limit = len(self.pool) - size
+        start = int(torch.randint(limit, (), generator=self.generator))
+        return self.pool[start : start + size].view(x.shape)
+
+
+class StepSizes:
+    """The step sizes of some activations' grids as one vector that can be learned.
+
+    A grid then gives x on the grid where a mask says so, and x elsewhere (Wei et al. 2022, QDrop,
+    equation 8), or everywhere the one (no `masks`). Step sizes get the gradient of Esser et al.
+    2020, equation 3, scaled by 1 / √(values · highest level).
+    """
+
+    def __init__(self, grids: list[FakeQuantize], masks: Masks | None) -> None:
+        self.grids, self.masks = grids, masks
+        self.variable = torch.cat([grid.scale for grid in grids])
+        self.gradient = torch.zeros_like(self.variable)
+
+    def __enter__(self) -> StepSizes:
+        for i, grid in enumerate(self.grids):
+            grid.instead = _Learned(self, i, grid)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for grid in self.grids:
+            grid.instead = None
+
+    def apply(self) -> None:
+        """Give each grid its step size."""
+        self.variable.clamp_(min=LEAST)
+        for i, grid in enumerate(self.grids):
+            grid.scale.copy_(self.variable[i : i + 1])
+
+
+class _Learned:
+    """What one grid computes while its step size is learned."""
+
+    def __init__(self, steps: StepSizes, index: int, grid: FakeQuantize) -> None:
+        self.steps, self.index, self.grid = steps, index, grid
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return self.grid.quantize(x)
+        # An input that needs no gradient would have none computed for the step size either.
+        handle = self.steps.variable.new_zeros((), requires_grad=True)
+        output: torch.Tensor = _FakeQuantize.apply(x, handle, self)
+        return output
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Straight through where nothing is clipped or nothing quantized; the step size's on the side.
+
+    With y the result and m the mask, y − x is m · (Q(x) − x). The derivative of Q in the step size
+    is (Q(x) − x) / s inside of the grid and Q(x) / s beyond, so that the sum over all values of
+    gradient times derivative is (Σ g · y − Σ g' · x) / s, where g' is what is passed on to x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, handle: torch.Tensor, learned: _Learned) -> torch.Tensor:
+        grid, masks = learned.grid, learned.steps.masks
+        y, passes = torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
+            x,
+            grid.scale,
+            grid.zero_point,
+            torch.ones(1, dtype=torch.int64, device=x.device),
+            grid.spec.low,
+            grid.spec.high,
+        )
+        if masks is not None:
+            mask = masks.like(x)
+            y = torch.where(mask, y, x)
+            passes = passes.logical_or_(~mask)
+        ctx.save_for_backward(x, y, passes)
+        ctx.learned = learned
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        x, y, passes = ctx.saved_tensors
+        learned: _Learned = ctx.learned
+        passed = gradient * passes
+        grid = learned.grid
+        total = torch.sum(gradient * y) - torch.sum(passed * x)
+        factor = 1 / math.sqrt(x.numel() * max(grid.spec.high, 1))
+        learned.steps.gradient[learned.index] += total / grid.scale[0] * factor
+        return passed, None, None

@@ -1,0 +1,59 @@
+"""Room for what a layer gives on all calibration images: in memory to a limit, then in files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+import torch
+
+from subbyte.errors import SubbyteError
+
+
+class Store:
+    """Hands out empty tensors, and takes them from memory or from files mapped into it.
+
+    limit: bytes of memory. folder: where the files are; by default the system's for temporary ones.
+    A file is gone with its tensor.
+    """
+
+    def __init__(self, limit: int, device: torch.device, folder: Path | None = None) -> None:
+        self.limit, self.device, self.folder = limit, device, folder
+        self.used = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of this shape, in memory as long as the limit holds.
+
+        Raises:
+            SubbyteError: The disk is full.
+        """
+        size = dtype.itemsize
+        for length in shape:
+            size *= length
+        if self.used + size <= self.limit:
+            tensor = torch.empty(shape, dtype=dtype, device=self.device)
+            self.used += size
+            weakref.finalize(tensor, self._freed, size)
+            return tensor
+        return self._mapped(shape, dtype, size)
+
+    def _freed(self, size: int) -> None:
+        self.used -= size
+
+    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype, size: int) -> torch.Tensor:
+        handle, name = tempfile.mkstemp(prefix="subbyte-", dir=self.folder)
+        try:
+            os.posix_fallocate(handle, 0, max(size, 1))  # a full disk shows here, not while writing
+            flat = torch.from_file(name, shared=True, size=size // dtype.itemsize, dtype=dtype)
+        except OSError as error:
+            raise SubbyteError(
+                f"{Path(name).parent} has no room for {size / 2**20:.0f} MB of activations "
+                f"({error.strerror}): make room there, or give the method a larger "
+                "cache_memory or fewer images"
+            ) from None
+        finally:
+            os.close(handle)
+            os.unlink(name)  # the mapping keeps the space as long as the tensor lives
+        return flat.view(shape)
