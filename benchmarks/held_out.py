@@ -19,7 +19,7 @@ import torch
 import yaml
 
 import subbyte
-from subbyte import experiment
+from subbyte import commands, experiment
 from subbyte.errors import SubbyteError
 from subbyte.report.bars import Bars
 from subbyte.setup import Setup, set_up
@@ -75,8 +75,8 @@ def recipe_of(bits: str, text: str) -> subbyte.Recipe:
     fields = yaml.safe_load(text)
     if not isinstance(fields, dict):
         raise SubbyteError(f"--recipes {text} are no fields of a recipe: write '{{ranges: lp}}'")
-    base = ranges.recipe_of(bits, "mse").model_dump(include={"weights", "activations"})
-    return subbyte.Recipe(**base | fields)
+    base = commands.recipe_of(bits, [], seed=0)
+    return subbyte.Recipe(**base.model_dump(include={"weights", "activations"}) | fields)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import subbyte
-from subbyte import experiment, files
+from subbyte import commands, experiment, files
 from subbyte.grid.ranges import RULES
 from subbyte.progress import Progress
 from subbyte.report.bars import Bars
@@ -52,13 +49,7 @@ def main() -> None:
 
 def recipe_of(bits: str, rule: str) -> subbyte.Recipe:
     """The recipe of `w4a8` and a rule, the latter in the YAML of a recipe's `ranges`."""
-    read = re.fullmatch(r"w(\d)a(\d)", bits)
-    if read is None:
-        raise subbyte.SubbyteError(f"--bits {bits} is no pair of bits: write it as w4a8")
-    weights, activations = (int(part) for part in read.groups())
-    return subbyte.Recipe(
-        weights=weights, activations=activations, ranges=yaml.safe_load(rule), method="range"
-    )
+    return commands.recipe_of(bits, [f"ranges={rule}", "method=range"], seed=0)
 
 
 def measure(

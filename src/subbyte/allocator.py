@@ -6,8 +6,9 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt(3)
-DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536}
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # parameters of mallopt(3)
+# To set a threshold ends glibc's adapting it, so it gets the value to which that would lead.
+AFTERWARDS = {MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20, MMAP_MAX: 65536}
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def keeping_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter, value in DEFAULTS.items():
+        for parameter, value in AFTERWARDS.items():
             library.mallopt(parameter, value)
         library.malloc_trim(0)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +16,17 @@ from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.recipe import Choice, Recipe
 
 QUANTIZERS = "subbyte_quantizers"  # the submodule of a region that holds its quantizers
+
+
+@contextmanager
+def restoring_states(quantizers: Iterable[FakeQuantize]) -> Iterator[list[FakeQuantize]]:
+    """The quantizers as a list; afterwards they are in the states in which they were before."""
+    before = [(quantizer, quantizer.state) for quantizer in quantizers]
+    try:
+        yield [quantizer for quantizer, _ in before]
+    finally:
+        for quantizer, state in before:
+            quantizer.state = state
 
 
 @dataclass(frozen=True)
@@ -151,8 +161,7 @@ class Captured(nn.Module):
         weights = list(self.quantizers("weight"))
         with torch.no_grad():
             for tensor, quantizer in weights:
-                held = quantizer.quantize(self.weight(tensor))
-                quantizer.instead = partial(_given, held)
+                quantizer.hold(quantizer.quantize(self.weight(tensor)))
         try:
             yield
         finally:
@@ -165,27 +174,15 @@ class Captured(nn.Module):
 
         Grids that are there for another runtime alone are off.
         """
-        absent = [(q, q.state) for tensor, q in self.quantizers() if not tensor.stands_for(runtime)]
-        for quantizer, _ in absent:
-            quantizer.state = State.OFF
-        try:
+        absent = (q for tensor, q in self.quantizers() if not tensor.stands_for(runtime))
+        with restoring_states(absent) as quantizers:
+            for quantizer in quantizers:
+                quantizer.state = State.OFF
             yield
-        finally:
-            for quantizer, state in absent:
-                quantizer.state = state
 
     @contextmanager
     def in_float(self) -> Iterator[None]:
         """While it lasts, all quantizers are off and the model computes what the user's did."""
-        before = [(quantizer, quantizer.state) for _, quantizer in self.quantizers()]
-        self.set_state(State.OFF)
-        try:
+        with restoring_states(quantizer for _, quantizer in self.quantizers()):
+            self.set_state(State.OFF)
             yield
-        finally:
-            for quantizer, state in before:
-                quantizer.state = state
-
-
-def _given(held: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    del x
-    return held

@@ -113,6 +113,10 @@ class FakeQuantize(nn.Module):
             x, self.scale, self.zero_point, spec.axis, spec.low, spec.high
         )
 
+    def hold(self, value: torch.Tensor) -> None:
+        """Give `value` in state QUANTIZE, whatever comes, as long as `instead` is not unset."""
+        self.instead = lambda _: value
+
     def levels(self, x: torch.Tensor) -> torch.Tensor:
         """The integers of `x` on the grid, less their zero point, as float32."""
         return (self.quantize(x) / along(self.scale, x, self.spec.axis)).round()

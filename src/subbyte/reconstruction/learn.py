@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -43,7 +42,7 @@ def learn(
     weights = [(captured.weight(t), q) for t, q in block.tensors(captured, "weight")]
     rounding = Rounding(weights) if plan.rounding and weights else None
     keep = 1.0 if plan.drop is None else 1 - plan.drop
-    device = lesson.targets[0].device
+    device = next(captured.parameters()).device
     masks = None if plan.drop is None else Masks(keep, generator, device)
     steps = StepSizes(grids, masks) if plan.step_sizes and grids else None
     if rounding is None and steps is None:
@@ -54,7 +53,7 @@ def learn(
             stack.enter_context(steps)
         if rounding is None:
             _hold(weights, [q.quantize(w) for w, q in weights])
-        well = _optimize(block, lesson, rounding, steps, masks, plan, generator)
+        well = _optimize(block, lesson, rounding, steps, masks, plan, generator, device)
         for _, quantizer in weights:
             quantizer.instead = None
     if not well:
@@ -74,6 +73,7 @@ def _optimize(
     masks: Masks | None,
     plan: Plan,
     generator: torch.Generator,
+    device: torch.device,
 ) -> bool:
     updates: list[Callable[[int], None]] = []
     if rounding is not None:
@@ -83,7 +83,6 @@ def _optimize(
     exact, quantized = [v.exact for v in lesson.inputs], [v.quantized for v in lesson.inputs]
     count = images_of(exact)
     size = min(plan.batch, count)
-    device = lesson.targets[0].device
     for step in range(plan.steps):
         images = torch.randperm(count, generator=generator)[:size]
         inputs = picked(quantized, images, count, device)
@@ -108,12 +107,7 @@ def _optimize(
 
 def _hold(weights: list[tuple[torch.Tensor, FakeQuantize]], held: list[torch.Tensor]) -> None:
     for (_, quantizer), value in zip(weights, held, strict=True):
-        quantizer.instead = partial(_given, value)
-
-
-def _given(held: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    del x
-    return held
+        quantizer.hold(value)
 
 
 def _mixed(quantized: torch.Tensor, exact: torch.Tensor, masks: Masks) -> torch.Tensor:

@@ -4,29 +4,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ConfigDict, Field
+
+from subbyte.grid.fake_quantize import State
+from subbyte.validation import Checked
+
+
+class LearningOptions(Checked):
+    """What can be set of every method that learns.
+
+    steps: of each block, or layer. batch: images of a step. regularizer: strength with which
+    rounding is pulled to up or down. cache_memory: GB of what blocks read and give that are kept in
+    memory; beyond, it goes to temporary files.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(32, ge=1)
+    regularizer: float = Field(0.01, ge=0)
+    cache_memory: float = Field(4.0, ge=0)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One round of learning over all blocks.
+    """One round of learning over all blocks; `description` is what progress calls it.
 
     rounding, step_sizes: whether weights' rounding and activations' step sizes are learned.
     activations: whether activations are on their grids meanwhile. drop: the share of activations,
     and of a block's inputs, that stay in float at random (`None`: none). exponent: p of the loss,
     the mean over images and positions of Σ over channels |y − target|^p. regularizer: its strength;
     it begins after the share `warm_up` of the steps, and β falls from the first number to the
-    second. layers: one layer at a time instead of whole blocks.
+    second. layers: one layer at a time instead of whole blocks. cache_memory: in GB.
     """
 
+    description: str
     steps: int
     batch: int
+    regularizer: float
+    cache_memory: float
     rounding: bool = True
     step_sizes: bool = False
     activations: bool = False
     drop: float | None = None
     exponent: float = 2.0
-    regularizer: float = 0.01
     beta: tuple[float, float] = (20.0, 2.0)
     warm_up: float = 0.2
     rounding_rate: float = 1e-3
     step_size_rate: float = 4e-5
     layers: bool = False
+
+    @property
+    def activation_state(self) -> State:
+        """In which state activations' grids are meanwhile."""
+        return State.QUANTIZE if self.activations else State.OFF
+
+
+def plan_of(options: LearningOptions, description: str) -> Plan:
+    """The plan by the options that all methods share: rounding alone, activations in float."""
+    return Plan(
+        description, options.steps, options.batch, options.regularizer, options.cache_memory
+    )

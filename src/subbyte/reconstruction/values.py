@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import batch_size, in_batch
 from subbyte.graph.blocks import Block
-from subbyte.graph.captured import Captured
+from subbyte.graph.captured import Captured, restoring_states
 from subbyte.grid.fake_quantize import State
 from subbyte.reconstruction.store import Store
 
@@ -87,9 +87,11 @@ def images_of(values: Sequence[Any]) -> int:
     return max(len(x) for x in values if isinstance(x, torch.Tensor) and x.dim() > 0)
 
 
-def picked(values: Sequence[Any], images: torch.Tensor | slice, count: int, like: Any) -> list[Any]:
+def picked(
+    values: Sequence[Any], images: torch.Tensor | slice, count: int, device: torch.device
+) -> list[Any]:
     """The rows of some images of those values that have one for each; the others as they are."""
-    return [x[images].to(like) if in_batch(x, count) else x for x in values]
+    return [x[images].to(device) if in_batch(x, count) else x for x in values]
 
 
 @torch.no_grad()
@@ -110,11 +112,7 @@ def run(block: Block, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]
 @contextmanager
 def states(captured: Captured, block: Block, weights: State, activations: State) -> Iterator[None]:
     """While it lasts, the grids of one block are in these states."""
-    before = [(quantizer, quantizer.state) for _, quantizer in block.tensors(captured)]
-    for tensor, quantizer in block.tensors(captured):
-        quantizer.state = weights if tensor.role == "weight" else activations
-    try:
+    with restoring_states(quantizer for _, quantizer in block.tensors(captured)):
+        for tensor, quantizer in block.tensors(captured):
+            quantizer.state = weights if tensor.role == "weight" else activations
         yield
-    finally:
-        for quantizer, state in before:
-            quantizer.state = state

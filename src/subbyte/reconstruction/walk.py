@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,33 +23,28 @@ def reconstruct(
     captured: Captured,
     batches: Iterable[tuple[Any, ...]],
     plan: Plan,
-    *,
-    cache_memory: float,
-    seed: int,
     progress: Progress,
-    description: str,
-    folder: Path | None = None,
 ) -> None:
     """Learn one block after the other by `plan`; each reads what those before it give.
 
-    cache_memory: GB of what blocks read and give that are kept in memory. All grids have ranges.
-    How it went is noted in `captured.facts.blocks`.
+    All grids have ranges. How it went is noted in `captured.facts.blocks`.
     """
     device = next(captured.parameters()).device
     done: set[FakeQuantize] = set()  # a grid that several blocks share is learned in the first one
     for region in captured.region_names:
-        store = Store(int(cache_memory * 2**30), device, folder)
+        store = Store(int(plan.cache_memory * 2**30), device)
         values = recorded(captured, region, batches, store)
         blocks = find_blocks(captured, region)
-        for i, block in enumerate(progress.track(blocks, description)):
+        for i, block in enumerate(progress.track(blocks, plan.description)):
             started = time.perf_counter()
-            generator = torch.Generator().manual_seed(seed * 100_003 + i)
-            well = _learn_block(captured, block, values, plan, done, generator, store)
+            generator = torch.Generator().manual_seed(captured.recipe.seed * 100_003 + i)
+            exact = _exact(captured, block, [values[node] for node in block.inputs], store)
+            well = _learn_block(captured, block, values, exact, plan, done, generator, store)
             seconds = round(time.perf_counter() - started, 3)
             captured.facts.blocks.append(
                 {"block": block.name, "seconds": seconds, "fell_back": not well}
             )
-            values |= _results(captured, block, values, plan, store)
+            values |= _results(captured, block, values, exact, plan, store)
             later = {node for other in blocks[i + 1 :] for node in other.inputs}
             values = {node: value for node, value in values.items() if node in later}
     captured.set_state(State.QUANTIZE)
@@ -60,23 +54,31 @@ def _learn_block(
     captured: Captured,
     block: Block,
     values: dict[fx.Node, Values],
+    exact: list[torch.Tensor],
     plan: Plan,
     done: set[FakeQuantize],
     generator: torch.Generator,
     store: Store,
 ) -> bool:
-    activations = State.QUANTIZE if plan.activations else State.OFF
+    """Learn a block, which gives `exact` in float, or its layers; return whether all went well."""
     well = True
     for unit in single_layers(captured, block) if plan.layers else [block]:
-        inputs = _inputs(captured, block, unit, values, activations, store)
-        with states(captured, unit, State.OFF, State.OFF):
-            targets = run(unit, [value.exact for value in inputs], store)
+        inputs = _inputs(captured, block, unit, values, plan, store)
+        targets = exact if unit is block else _exact(captured, unit, inputs, store)
         grids = [q for _, q in unit.tensors(captured, "activation") if q not in done]
         done.update(grids)
-        with states(captured, unit, State.QUANTIZE, activations):
+        with states(captured, unit, State.QUANTIZE, plan.activation_state):
             well &= learn(captured, unit, Lesson(inputs, targets), grids, plan, generator)
         del inputs, targets
     return well
+
+
+def _exact(
+    captured: Captured, block: Block, inputs: list[Values], store: Store
+) -> list[torch.Tensor]:
+    """What a block gives in the float network."""
+    with states(captured, block, State.OFF, State.OFF):
+        return run(block, [value.exact for value in inputs], store)
 
 
 def _inputs(
@@ -84,7 +86,7 @@ def _inputs(
     block: Block,
     unit: Block,
     values: dict[fx.Node, Values],
-    activations: State,
+    plan: Plan,
     store: Store,
 ) -> list[Values]:
     """What a block, or a layer in it, reads in the float network and behind quantized layers."""
@@ -92,20 +94,20 @@ def _inputs(
     if unit is block:
         return given
     part = leading_to(captured, block, unit.inputs)
-    with states(captured, part, State.OFF, State.OFF):
-        exact = run(part, [value.exact for value in given], store)
-    with states(captured, part, State.QUANTIZE, activations):
-        quantized = run(part, [value.quantized for value in given], store)
-    return [Values(a, b) for a, b in zip(exact, quantized, strict=True)]
+    exact = _exact(captured, part, given, store)
+    results = _results(captured, part, values, exact, plan, store)
+    return [results[node] for node in unit.inputs]
 
 
 def _results(
-    captured: Captured, block: Block, values: dict[fx.Node, Values], plan: Plan, store: Store
+    captured: Captured,
+    block: Block,
+    values: dict[fx.Node, Values],
+    exact: list[torch.Tensor],
+    plan: Plan,
+    store: Store,
 ) -> dict[fx.Node, Values]:
-    given = [values[node] for node in block.inputs]
-    with states(captured, block, State.OFF, State.OFF):
-        exact = run(block, [value.exact for value in given], store)
-    activations = State.QUANTIZE if plan.activations else State.OFF
-    with states(captured, block, State.QUANTIZE, activations):
-        quantized = run(block, [value.quantized for value in given], store)
+    """What a block gives, `exact` in float, and on its grids behind quantized blocks."""
+    with states(captured, block, State.QUANTIZE, plan.activation_state):
+        quantized = run(block, [values[node].quantized for node in block.inputs], store)
     return {n: Values(a, b) for n, a, b in zip(block.outputs, exact, quantized, strict=True)}
