@@ -38,7 +38,7 @@ def model() -> nn.Module:
 
 
 def learned(name: str, **options: float) -> Recipe:
-    method = {"name": name, "steps": 120, **options}
+    method = {"name": name, "steps": 40, **options}
     return Recipe(weights=2, activations=4, first_last=4, method=method)
 
 

@@ -130,11 +130,11 @@ def sampled(x: torch.Tensor) -> tuple[torch.Tensor, int]:
     k shares no factor with the number of values, so that it meets all rows and columns alike.
     """
     rows = _rows(x)
-    step = -(-rows.shape[1] // SAMPLED)
+    step = max(1, -(-rows.shape[1] // SAMPLED))
     while math.gcd(step, rows.shape[1]) > 1:
         step += 1
     return rows[:, ::step], step
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    return x.reshape(x.shape[0], -1) if x.dim() > 0 else x.reshape(1, 1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])) if x.dim() > 0 else x.reshape(1, 1)
