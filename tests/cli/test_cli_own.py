@@ -65,6 +65,7 @@ def test_a_flat_calibration_folder_and_classes_in_the_models_order(own: Own, cli
     assert results["float"]["metrics"] == {"top1": 0.0}
 
 
+@pytest.mark.slow
 def test_a_torchvision_model_with_a_checkpoint_and_preprocessing(own: Own, cli: Cli) -> None:
     torch.manual_seed(0)
     model = torchvision.models.squeezenet1_1(num_classes=2).eval()

@@ -35,6 +35,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
+@pytest.mark.slow
 def test_json_on_a_clean_stdout_and_nothing_on_stderr(own: Own) -> None:
     file = own.yaml(runtimes=["onnxruntime", "openvino"])
     process = start("run", file, "--out", "out", "--json")
@@ -43,6 +44,7 @@ def test_json_on_a_clean_stdout_and_nothing_on_stderr(own: Own) -> None:
     assert json.loads(stdout) == own.results()
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     process = start("run", "digts")

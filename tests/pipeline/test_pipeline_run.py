@@ -122,6 +122,7 @@ def test_each_runtime_runs_its_own_file_and_is_compared_with_its_simulation(
         assert deployed["max_abs_diff"] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_simulation_of_a_file_changes_nothing_of_the_other(
     experiment: Experiment, tmp_path: Path
 ) -> None:
