@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte import methods
 from subbyte.allocator import keeping_memory
-from subbyte.data.batches import check_calibration, read_batch
+from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.errors import SubbyteError
 from subbyte.graph.annotate import annotate, check_overrides
 from subbyte.graph.calibrate import rows, sqnr_db
@@ -27,22 +25,8 @@ from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.progress import Progress, Silent
 from subbyte.recipe import Recipe, choice
 from subbyte.runtime import onnx as onnx_runtime
+from subbyte.tasks import classification
 from subbyte.version import __version__
-
-
-@dataclass(frozen=True)
-class ArgumentsOf:
-    """The positional arguments of each batch, on a device; can be walked again."""
-
-    batches: Any
-    device: torch.device
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for raw in self.batches:
-            yield to_device(read_batch(raw).args, self.device)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 def quantize(
@@ -73,7 +57,9 @@ def quantize(
         captured = prepare(model, next(iter(batches)), recipe)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
-        methods.method(name).apply(captured, batches, options, progress=progress)
+        methods.method(name).apply(
+            captured, batches, options, loss=classification.loss, progress=progress
+        )
     captured.facts.seconds = time.perf_counter() - started
     captured.facts.metadata["method"] = name
     return captured
@@ -157,14 +143,6 @@ def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
     method = methods.resolve(choice(recipe.method))
     return method.name, methods.method(method.name).Options(**method.options)
-
-
-def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
-    """`args` with every tensor in it on `device`."""
-    moved: tuple[Any, ...] = pytree.tree_map(
-        lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, args
-    )
-    return moved
 
 
 def _row(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from subbyte.api import device_of, prepare, to_device
+from subbyte.api import device_of, prepare
+from subbyte.data.batches import to_device
 from subbyte.errors import SubbyteError
 from subbyte.files import atomic
 from subbyte.graph.captured import Captured, QuantizedTensor

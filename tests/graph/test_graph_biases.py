@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte.graph.biases import correct_biases, correct_outputs
-from subbyte.graph.calibrate import choose_activations, choose_weights
+from subbyte import Recipe
+from subbyte.api import prepare
+from subbyte.graph.biases import correct_biases, correct_outputs, match_outputs
+from subbyte.graph.calibrate import calibrate, choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import BiasQuantize, State
 from subbyte.progress import Silent
@@ -112,3 +114,18 @@ def test_the_model_runs_as_before_when_it_is_done(place: Place) -> None:
     choose_weights(captured, Silent())
     correct_biases(captured, [(x,)], 24, Silent())
     assert "forward" not in vars(captured.region(""))
+
+
+def test_outputs_are_matched_in_the_mean_over_all_images() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    batches = [(torch.rand(40, 6) + 1,), (torch.rand(13, 6) - 1,)]
+    captured = prepare(model, batches[0], Recipe(weights=2, activations=3, first_last=None))
+    calibrate(captured, batches, Silent())
+    images = torch.cat([args[0] for args in batches])
+    expected = model(images).mean(0)
+    assert (captured(images).mean(0) - expected).abs().max() > 0.05
+    match_outputs(captured, batches, Silent())
+    # The bias lies on the grid of the sums.
+    step = max(float(q.scale.max()) for _, q in captured.quantizers())
+    assert (captured(images).mean(0) - expected).abs().max() < 0.51 * step**2

@@ -17,6 +17,7 @@ from subbyte.tasks.classification import (
     check_logits,
     interval,
     largest_difference,
+    loss,
     metrics,
     sqnr_db,
 )
@@ -134,3 +135,12 @@ def test_logits_are_passed_on() -> None:
 def test_what_is_not_logits_is_refused(output: object, told: str) -> None:
     with pytest.raises(SubbyteError, match=told):
         check_logits(output, 2)
+
+
+def test_loss_is_the_mean_cross_entropy_with_the_labels() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
+    expected = -(math.log(3 / 4) + math.log(1 / 5)) / 2
+    for labels in (torch.tensor([1, 1]), torch.tensor([1, 1], dtype=torch.int32), [1, 1]):
+        assert float(loss(logits, labels)) == pytest.approx(expected)
+    with pytest.raises(SubbyteError, match="labels go from 0 to 2 and the model has 2 classes"):
+        loss(logits, torch.tensor([0, 2]))

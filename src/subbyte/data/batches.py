@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
 from subbyte.errors import SubbyteError
@@ -26,6 +27,35 @@ class Batch:
     args: tuple[Any, ...]
     targets: Any | None
     size: int
+
+
+@dataclass(frozen=True)
+class ArgumentsOf:
+    """The positional arguments of each batch, on a device; can be walked again."""
+
+    batches: Any
+    device: torch.device
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        for batch in self.labelled():
+            yield batch.args
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def labelled(self) -> Iterator[Batch]:
+        """The same batches, each with its targets, which stay where they are."""
+        for raw in self.batches:
+            batch = read_batch(raw)
+            yield replace(batch, args=to_device(batch.args, self.device))
+
+
+def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    """`args` with every tensor in it on `device`."""
+    moved: tuple[Any, ...] = pytree.tree_map(
+        lambda x: x.to(device) if isinstance(x, Tensor) else x, args
+    )
+    return moved
 
 
 def read_batch(raw: object) -> Batch:

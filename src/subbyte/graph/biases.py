@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
 from subbyte.progress import Progress
 
 AT_ONCE = 32  # images
+ALL = sys.maxsize
 
 Observe = Callable[[fx.Node, torch.Tensor, torch.Tensor], None]
 
@@ -138,6 +140,28 @@ def correct_outputs(
             captured(*args)
     for node, layer in layers.items():
         layer.bias.sub_((layer.outputs.value() - expected[node]).to(layer.bias))
+
+
+def match_outputs(
+    captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress
+) -> None:
+    """Shift the last layers' biases until their mean outputs on all images are the float ones.
+
+    For methods that leave biases as they are: what the grids add in the mean, those of activations
+    above all, is no business of a block's own loss.
+    """
+    layers = {layer.node: layer for layer in _layers(captured)}
+    last = _last(layers)
+
+    def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        del inputs
+        layers[node].give(outputs)
+
+    with torch.no_grad(), captured.in_float(), _observed(captured, last, observe):
+        for args in progress.track(batches, "float outputs"):
+            captured(*args)
+    expected = {node: layers[node].outputs.value() for node in last if layers[node].outputs.count}
+    correct_outputs(captured, expected, batches, ALL, progress)
 
 
 def _layers(captured: Captured) -> Iterator[Layer]:

@@ -30,7 +30,7 @@ def choose_weights(captured: Captured, progress: Progress) -> None:
     weights = list(captured.quantizers("weight"))
     for tensor, quantizer in progress.track(weights, "ranges of weights"):
         sample = ranges.sample_of(rows(captured.weight(tensor), quantizer.spec.axis))
-        _choose(quantizer, tensor.rule, sample)
+        choose(quantizer, tensor.rule, sample)
 
 
 def choose_activations(
@@ -55,7 +55,7 @@ def choose_activations(
         sample = quantizer.statistics.sample()
         if quantizer in costs:
             sample = costs[quantizer].weigh(sample)
-        _choose(quantizer, tensor.rule, sample)
+        choose(quantizer, tensor.rule, sample)
         quantizer.statistics = None
     captured.set_state(State.QUANTIZE)
 
@@ -91,7 +91,8 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else 0.0
 
 
-def _choose(quantizer: FakeQuantize, rule: Choice, sample: ranges.Sample) -> None:
+def choose(quantizer: FakeQuantize, rule: Choice, sample: ranges.Sample) -> None:
+    """Give a quantizer the range that `rule` gives for `sample`."""
     spec = quantizer.spec
     scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
     quantizer.scale.copy_(scale)

@@ -158,15 +158,15 @@ class Captured(nn.Module):
 
         They are quantized once, and not for every batch.
         """
-        weights = list(self.quantizers("weight"))
+        weights = [(tensor, q, q.instead) for tensor, q in self.quantizers("weight")]
         with torch.no_grad():
-            for tensor, quantizer in weights:
+            for tensor, quantizer, _ in weights:
                 quantizer.hold(quantizer.quantize(self.weight(tensor)))
         try:
             yield
         finally:
-            for _, quantizer in weights:
-                quantizer.instead = None
+            for _, quantizer, before in weights:
+                quantizer.instead = before
 
     @contextmanager
     def placed_for(self, runtime: str | None) -> Iterator[None]:

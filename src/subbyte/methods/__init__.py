@@ -9,13 +9,14 @@ runtime.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from pydantic import BaseModel
 
+from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import unknown
 from subbyte.graph.captured import Captured
 from subbyte.progress import Progress
@@ -23,7 +24,7 @@ from subbyte.recipe import Choice, method_names
 
 AUTO = "bias_correction"  # no training, and better than `range` at every width
 
-Loss = Callable[[Any, Any], torch.Tensor]
+Loss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and the targets of a batch
 
 
 class Method(Protocol):
@@ -34,14 +35,17 @@ class Method(Protocol):
     def apply(
         self,
         captured: Captured,
-        batches: Iterable[tuple[Any, ...]],
+        batches: ArgumentsOf,
         options: Any,
         *,
         loss: Loss | None = None,
         progress: Progress | None = None,
         resume: Path | None = None,
     ) -> None:
-        """Quantize `captured` with the help of `batches`, the positional arguments of each."""
+        """Quantize `captured` with the help of `batches`, the positional arguments of each.
+
+        loss: how wrong outputs are by a batch's labels, for methods that look at labels.
+        """
 
 
 def resolve(choice: Choice) -> Choice:

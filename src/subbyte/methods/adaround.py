@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from subbyte.graph.biases import match_outputs
 from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.progress import Progress, Silent
@@ -37,3 +38,4 @@ def apply(
     plan = replace(plan_of(options, "learning layers"), layers=True)
     reconstruct(captured, batches, plan, progress)
     choose_activations(captured, batches, progress)
+    match_outputs(captured, batches, progress)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from subbyte.graph.biases import match_outputs
 from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.progress import Progress, Silent
@@ -49,3 +50,4 @@ def apply(
         exponent=2.4,
     )
     reconstruct(captured, batches, plan, progress)
+    match_outputs(captured, batches, progress)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from subbyte.graph.biases import match_outputs
 from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
@@ -45,3 +46,4 @@ def apply(
         plan_of(options, "learning blocks"), step_sizes=True, activations=True, drop=options.drop
     )
     reconstruct(captured, batches, plan, progress)
+    match_outputs(captured, batches, progress)

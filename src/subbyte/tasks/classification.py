@@ -51,6 +51,23 @@ def check_logits(output: Any, batch: int) -> torch.Tensor:
     return output
 
 
+def loss(outputs: Any, targets: Any) -> torch.Tensor:
+    """Mean cross-entropy of logits (images, classes) with the labels (images,).
+
+    Raises:
+        SubbyteError: The outputs are not logits, or a label is no class of the model.
+    """
+    labels = torch.as_tensor(targets)
+    logits = check_logits(outputs, len(labels))
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise SubbyteError(
+            f"the labels go from {int(labels.min())} to {int(labels.max())} and the model has "
+            f"{classes} classes: give labels from 0 to {classes - 1}, or none"
+        )
+    return torch.nn.functional.cross_entropy(logits, labels.to(logits.device).long())
+
+
 def metrics(outputs: Outputs) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
     hits = _rank_of_label(outputs)

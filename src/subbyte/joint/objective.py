@@ -1,0 +1,77 @@
+"""What a search over a whole network makes small, and the images it is looked at on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import kl_div
+from torch.utils import _pytree as pytree
+
+from subbyte.data.batches import ArgumentsOf, Batch
+from subbyte.errors import SubbyteError
+from subbyte.graph.batch import map_batch
+from subbyte.graph.captured import Captured
+from subbyte.joint.network import Portion
+
+AT_ONCE = 32  # images of a portion
+
+Targets = Literal["auto", "labels", "outputs"]
+
+
+def portions_of(
+    captured: Captured, batches: ArgumentsOf, images: int, targets: Targets
+) -> tuple[list[Portion], bool]:
+    """The first so many images in portions with their targets, and whether these are labels.
+
+    targets: "labels", the float model's "outputs", or "auto": labels where all batches have them.
+
+    Raises:
+        SubbyteError: Labels were asked for and a batch has none.
+    """
+    parts = list(_portions(batches, images))
+    without = sum(part.targets is None for part in parts)
+    if targets == "labels" and without:
+        raise SubbyteError(
+            "targets is 'labels' and the calibration has images without labels: give batches of "
+            "(inputs, labels), or targets: outputs"
+        )
+    if targets != "outputs" and not without:
+        return [Portion(part.args, part.targets, part.size) for part in parts], True
+    with torch.no_grad(), captured.in_float():
+        return [Portion(part.args, captured(*part.args), part.size) for part in parts], False
+
+
+def divergence(outputs: Any, targets: Any) -> torch.Tensor:
+    """How far outputs are from those of the float model, as a mean over images.
+
+    Of one matrix, (images, classes): the Kullback-Leibler divergence of the softmax of the float
+    model's rows from that of these. Of anything else: the squared error relative to the energy of
+    the float model's outputs, summed over the tensors.
+    """
+    if isinstance(targets, torch.Tensor) and targets.dim() == 2 and targets.shape[1] > 1:
+        expected, found = targets.log_softmax(1), outputs.log_softmax(1)
+        return kl_div(found, expected, reduction="batchmean", log_target=True)
+    pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(targets), strict=True)
+    errors = [
+        (output - target).square().sum() / target.square().sum().clamp(min=1e-12)
+        for output, target in pairs
+        if isinstance(target, torch.Tensor) and target.is_floating_point()
+    ]
+    return torch.stack(errors).sum()
+
+
+def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
+    """The first so many images, with their targets, a few at a time."""
+    left = images
+    for batch in batches.labelled():
+        for start in range(0, min(batch.size, left), AT_ONCE):
+            end = min(start + AT_ONCE, batch.size, left)
+            chosen = slice(start, end)
+            args = map_batch(batch.args, batch.size, lambda x: x[chosen])  # noqa: B023
+            targets = None if batch.targets is None else batch.targets[chosen]
+            yield Batch(args, targets, end - start)
+        left -= batch.size
+        if left <= 0:
+            return
