@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from subbyte.graph.fingerprint import fingerprints
 from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.progress import Progress, Silent
 from subbyte.recipe import Recipe, choice
+from subbyte.reconstruction.finished import claim
 from subbyte.runtime import onnx as onnx_runtime
 from subbyte.tasks import classification
 from subbyte.version import __version__
@@ -35,6 +37,7 @@ def quantize(
     recipe: Recipe | None = None,
     *,
     progress: Progress | None = None,
+    resume: Path | None = None,
 ) -> Captured:
     """Quantize a model: a new module, called as the model was; `model` is left as it is.
 
@@ -42,10 +45,12 @@ def quantize(
     is a tensor, a list of images, a tuple of positional arguments, a mapping {"inputs": …,
     "targets": …}, or a pair (inputs, targets). `recipe`: what to do; `None` is `Recipe()`.
     The same model, batches and recipe give the same result (its `seed`; one thread count).
+    `resume`: a folder to which methods that learn write each finished block; called again with the
+    same arguments after it was interrupted, it goes on from there, to the same result.
 
     Raises:
         SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
-            matches no layer; one sentence says what would be right.
+            matches no layer; or `resume` holds other work. One sentence says what would be right.
     """
     started = time.perf_counter()
     recipe = recipe or Recipe()
@@ -55,10 +60,12 @@ def quantize(
     name, options = _method(recipe)
     with progress.working("capturing the model"):
         captured = prepare(model, next(iter(batches)), recipe)
+    if resume is not None:
+        claim(resume, _work(captured, next(iter(batches))))
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(
-            captured, batches, options, loss=classification.loss, progress=progress
+            captured, batches, options, loss=classification.loss, progress=progress, resume=resume
         )
     captured.facts.seconds = time.perf_counter() - started
     captured.facts.metadata["method"] = name
@@ -143,6 +150,19 @@ def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
     method = methods.resolve(choice(recipe.method))
     return method.name, methods.method(method.name).Options(**method.options)
+
+
+def _work(captured: Captured, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What unfinished work must have in common with what goes on with it."""
+    weights = "".join(f"{name} {value}\n" for name, value in captured.facts.fingerprints.items())
+    leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    images = b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
+    return {
+        "version": __version__,
+        **captured.recipe.as_dict(),
+        "model": hashlib.sha256(weights.encode()).hexdigest()[:16],
+        "first batch": hashlib.sha256(images).hexdigest()[:16],
+    }
 
 
 def _row(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> dict[str, Any]:

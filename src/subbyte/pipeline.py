@@ -98,7 +98,13 @@ def run_variant(
         run_float(setup, folder, progress)
     recipe = setup.experiment.variants[name]
     log.info("variant %s: %s", name, recipe.as_dict())
-    captured = api.quantize(setup.module, setup.data.calibration, recipe, progress=progress)
+    captured = api.quantize(
+        setup.module,
+        setup.data.calibration,
+        recipe,
+        progress=progress,
+        resume=folder.unfinished_path(name),
+    )
     _described(captured, setup)
     calibrated = _clipped_in_calibration(captured, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part:
@@ -131,6 +137,7 @@ def run_variant(
             "notes": [note for note in notes if note],
         }
         files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
+    folder.forget_unfinished(name)
 
 
 def _fallen_back(captured: Captured) -> str:

@@ -37,6 +37,18 @@ class RunFolder:
         """Where a variant's results lie."""
         return self.path / "variants" / name
 
+    def unfinished_path(self, name: str) -> Path:
+        """Where a method writes what it has of a variant, until the variant is finished."""
+        return self.path / "unfinished" / name
+
+    def forget_unfinished(self, name: str) -> None:
+        """Remove what was written of a variant meanwhile."""
+        path = self.unfinished_path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
     def float_is_done(self) -> bool:
         """Whether the float model has been measured."""
         return (self.float_path / "float.json").is_file()

@@ -15,6 +15,7 @@ import yaml
 from subbyte import pipeline
 from subbyte.data.digits import digits_split
 from subbyte.models import build
+from subbyte.reconstruction import walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,3 +224,27 @@ def test_a_fault_of_our_own_is_told_logged_and_costs_only_its_variant(
     assert [variant["name"] for variant in own.results()["variants"]] == ["good"]
     assert cli("run", file, "--out", "out", "--resume").exit_code == 0
     assert [v["name"] for v in own.results()["variants"]] == ["good", "bad"]
+
+
+def test_a_run_interrupted_in_a_method_goes_on_behind_the_last_finished_block(
+    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, learned = walk._learn_block, list[str]()
+
+    def interrupted_once(captured: Any, block: Any, *arguments: Any) -> bool:
+        learned.append(block.name)
+        if learned == ["edges", "mix"]:
+            raise KeyboardInterrupt
+        return learn(captured, block, *arguments)
+
+    method = {"name": "qdrop", "steps": 10}
+    file = own.yaml(variants={"a": {"weights": 3, "method": method}})
+    assert cli("run", file, "--out", "whole").exit_code == 0
+    monkeypatch.setattr(walk, "_learn_block", interrupted_once)
+    assert cli("run", file, "--out", "out").exit_code == 130
+    assert (own.path / "out/unfinished/a").is_dir()
+    assert cli("run", file, "--out", "out", "--resume").exit_code == 0
+    assert learned == ["edges", "mix", "mix", "head"]
+    assert not (own.path / "out/unfinished").exists()
+    for name in ("variants/a/model.onnx", "variants/a/layers.csv"):
+        assert (own.path / "out" / name).read_bytes() == (own.path / "whole" / name).read_bytes()

@@ -32,10 +32,10 @@ def apply(
     resume: Path | None = None,
 ) -> None:
     """Learn each layer's rounding with activations in float, then choose their ranges."""
-    del loss, resume
+    del loss
     progress = progress or Silent()
     choose_weights(captured, progress)
     plan = replace(plan_of(options, "learning layers"), layers=True)
-    reconstruct(captured, batches, plan, progress)
+    reconstruct(captured, batches, plan, progress, resume)
     choose_activations(captured, batches, progress)
     match_outputs(captured, batches, progress)

@@ -36,10 +36,10 @@ def apply(
     resume: Path | None = None,
 ) -> None:
     """Learn each block's rounding with activations in float; then ranges, and their step sizes."""
-    del loss, resume
+    del loss
     progress = progress or Silent()
     choose_weights(captured, progress)
-    reconstruct(captured, batches, plan_of(options, "learning weights"), progress)
+    reconstruct(captured, batches, plan_of(options, "learning weights"), progress, resume)
     choose_activations(captured, batches, progress)
     plan = replace(
         plan_of(options, "learning step sizes"),
@@ -49,5 +49,5 @@ def apply(
         activations=True,
         exponent=2.4,
     )
-    reconstruct(captured, batches, plan, progress)
+    reconstruct(captured, batches, plan, progress, resume)
     match_outputs(captured, batches, progress)

@@ -38,12 +38,12 @@ def apply(
     resume: Path | None = None,
 ) -> None:
     """Choose all ranges in the float network, then learn rounding and step sizes of each block."""
-    del loss, resume
+    del loss
     progress = progress or Silent()
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
     plan = replace(
         plan_of(options, "learning blocks"), step_sizes=True, activations=True, drop=options.drop
     )
-    reconstruct(captured, batches, plan, progress)
+    reconstruct(captured, batches, plan, progress, resume)
     match_outputs(captured, batches, progress)

@@ -50,8 +50,8 @@ class Store:
         except OSError as error:
             raise SubbyteError(
                 f"{Path(name).parent} has no room for {size / 2**20:.0f} MB of activations "
-                f"({error.strerror}): make room there, or give the method a larger "
-                "cache_memory or fewer images"
+                f"({error.strerror}): make room there and go on with --resume, or give the method "
+                "a larger cache_memory or fewer images"
             ) from None
         finally:
             os.close(handle)

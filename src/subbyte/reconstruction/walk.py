@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from subbyte.graph.blocks import Block, find_blocks, leading_to, single_layers
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.progress import Progress
+from subbyte.reconstruction.finished import keep, restore
 from subbyte.reconstruction.learn import Lesson, learn
 from subbyte.reconstruction.plan import Plan
 from subbyte.reconstruction.store import Store
@@ -24,10 +26,12 @@ def reconstruct(
     batches: Iterable[tuple[Any, ...]],
     plan: Plan,
     progress: Progress,
+    resume: Path | None = None,
 ) -> None:
     """Learn one block after the other by `plan`; each reads what those before it give.
 
-    All grids have ranges. How it went is noted in `captured.facts.blocks`.
+    All grids have ranges. How it went is noted in `captured.facts.blocks`. resume: a folder to
+    which each finished block is written, and from which those are taken that are there already.
     """
     device = next(captured.parameters()).device
     done: set[FakeQuantize] = set()  # a grid that several blocks share is learned in the first one
@@ -36,14 +40,20 @@ def reconstruct(
         values = recorded(captured, region, batches, store)
         blocks = find_blocks(captured, region)
         for i, block in enumerate(progress.track(blocks, plan.description)):
-            started = time.perf_counter()
-            generator = torch.Generator().manual_seed(captured.recipe.seed * 100_003 + i)
             exact = _exact(captured, block, [values[node] for node in block.inputs], store)
-            well = _learn_block(captured, block, values, exact, plan, done, generator, store)
-            seconds = round(time.perf_counter() - started, 3)
-            captured.facts.blocks.append(
-                {"block": block.name, "seconds": seconds, "fell_back": not well}
-            )
+            key = f"{plan.description} {region} {i}".replace(" ", "-")
+            grids = [quantizer for _, quantizer in block.tensors(captured)]
+            note = None if resume is None else restore(resume, key, grids)
+            if note is None:
+                started = time.perf_counter()
+                generator = torch.Generator().manual_seed(captured.recipe.seed * 100_003 + i)
+                well = _learn_block(captured, block, values, exact, plan, done, generator, store)
+                seconds = round(time.perf_counter() - started, 3)
+                note = {"block": block.name, "seconds": seconds, "fell_back": not well}
+                if resume is not None:
+                    keep(resume, key, grids, note)
+            done.update(grids)
+            captured.facts.blocks.append(note)
             values |= _results(captured, block, values, exact, plan, store)
             later = {node for other in blocks[i + 1 :] for node in other.inputs}
             values = {node: value for node, value in values.items() if node in later}

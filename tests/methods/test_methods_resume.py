@@ -1,0 +1,106 @@
+"""A method that was interrupted goes on behind its last finished block, to the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from subbyte import Recipe, SubbyteError, api
+from subbyte.reconstruction import walk
+
+IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+BATCHES = [IMAGES[:24], IMAGES[24:]]
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+
+
+def recipe(name: str, **fields: object) -> Recipe:
+    options = {"activation_steps": 20} if name == "brecq" else {}
+    method = {"name": name, "steps": 20, **options}
+    return Recipe(**{"weights": 3, "activations": 4, "method": method, **fields})
+
+
+class CutError(Exception):
+    pass
+
+
+@pytest.fixture
+def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[str]]:
+    """Let learning fail after so many blocks; the list grows by the names of those learned."""
+    original = walk._learn_block
+
+    def cut(count: int | None) -> list[str]:
+        learned: list[str] = []
+
+        def learn(captured: object, block: walk.Block, *rest: object) -> bool:
+            if count is not None and len(learned) >= count:
+                raise CutError
+            learned.append(block.name)
+            return original(captured, block, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(walk, "_learn_block", learn)
+        return learned
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("name", "finished", "in_all"), [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6)]
+)
+def test_it_goes_on_to_the_same_result(
+    name: str,
+    finished: int,
+    in_all: int,
+    cut_after: Callable[[int | None], list[str]],
+    tmp_path: Path,
+) -> None:
+    whole = api.quantize(model(), BATCHES, recipe(name))
+    cut_after(finished)
+    with pytest.raises(CutError):
+        api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
+    learned = cut_after(None)
+    again = api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
+    assert len(learned) == in_all - finished
+    assert torch.equal(again(IMAGES), whole(IMAGES))
+    for (_, one), (_, other) in zip(again.quantizers(), whole.quantizers(), strict=True):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key])
+    names = [block["block"] for block in again.facts.blocks]
+    assert names == [block["block"] for block in whole.facts.blocks]
+
+
+def test_other_work_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
+    api.quantize(model(), BATCHES, recipe("qdrop"), resume=tmp_path)
+    with pytest.raises(SubbyteError, match=f"in {tmp_path} has weights 3 and this has 2"):
+        api.quantize(model(), BATCHES, recipe("qdrop", weights=2), resume=tmp_path)
+    with pytest.raises(SubbyteError, match="has seed 0 and this has 1"):
+        api.quantize(model(), BATCHES, recipe("qdrop", seed=1), resume=tmp_path)
+    with pytest.raises(SubbyteError, match="has first batch"):
+        api.quantize(model(), [IMAGES.flip(0)], recipe("qdrop"), resume=tmp_path)
+    other = model()
+    with torch.no_grad():
+        other[0].weight.mul_(1.5)
+    with pytest.raises(SubbyteError, match="has model"):
+        api.quantize(other, BATCHES, recipe("qdrop"), resume=tmp_path)
+
+
+def test_methods_without_blocks_take_a_folder_too(tmp_path: Path) -> None:
+    for name in ("range", "bias_correction"):
+        plain = api.quantize(model(), BATCHES, Recipe(method=name))
+        again = api.quantize(model(), BATCHES, Recipe(method=name), resume=tmp_path / name)
+        assert torch.equal(plain(IMAGES), again(IMAGES))
