@@ -112,7 +112,7 @@ def _hold(weights: list[tuple[torch.Tensor, FakeQuantize]], held: list[torch.Ten
 
 def _mixed(quantized: torch.Tensor, exact: torch.Tensor, masks: Masks) -> torch.Tensor:
     """A block's input, at random as the quantized network or as the float one gives it."""
-    return torch.where(masks.like(quantized), quantized, exact)
+    return torch.lerp(exact, quantized, masks.like(quantized))
 
 
 def _loss(

@@ -17,13 +17,14 @@ class Masks:
 
     def __init__(self, share: float, generator: torch.Generator, device: torch.device) -> None:
         self.share, self.generator, self.device = share, generator, device
-        self.pool = torch.zeros(0, dtype=torch.bool, device=device)
+        self.pool = torch.zeros(0, device=device)
 
     def like(self, x: torch.Tensor) -> torch.Tensor:
-        """A mask in the shape of `x`, true for the `share` of it."""
+        """A mask in the shape of `x`, 1 for the `share` of it and 0 elsewhere."""
         size = x.numel()
         if len(self.pool) < 2 * size:
-            self.pool = (torch.rand(3 * size, generator=self.generator) < self.share).to(x.device)
+            drawn = torch.rand(3 * size, generator=self.generator) < self.share
+            self.pool = drawn.to(x.device, x.dtype)
         limit = len(self.pool) - size
         start = int(torch.randint(limit, (), generator=self.generator))
         return self.pool[start : start + size].view(x.shape)
@@ -39,6 +40,7 @@ class StepSizes:
 
     def __init__(self, grids: list[FakeQuantize], masks: Masks | None) -> None:
         self.grids, self.masks = grids, masks
+        self.zero_points = [int(grid.zero_point) for grid in grids]  # read once: a GPU would wait
         self.variable = torch.cat([grid.scale for grid in grids])
         self.gradient = torch.zeros_like(self.variable)
 
@@ -84,29 +86,31 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, handle: torch.Tensor, learned: _Learned) -> torch.Tensor:
         grid, masks = learned.grid, learned.steps.masks
-        y, passes = torch._fake_quantize_per_tensor_affine_cachemask_tensor_qparams(
-            x,
-            grid.scale,
-            grid.zero_point,
-            torch.ones(1, dtype=torch.int64, device=x.device),
-            grid.spec.low,
-            grid.spec.high,
-        )
+        zero_point = learned.steps.zero_points[learned.index]
+        # Masks are numbers and not booleans, whose kernels take many times as long.
+        level = torch.mul(x, grid.scale.reciprocal()).round_()
+        y = level.clamp(grid.spec.low - zero_point, grid.spec.high - zero_point)
+        stops = level.sub_(y).abs_().clamp_(max=1)  # 1 where a value is clipped, by whole levels
+        y.mul_(grid.scale)
         if masks is not None:
             mask = masks.like(x)
-            y = torch.where(mask, y, x)
-            passes = passes.logical_or_(~mask)
-        ctx.save_for_backward(x, y, passes)
+            y = torch.lerp(x, y, mask)
+            stops.mul_(mask)
+        ctx.save_for_backward(x, y, stops)
         ctx.learned = learned
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        x, y, passes = ctx.saved_tensors
+        x, y, stops = ctx.saved_tensors
         learned: _Learned = ctx.learned
-        passed = gradient * passes
+        passed = torch.addcmul(gradient, gradient, stops, value=-1)
         grid = learned.grid
-        total = torch.sum(gradient * y) - torch.sum(passed * x)
+        total = _dot(gradient, y) - _dot(passed, x)
         factor = 1 / math.sqrt(x.numel() * max(grid.spec.high, 1))
         learned.steps.gradient[learned.index] += total / grid.scale[0] * factor
         return passed, None, None
+
+
+def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.dot(one.reshape(-1), other.reshape(-1))
