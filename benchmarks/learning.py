@@ -4,7 +4,7 @@
 
 Blocks of ResNet-20 for CIFAR-10 with its published weights, on 1,024 real calibration images from
 $SUBBYTE_DATA. The plain loop has what papers and research code write down: a parameter a layer,
-soft rounding and fake quantization in single operations with autograd, a fresh random mask for every
+soft rounding and fake quantization in single operations with autograd, a fresh random mask for each
 tensor, the regularizer as a term of the loss. Both start from the same ranges and learn from the
 same inputs and targets; after as many steps the error of the block, rounded, shows that they do the
 same. Rounds are interleaved; a ratio is that of the processor seconds of one round, printed is the
