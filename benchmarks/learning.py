@@ -42,7 +42,7 @@ from subbyte.reconstruction.learn import Lesson, learn
 from subbyte.reconstruction.plan import LearningOptions, Plan, plan_of
 from subbyte.reconstruction.store import Store
 from subbyte.reconstruction.values import Values, recorded, run, states
-from subbyte.reconstruction.walk import _inputs
+from subbyte.reconstruction.walk import Walk, _inputs
 
 PLANS: dict[str, Plan] = {
     "adaround": replace(plan_of(LearningOptions(), ""), layers=True),
@@ -119,7 +119,7 @@ def compare(
         unit = block
         if plan.layers:  # the second layer of the block
             unit = single_layers(captured, block)[1]
-            inputs = _inputs(captured, block, unit, values, plan, Store(2**33, torch.device("cpu")))
+            inputs = _inputs(Walk(captured, [], plan, Store(2**33, CPU)), block, unit, values)
             with states(captured, unit, State.OFF, State.OFF):
                 lesson = Lesson(inputs, run(unit, [v.exact for v in inputs], Store(2**33, CPU)))
         for turn in range(rounds):

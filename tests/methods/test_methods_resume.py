@@ -47,11 +47,11 @@ def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[st
     def cut(count: int | None) -> list[str]:
         learned: list[str] = []
 
-        def learn(captured: object, block: walk.Block, *rest: object) -> bool:
+        def learn(where: walk.Walk, block: walk.Block, *rest: object) -> bool:
             if count is not None and len(learned) >= count:
                 raise CutError
             learned.append(block.name)
-            return original(captured, block, *rest)  # type: ignore[arg-type]
+            return original(where, block, *rest)  # type: ignore[arg-type]
 
         monkeypatch.setattr(walk, "_learn_block", learn)
         return learned

@@ -45,7 +45,7 @@ def sensitivities(
             hooks.enter_context(grid.register_forward_hook(_watch(sensitivity)))
         first = 0
         for args in progress.track(parts, "weighing activations"):
-            total = _random_sum(captured(*args), range(first, first + batch_size(args)))
+            total = random_sum(captured(*args), range(first, first + batch_size(args)))
             first += batch_size(args)
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ def _watch(sensitivity: Sensitivity) -> Any:
     return hook
 
 
-def _random_sum(outputs: Any, images: range) -> torch.Tensor:
+def random_sum(outputs: Any, images: range) -> torch.Tensor:
     """The sum of all numbers in `outputs`, each with a random sign that depends on its image alone.
 
     images: the numbers of those that the outputs are of.

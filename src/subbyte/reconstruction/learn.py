@@ -20,10 +20,14 @@ from subbyte.reconstruction.values import Values, images_of, picked
 
 @dataclass
 class Lesson:
-    """What a block learns from: `inputs` by position, and the `targets` of its outputs."""
+    """What a block learns from: `inputs` by position, and the `targets` of its outputs.
+
+    importance: for each output, what a squared error of each value counts; empty: all alike.
+    """
 
     inputs: Sequence[Values]
     targets: Sequence[torch.Tensor]
+    importance: Sequence[torch.Tensor] = ()
 
 
 def learn(
@@ -95,7 +99,8 @@ def _optimize(
         if rounding is not None:
             _hold(rounding.tensors, rounding.weights())
         outputs = block.module(*inputs)
-        loss, gradients = _loss(outputs, targets, plan.exponent)
+        factors = picked(lesson.importance, images, count, device)
+        loss, gradients = _loss(outputs, targets, plan.exponent, factors)
         if not math.isfinite(loss):
             return False
         learned = [i for i, output in enumerate(outputs) if output.requires_grad]
@@ -116,21 +121,33 @@ def _mixed(quantized: torch.Tensor, exact: torch.Tensor, masks: Masks) -> torch.
 
 
 def _loss(
-    outputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], p: float
+    outputs: Sequence[torch.Tensor],
+    targets: Sequence[torch.Tensor],
+    p: float,
+    factors: Sequence[torch.Tensor] = (),
 ) -> tuple[float, list[torch.Tensor]]:
-    """Mean over images and positions of Σ over channels |y − t|^p, and its gradient in each y."""
+    """Mean over images and positions of Σ over channels f · |y − t|^p, and its gradient in each y.
+
+    f is 1 where there are no factors.
+    """
     total, gradients = 0.0, []
-    for output, target in zip(outputs, targets, strict=True):
+    for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         error = output.detach() - target
         channels = output.shape[1 if output.dim() == 4 else -1]
         rows = output.numel() / channels
         size = error.abs()
-        total += float(size.pow(p).sum()) / rows
-        if p == 2:
-            gradients.append(error.mul_(2 / rows))
-        else:
-            gradients.append(size.pow_(p - 1).mul_(error.sign_()).mul_(p / rows))
+        losses = size.pow(p)
+        gradient = error.mul_(2 / rows) if p == 2 else _slope(size, error, p).mul_(1 / rows)
+        if factors:
+            losses, gradient = losses.mul_(factors[i]), gradient.mul_(factors[i])
+        total += float(losses.sum()) / rows
+        gradients.append(gradient)
     return total, gradients
+
+
+def _slope(size: torch.Tensor, error: torch.Tensor, p: float) -> torch.Tensor:
+    """The derivative of |e|^p, of which `size` is |e|; both are used up."""
+    return size.pow_(p - 1).mul_(error.sign_()).mul_(p)
 
 
 def _rounding_update(rounding: Rounding, plan: Plan) -> Callable[[int], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.progress import Progress
 from subbyte.reconstruction.finished import keep, restore
+from subbyte.reconstruction.fisher import importance
 from subbyte.reconstruction.learn import Lesson, learn
 from subbyte.reconstruction.plan import Plan
 from subbyte.reconstruction.store import Store
 from subbyte.reconstruction.values import Values, recorded, run, states
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What goes from block to block. done: grids whose step sizes are learned already."""
+
+    captured: Captured
+    batches: Iterable[tuple[Any, ...]]
+    plan: Plan
+    store: Store
+    done: set[FakeQuantize] = field(default_factory=set)
 
 
 def reconstruct(
@@ -37,87 +50,74 @@ def reconstruct(
     done: set[FakeQuantize] = set()  # a grid that several blocks share is learned in the first one
     for region in captured.region_names:
         store = Store(int(plan.cache_memory * 2**30), device)
+        walk = Walk(captured, batches, plan, store, done)
         values = recorded(captured, region, batches, store)
         blocks = find_blocks(captured, region)
         for i, block in enumerate(progress.track(blocks, plan.description)):
-            exact = _exact(captured, block, [values[node] for node in block.inputs], store)
+            exact = _exact(walk, block, [values[node] for node in block.inputs])
             key = f"{plan.description} {region} {i}".replace(" ", "-")
             grids = [quantizer for _, quantizer in block.tensors(captured)]
             note = None if resume is None else restore(resume, key, grids)
             if note is None:
                 started = time.perf_counter()
                 generator = torch.Generator().manual_seed(captured.recipe.seed * 100_003 + i)
-                well = _learn_block(captured, block, values, exact, plan, done, generator, store)
+                well = _learn_block(walk, block, values, exact, generator)
                 seconds = round(time.perf_counter() - started, 3)
                 note = {"block": block.name, "seconds": seconds, "fell_back": not well}
                 if resume is not None:
                     keep(resume, key, grids, note)
             done.update(grids)
             captured.facts.blocks.append(note)
-            values |= _results(captured, block, values, exact, plan, store)
+            values |= _results(walk, block, values, exact)
             later = {node for other in blocks[i + 1 :] for node in other.inputs}
             values = {node: value for node, value in values.items() if node in later}
     captured.set_state(State.QUANTIZE)
 
 
 def _learn_block(
-    captured: Captured,
+    walk: Walk,
     block: Block,
     values: dict[fx.Node, Values],
     exact: list[torch.Tensor],
-    plan: Plan,
-    done: set[FakeQuantize],
     generator: torch.Generator,
-    store: Store,
 ) -> bool:
     """Learn a block, which gives `exact` in float, or its layers; return whether all went well."""
-    well = True
+    well, captured, plan = True, walk.captured, walk.plan
     for unit in single_layers(captured, block) if plan.layers else [block]:
-        inputs = _inputs(captured, block, unit, values, plan, store)
-        targets = exact if unit is block else _exact(captured, unit, inputs, store)
-        grids = [q for _, q in unit.tensors(captured, "activation") if q not in done]
-        done.update(grids)
+        inputs = _inputs(walk, block, unit, values)
+        targets = exact if unit is block else _exact(walk, unit, inputs)
+        factors: list[torch.Tensor] = []
+        if plan.fisher:
+            factors = importance(captured, unit, walk.batches, len(targets[0]), walk.store)
+        grids = [q for _, q in unit.tensors(captured, "activation") if q not in walk.done]
+        walk.done.update(grids)
         with states(captured, unit, State.QUANTIZE, plan.activation_state):
-            well &= learn(captured, unit, Lesson(inputs, targets), grids, plan, generator)
-        del inputs, targets
+            lesson = Lesson(inputs, targets, factors)
+            well &= learn(captured, unit, lesson, grids, plan, generator)
+        del inputs, targets, factors, lesson
     return well
 
 
-def _exact(
-    captured: Captured, block: Block, inputs: list[Values], store: Store
-) -> list[torch.Tensor]:
+def _exact(walk: Walk, block: Block, inputs: list[Values]) -> list[torch.Tensor]:
     """What a block gives in the float network."""
-    with states(captured, block, State.OFF, State.OFF):
-        return run(block, [value.exact for value in inputs], store)
+    with states(walk.captured, block, State.OFF, State.OFF):
+        return run(block, [value.exact for value in inputs], walk.store)
 
 
-def _inputs(
-    captured: Captured,
-    block: Block,
-    unit: Block,
-    values: dict[fx.Node, Values],
-    plan: Plan,
-    store: Store,
-) -> list[Values]:
+def _inputs(walk: Walk, block: Block, unit: Block, values: dict[fx.Node, Values]) -> list[Values]:
     """What a block, or a layer in it, reads in the float network and behind quantized layers."""
     given = [values[node] for node in block.inputs]
     if unit is block:
         return given
-    part = leading_to(captured, block, unit.inputs)
-    exact = _exact(captured, part, given, store)
-    results = _results(captured, part, values, exact, plan, store)
+    part = leading_to(walk.captured, block, unit.inputs)
+    results = _results(walk, part, values, _exact(walk, part, given))
     return [results[node] for node in unit.inputs]
 
 
 def _results(
-    captured: Captured,
-    block: Block,
-    values: dict[fx.Node, Values],
-    exact: list[torch.Tensor],
-    plan: Plan,
-    store: Store,
+    walk: Walk, block: Block, values: dict[fx.Node, Values], exact: list[torch.Tensor]
 ) -> dict[fx.Node, Values]:
     """What a block gives, `exact` in float, and on its grids behind quantized blocks."""
-    with states(captured, block, State.QUANTIZE, plan.activation_state):
-        quantized = run(block, [values[node].quantized for node in block.inputs], store)
+    with states(walk.captured, block, State.QUANTIZE, walk.plan.activation_state):
+        quantized = run(block, [values[node].quantized for node in block.inputs], walk.store)
     return {n: Values(a, b) for n, a, b in zip(block.outputs, exact, quantized, strict=True)}
