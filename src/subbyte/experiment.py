@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,6 +28,9 @@ PATHS = (
     ("data", "evaluation"),
     ("data", "classes"),
 )
+# Where one of these is set, what the file has for the other one no longer counts.
+EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weights"))
+SOURCES = ("name", "root", "calibration", "evaluation")
 
 
 class Experiment(Checked):
@@ -109,12 +112,13 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
 
     Paths in a file are relative to the file's folder, those in settings to the current one.
+    `model.checkpoint` set takes the place of the file's `model.weights`, and the reverse.
 
     Raises:
         SubbyteError: There is no such experiment, the YAML does not parse (line and column are
-            named), or a key or value is wrong.
+            named), a key or value is wrong, or a built-in one is not told where its images are.
     """
-    path = builtin().get(name)
+    path = known = builtin().get(name)
     if path is None:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
@@ -125,8 +129,12 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
             )
     raw = read_yaml(path)
     _absolute(raw, path.resolve().parent)
-    for setting in settings:
-        _put(raw, *read_setting(setting))
+    read = [read_setting(setting) for setting in settings]
+    _make_room(raw, {key for key, value in read if value is not None})
+    for key, value in read:
+        _put(raw, key, value)
+    if known is not None:
+        _require_images(name, raw.get("data"))
     _absolute(raw, Path.cwd())
     raw.setdefault("name", path.stem)
     return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
@@ -194,6 +202,24 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
             where = ".".join(parents[:depth])
             raise SubbyteError(f"--set {key} cannot be set: {where} is a value and not a mapping")
     raw[last] = value
+
+
+def _make_room(raw: dict[str, Any], keys: Collection[str]) -> None:
+    """Take out of `raw` what excludes one of the `keys` that are about to be set."""
+    for part, key, other in EITHER_OR:
+        section = raw.get(part)
+        if f"{part}.{key}" in keys and isinstance(section, dict):
+            section.pop(other, None)
+
+
+def _require_images(name: str, data: Any) -> None:
+    """Refuse a built-in experiment for images of the user's own, as long as none are named."""
+    if isinstance(data, dict) and all(data.get(key) is None for key in SOURCES):
+        raise SubbyteError(
+            f"{name} runs on images of yours: give --set data.root=DIR, where DIR holds train/ and "
+            "val/ with a folder of images for each class, or --set data.calibration=DIR and "
+            "--set data.evaluation=DIR"
+        )
 
 
 def _absolute(raw: dict[str, Any], base: Path) -> None:

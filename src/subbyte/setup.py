@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from subbyte import api, models
-from subbyte.data import Data, open_data
+from subbyte.data import Data, image_roots, open_data
 from subbyte.errors import SubbyteError, unknown
 from subbyte.experiment import Experiment
 from subbyte.graph.annotate import check_overrides
@@ -48,6 +48,8 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
             raise unknown("variant", name, experiment.variants)
     for name in experiment.runtimes:
         verify.runtime(name).version()
+    if experiment.data.name is None:
+        image_roots(experiment.data)  # before weights are downloaded in vain
     with progress.working("loading the model"):
         spec = models.load(experiment.model)
     found = open_data(

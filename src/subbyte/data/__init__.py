@@ -2,6 +2,7 @@
 
 from subbyte.data.config import DataConfig
 from subbyte.data.dataset import Batches, read_image_tensor
+from subbyte.data.folders import image_roots
 from subbyte.data.labels import Evaluation
 from subbyte.data.loading import Data, Unlabelled, open_calibration, open_data, open_evaluation
 
@@ -11,6 +12,7 @@ __all__ = [
     "DataConfig",
     "Evaluation",
     "Unlabelled",
+    "image_roots",
     "open_calibration",
     "open_data",
     "open_evaluation",

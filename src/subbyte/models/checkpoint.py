@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, expected: Collection[str] = ()) -> OrderedDict[s
     """
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
-        raise SubbyteError(f"checkpoint '{path}' {what}")
+        raise SubbyteError(f"checkpoint '{path}' {what}: name a file that holds a state dict")
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     state = tidy(_unwrapped(content, path), expected)
     _refuse_non_finite(state, path)
