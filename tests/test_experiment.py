@@ -36,7 +36,8 @@ def refusal(name: str, *settings: str) -> str:
 
 @pytest.mark.parametrize("name", builtin())
 def test_every_builtin_experiment_loads_and_is_described(name: str) -> None:
-    assert load(name).name == name
+    images = ["data.root=pictures"] if name.startswith("seeds/") else []
+    assert load(name, images).name == name
     assert re.match(r"# \w.{20,}", builtin()[name].read_text())
 
 
@@ -99,6 +100,17 @@ def test_settings_are_yaml_and_reach_into_the_depth(write: Any) -> None:
     assert experiment.variants["b"].overrides["conv1"].weights == 3
     assert experiment.runtimes == ("openvino",)
     assert experiment.name == "1e"
+
+
+def test_a_checkpoint_that_is_set_takes_the_place_of_weights_and_the_reverse(write: Any) -> None:
+    published = write(model={"name": "resnet18", "weights": "DEFAULT"})
+    model = load(published, ["model.checkpoint=own.pth"]).model
+    assert (model.weights, model.checkpoint) == (None, Path("own.pth"))
+    assert load(published, ["model.checkpoint=null"]).model.weights == "DEFAULT"
+    assert "exclude" in refusal(published, "model.checkpoint=own.pth", "model.weights=DEFAULT")
+    fine_tuned = write(model={"name": "resnet18", "checkpoint": "own.pth"})
+    model = load(fine_tuned, ["model.weights=DEFAULT"]).model
+    assert (model.weights, model.checkpoint) == ("DEFAULT", None)
 
 
 def test_the_seed_goes_to_every_variant_without_its_own(write: Any) -> None:

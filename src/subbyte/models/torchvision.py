@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import re
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,9 @@ def _published(entry: Any, file: Path, name: str) -> OrderedDict[str, Tensor]:
     """Published weights through torch.hub, which looks into its folder before it downloads."""
     if not file.exists():
         try:
-            # torch.hub announces a download on stdout, which belongs to our caller.
-            with contextlib.redirect_stdout(sys.stderr):
+            # torch.hub announces a download on stdout, which belongs to our caller; its bar,
+            # on stderr, says enough, and nothing where there is no network.
+            with contextlib.redirect_stdout(io.StringIO()):
                 entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
         except Exception as error:
             if not file.exists():
