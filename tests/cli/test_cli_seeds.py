@@ -29,6 +29,7 @@ BITS = {
     "w4a4-first-last-8": (4, 4, 8, 8),
     "w4a8": (4, 8, 4, 8),
 }
+LAPQ = {"w4a4": (4, 4), "w4a8": (4, 8)}
 FILES = {"resnet18": "resnet18-f37072fd.pth", "resnet50": "resnet50-0676ba61.pth"}  # torchvision's
 CLASSES = {"n01440764": 0, "n01443537": 1, "n02099601": 207, "n07747607": 950}  # published numbers
 RETRIEVER = 207
@@ -134,6 +135,38 @@ def test_by_ranges_with_published_weights(
 
 
 @pytest.mark.slow
+def test_lapq_with_published_weights(hub: Path, imagenet: Path, tmp_path: Path, cli: Cli) -> None:
+    module, _ = theirs("resnet18", imagenet / "val", 64)
+    torch.save(module.state_dict(), hub / FILES["resnet18"])
+    settings = [
+        f"data.root={imagenet}",
+        f"data.preprocessing={SMALL}",
+        "data.calibration_images=8",
+        *(f"variants.{name}.method.max_evaluations=40" for name in LAPQ),
+    ]
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    out = tmp_path / "out"
+    result = cli("run", "seeds/resnet18-lapq", *chosen, "--out", out, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert (results["calibration_images"], results["evaluation_images"]) == (8, 4)
+    assert [entry["name"] for entry in results["variants"]] == list(LAPQ)
+    for entry in results["variants"]:
+        assert entry["method"] == "lapq"
+        assert set(entry["deployed"]) == {"onnxruntime", "openvino"}
+        assert all(deployed["images"] == 4 for deployed in entry["deployed"].values())
+    for variant, (weights, activations) in LAPQ.items():
+        table = rows(out, variant)
+        of_weights = [row for (_, role), row in table.items() if role == "weight"]
+        assert len(of_weights) == 19  # 21 layers, without the first convolution and the classifier
+        assert {(row["bits"], row["per_channel"]) for row in of_weights} == {
+            (str(weights), "False")
+        }
+        assert table["layer1.0.conv2", "activation"]["bits"] == str(activations)
+        assert not {("conv1", "weight"), ("conv1", "activation"), ("fc", "weight")} & set(table)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     "SUBBYTE_DATA" not in os.environ, reason="SUBBYTE_DATA, a folder of real data, is not set"
 )
@@ -144,12 +177,13 @@ def test_cifar10_has_the_same_variants_on_a_real_network(tmp_path: Path, cli: Cl
         f"data.evaluation={DATA / 'test'}",
         "data.calibration_images=256",
         "data.evaluation_images=1000",
+        *(f"variants.lapq-{name}.method.max_evaluations=40" for name in LAPQ),
     ]
     chosen = [part for setting in settings for part in ("--set", setting)]
     result = cli("run", "seeds/cifar10", *chosen, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.stderr
     entries = {entry["name"]: entry for entry in json.loads(result.stdout)["variants"]}
-    assert list(entries) == list(BITS)
+    assert list(entries) == [*BITS, *(f"lapq-{name}" for name in LAPQ)]
     top1 = {name: entry["metrics"]["top1"] for name, entry in entries.items()}
     assert entries["w8a8"]["agreement_with_float"] > 0.95
     assert 0.5 < top1["w4a4"] < top1["w4a4-first-last-8"] < top1["w4a8"]
@@ -158,7 +192,7 @@ def test_cifar10_has_the_same_variants_on_a_real_network(tmp_path: Path, cli: Cl
             assert deployed["agreement"] > 0.95, name
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar10"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18-lapq", "cifar10"])
 def test_without_images_the_run_says_how_to_give_them(refusal: Refusal, name: str) -> None:
     message = refusal("run", f"seeds/{name}")
     assert message.startswith(f"seeds/{name} runs on images of yours: give --set data.root=DIR")
