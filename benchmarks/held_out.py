@@ -5,7 +5,8 @@
 
 Model, calibration images and seed are the experiment's. The first `--images` of them, in the order
 of the seed, calibrate; the others are evaluated in simulation and compared with the float model,
-for which no labels are needed: the evaluation images stay untouched. Prints a Markdown table.
+for which no labels are needed: the evaluation images stay untouched. Prints a Markdown table, with
+top-1 where the calibration images lie in folders of their classes.
 """
 
 from __future__ import annotations
@@ -43,20 +44,26 @@ def main() -> None:
 
 def compare(setup: Setup, options: argparse.Namespace) -> None:
     """Print a row for each recipe at each pair of bits."""
-    inputs = torch.cat([batch["inputs"] for batch in setup.data.calibration])
+    batches = list(setup.data.calibration)
+    inputs = torch.cat([batch["inputs"] for batch in batches])
+    targets = [batch["targets"] for batch in batches if "targets" in batch]
+    labels = torch.cat(targets) if targets else torch.zeros(len(inputs), dtype=torch.int64)
     size = setup.experiment.batch_size
     calibration = list(inputs[: options.images].split(size))
-    unlabelled = torch.zeros(len(inputs), dtype=torch.int64)
     held_out = [
-        {"inputs": images, "targets": unlabelled[: len(images)]}
-        for images in inputs[options.images :].split(size)
+        {"inputs": images, "targets": its}
+        for images, its in zip(
+            inputs[options.images :].split(size), labels[options.images :].split(size), strict=True
+        )
     ]
     if not held_out:
         raise SubbyteError(f"no image is left of {len(inputs)}: give fewer than that as --images")
     reference = ranges.outputs(setup.module, held_out, setup, Bars(), "float")
     print(f"{options.images} images calibrate, {reference.images} others judge; seed ", end="")
-    print(f"{setup.experiment.seed}\n\n| | recipe | agreement with float % | SQNR dB | s |")
-    print("|---|---|---:|---:|---:|")
+    print(setup.experiment.seed, end="")
+    print(f"; float {top1(reference)} %" if targets else "")
+    print("\n| | recipe | top-1 % | agreement with float % | SQNR dB | s |")
+    print("|---|---|---:|---:|---:|---:|")
     for bits in options.bits:
         for text in options.recipes:
             recipe = recipe_of(bits, text)
@@ -66,8 +73,13 @@ def compare(setup: Setup, options: argparse.Namespace) -> None:
             found = ranges.outputs(quantized, held_out, setup, Bars(), f"{bits} {text}")
             agreement = 100 * task.agreement(reference, found)
             sqnr = task.sqnr_db(reference, found)
-            shown = "–" if sqnr is None else f"{sqnr:.2f}"
-            print(f"| {bits} | `{text}` | {agreement:.2f} | {shown} | {seconds:.0f} |", flush=True)
+            cells = [top1(found) if targets else "–", f"{agreement:.2f}"]
+            cells += ["–" if sqnr is None else f"{sqnr:.2f}", f"{seconds:.0f}"]
+            print(f"| {bits} | `{text}` | {' | '.join(cells)} |", flush=True)
+
+
+def top1(outputs: task.Outputs) -> str:
+    return f"{100 * task.metrics(outputs)['top1']:.2f}"
 
 
 def recipe_of(bits: str, text: str) -> subbyte.Recipe:
