@@ -44,7 +44,9 @@ class Session:
                 count += _is_integer(node.input(0))
             elif precision in ("i8", "u8") and kind == ATTENTION:
                 names = set(info["originalLayersNames"].astype(str).split(","))
-                count += len(names & products) * all(map(_is_integer, node.inputs()))
+                found = len(names & products)
+                # A row of products has one factor more than products; a mask between them is float.
+                count += found * (sum(map(_is_integer, node.inputs())) > found)
         return count
 
 
