@@ -63,7 +63,6 @@ def test_bits_at_the_edges(bits: int | None) -> None:
         ({"method": "rnage"}, "unknown method 'rnage': did you mean 'range'?"),
         ({"method": 3}, "method"),
         ({"method": {"steps": 3}}, "{'steps': 3} has no name"),
-        ({"equalize": True}, "equalize is not available in this version"),
         ({"equalize": "maybe"}, "equalize is 'maybe'"),
         ({"regions": "backbone"}, "regions is 'backbone'"),
         ({"overrides": {"conv(": {"weights": 4}}}, "the override 'conv(' is no regular expression"),

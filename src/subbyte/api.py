@@ -21,6 +21,7 @@ from subbyte.graph.annotate import annotate, check_overrides
 from subbyte.graph.calibrate import rows, sqnr_db
 from subbyte.graph.capture import capture
 from subbyte.graph.captured import Captured, QuantizedTensor
+from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.progress import Progress, Silent
@@ -83,7 +84,10 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     captured.signature = inspect.signature(model.forward)
     captured.facts.fingerprints = fingerprints(captured)
     for region in captured.region_names:
+        if recipe.equalize:
+            equalize(captured.region(region))
         annotate(captured, region)
+    captured.facts.prepared = fingerprints(captured)
     check_overrides(recipe, [layer.name for layer in captured.layers])
     captured.facts.example = pytree.tree_map(_shape_only, args)
     captured.facts.metadata = {

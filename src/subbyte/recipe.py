@@ -142,8 +142,6 @@ class Recipe(Checked):
         name = choice(self.method).name
         if name not in method_names():
             raise unknown("method", name, method_names())
-        if self.equalize:
-            raise SubbyteError("equalize is not available in this version: leave it false")
         return self
 
     def as_dict(self) -> dict[str, Any]:

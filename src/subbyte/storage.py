@@ -48,14 +48,14 @@ def save(quantized: nn.Module, path: str | Path) -> None:
         for name, value in quantizer.state_dict().items():
             tensors[f"{_key(tensor)}.{name}"] = value.cpu().contiguous().clone()
         quality[_key(tensor)] = quantizer.sqnr_db
-    before, now = quantized.facts.fingerprints, fingerprints(quantized)
+    before, now = quantized.facts.prepared, fingerprints(quantized)
     for name, value in float_tensors(quantized).items():
         if before.get(name) != now[name]:
             tensors[f"changed.{name}"] = value.cpu().contiguous().clone()
     facts = {
         "metadata": quantized.facts.metadata,
         "example": _encode(quantized.facts.example),
-        "fingerprints": before,
+        "fingerprints": quantized.facts.fingerprints,
         "sqnr_db": quality,
     }
     with atomic(Path(path)) as part:

@@ -18,11 +18,11 @@ from subbyte.graph.operators import (
     MUL,
     POINTWISE,
     POOL,
-    RELU,
     get_tensor,
     is_global_pool,
     is_move,
     is_never_negative,
+    is_relu,
     module_path,
     split_silu,
     tensor_inputs,
@@ -174,7 +174,7 @@ def _results_on_grid(
         if not on_grids or layer.inputs[0] not in data:
             continue
         users = list(layer.node.users)
-        relu = len(users) == 1 and users[0].target in RELU
+        relu = len(users) == 1 and is_relu(users[0])
         results.add(users[0] if relu else layer.node)
     return results
 
@@ -212,7 +212,7 @@ def _kept_on_grid(
     accuracy and save no time. Inputs that do not depend on the model's input (a mask, a position
     embedding) stay in float.
     """
-    if node.target in RELU and isinstance(node.args[0], fx.Node):
+    if is_relu(node) and isinstance(node.args[0], fx.Node):
         if len(node.args[0].users) > 1:
             return []
         node = node.args[0]

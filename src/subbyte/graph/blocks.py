@@ -10,7 +10,7 @@ from torch import fx
 
 from subbyte.graph.captured import Captured, QuantizedTensor
 from subbyte.graph.layers import carries_data
-from subbyte.graph.operators import A, is_number, tensor_inputs
+from subbyte.graph.operators import A, is_number, limits_channels, tensor_inputs
 from subbyte.grid.fake_quantize import FakeQuantize
 
 
@@ -199,5 +199,6 @@ def _only_reader(node: fx.Node, data: set[fx.Node]) -> fx.Node | None:
     readers = list(node.users)
     if len(readers) != 1 or readers[0].op != "call_function":
         return None
-    alone = _sources(readers[0], data) == [node] and len(tensor_inputs(readers[0])) == 1
-    return readers[0] if alone and _keeps_shape(node, readers) else None
+    function = len(tensor_inputs(readers[0])) == 1 or limits_channels(readers[0])
+    alone = _sources(readers[0], data) == [node]
+    return readers[0] if alone and function and _keeps_shape(node, readers) else None

@@ -82,11 +82,14 @@ class Layer:
 class Facts:
     """What goes along with a quantized model into files: preprocessing, classes, fingerprints.
 
-    blocks: of a method that learns, how it went with each block.
+    fingerprints: of the model's own tensors. prepared: of those that a method finds, which are
+    others where layers have been equalized. blocks: of a method that learns, how it went with each
+    block.
     """
 
     example: tuple[Any, ...] = ()
     fingerprints: dict[str, str] = field(default_factory=dict)
+    prepared: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     blocks: list[dict[str, Any]] = field(default_factory=list)

@@ -130,6 +130,20 @@ def clamp_of(node: Any) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def limits_channels(node: Any) -> bool:
+    """Whether a node is a ReLU with an upper limit for each channel, as `equalize` makes them."""
+    if not isinstance(node, fx.Node) or node.target is not A.clamp.Tensor or len(node.args) != 3:
+        return False
+    ends = node.args[1:]
+    constant = all(isinstance(end, fx.Node) and end.op == "get_attr" for end in ends)
+    return constant and rank_of(ends[0]) == 0 and _shape(node) == _shape(node.args[0])
+
+
+def is_relu(node: Any) -> bool:
+    """Whether runtimes compute a node along with the layer before it."""
+    return isinstance(node, fx.Node) and (node.target in RELU or limits_channels(node))
+
+
 def split_silu(graph: fx.Graph) -> None:
     """Write x · sigmoid(x) as the product that it is, whose factors can be on grids."""
     for node in [n for n in graph.nodes if n.target is A.silu.default]:
@@ -150,6 +164,10 @@ def rank_of(node: Any) -> int | None:
     """Number of dimensions of a node's tensor, as seen at capture."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _shape(node: Any) -> list[str]:
+    return [str(length) for length in node.meta["val"].shape]
 
 
 def module_path(node: fx.Node) -> str:

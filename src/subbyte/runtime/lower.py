@@ -19,6 +19,7 @@ from subbyte.graph.operators import (
     get_tensor,
     is_global_pool,
     is_move,
+    is_relu,
     rank_of,
     tensor_inputs,
 )
@@ -86,26 +87,47 @@ def _lower_activation(
     spec, source = quantizer.spec, node.args[0]
     # Signed grids are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it does not.
     scale, zero_point = float(quantizer.scale), int(quantizer.zero_point) - spec.low
-    low, high = 0, spec.high - spec.low
-    limits = clamp_of(source)
-    if limits is not None and isinstance(source, fx.Node):
-        # Rounding keeps order, so that clipping levels is clipping values and rounding them.
-        low, high = (
-            min(max(low, _level(limits[0], scale, zero_point)), high),
-            max(min(high, _level(limits[1], scale, zero_point)), low),
-        )
-        source = source.args[0]
+    grid = (scale, zero_point, 0, spec.high - spec.low)
+    source, low, high, highest = _clipped(module, source, grid)
     args = (source, scale, zero_point, low, high)
     products = [user for user in node.users if user.target in MUL]
     if target == OV and products and zero_point:
         with module.graph.inserting_before(node):
-            factor = module.graph.call_function(OPS.qdq.default, (*args, Style.SHIFT))
+            factor = module.graph.call_function(OPS.qdq.default, (*args, Style.SHIFT, highest))
         factor.meta = dict(node.meta)
         for product in products:
             product.replace_input_with(node, factor)
     if node.users:
         style = _style(node, source, target, clips=(low, high) != (0, 255))
-        _replace(module, node, OPS.qdq.default, (*args, style))
+        _replace(module, node, OPS.qdq.default, (*args, style, highest))
+
+
+def _clipped(
+    module: fx.GraphModule, source: Any, grid: tuple[float, int, int, int]
+) -> tuple[Any, int, int, fx.Node | None]:
+    """What a grid reads past a ReLU, its lowest and highest level, and the highest by channel.
+
+    grid: scale, zero point, lowest and highest level. Rounding keeps order, so that clipping levels
+    is clipping values and rounding them.
+    """
+    scale, zero_point, low, high = grid
+
+    def level(value: float) -> int:
+        return min(max(low, _level(value, scale, zero_point)), high)
+
+    if not isinstance(source, fx.Node) or not is_relu(source):
+        return source, low, high, None
+    limits = clamp_of(source)
+    if limits is not None:
+        return source.args[0], level(limits[0]), level(limits[1]), None
+    lowest, highest = (get_tensor(module, end) for end in source.args[1:])  # type: ignore[arg-type]
+    levels = highest.detach().cpu().double().apply_(level)
+    bottom, top = level(float(lowest)), int(levels.max())
+    if int(levels.min()) == top:
+        return source.args[0], bottom, top, None
+    shape = [1] * (source.meta["val"].dim() - levels.dim()) + list(levels.shape)
+    tops = levels.reshape(shape).to(highest.device, torch.uint8)
+    return source.args[0], bottom, top, _buffer(module, source, f"{source.name}_levels", tops)
 
 
 def _style(node: fx.Node, source: Any, target: str | None, clips: bool) -> Style:

@@ -49,9 +49,18 @@ class Kind(StrEnum):
 
 @torch.library.custom_op("subbyte::qdq", mutates_args=())
 def _qdq(
-    x: torch.Tensor, scale: float, zero_point: int, low: int, high: int, style: str
+    x: torch.Tensor,
+    scale: float,
+    zero_point: int,
+    low: int,
+    high: int,
+    style: str,
+    highest: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
+    values = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
+    if highest is None:
+        return values
+    return torch.minimum(values, (highest.to(x.dtype) - zero_point) * scale)
 
 
 @torch.library.custom_op("subbyte::dequantize", mutates_args=())
@@ -110,7 +119,9 @@ def _constant(value: float | int, kind: int) -> Any:
     return op.Constant(value=onnx.helper.make_tensor("value", kind, [], [value]))
 
 
-def _onnx_qdq(x: Any, scale: float, zero_point: int, low: int, high: int, style: str) -> Any:
+def _onnx_qdq(
+    x: Any, scale: float, zero_point: int, low: int, high: int, style: str, highest: Any = None
+) -> Any:
     kind, scale = onnx.TensorProto.UINT8, float(np.float32(scale))
     factor, zero = _constant(scale, onnx.TensorProto.FLOAT), _constant(zero_point, kind)
     clips, integers = (low, high) != (0, 255), style in (Style.INTEGERS, Style.POOL)
@@ -124,6 +135,8 @@ def _onnx_qdq(x: Any, scale: float, zero_point: int, low: int, high: int, style:
     q = op.QuantizeLinear(x, factor, zero)
     if clips and integers:
         q = op.Clip(q, _constant(low, kind), _constant(high, kind))
+    if highest is not None:
+        q = op.Min(q, highest)
     if style == Style.POOL:
         q = op.MaxPool(q, kernel_shape=[1, 1])[0]
     if style == Style.SHIFT:
