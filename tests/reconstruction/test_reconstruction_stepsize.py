@@ -81,3 +81,28 @@ def test_masks_differ_from_one_to_the_next_and_repeat_with_the_seed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert not torch.equal(runs[0][0], runs[0][1])
     assert runs[0][0].shape == x.shape
+
+
+def test_away_from_rounding_points_gradients_are_finite_differences() -> None:
+    # Beyond the grid, where nothing is rounded: y = (highest − z) · s or (lowest − z) · s.
+    mine, x = grid(), torch.tensor([-7.0, -1.3, 2.9, 40.0])
+    weight, step = torch.tensor([0.5, -1.0, 2.0, 3.0]), 1e-3
+
+    def total(values: torch.Tensor, scale: float) -> float:
+        mine.scale.fill_(scale)
+        with torch.no_grad():
+            return float((mine.quantize(values) * weight).double().sum())
+
+    in_scale = (total(x, 0.17 + step) - total(x, 0.17 - step)) / (2 * step)
+    in_x = [
+        (total(x + step * unit, 0.17) - total(x - step * unit, 0.17)) / (2 * step)
+        for unit in torch.eye(4)
+    ]
+    mine.scale.fill_(0.17)
+    x.requires_grad_()
+    with StepSizes([mine], None) as steps:
+        (mine(x) * weight).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == in_x == [0, 0, 0, 0]
+    unscaled = float(steps.gradient[0]) * math.sqrt(4 * 15)
+    assert unscaled == pytest.approx(in_scale, rel=1e-3)
