@@ -3,25 +3,23 @@
     uv run python benchmarks/lapq.py [--bits w4a4] [--images 512] [--evaluations 1680]
 
 ResNet-20 for CIFAR-10 with its published weights; the calibration images are the first of 1,024
-from $SUBBYTE_DATA, with their labels. Both searches start from the same ranges (the quadratic fit
-over p), move the same step sizes and have the same loss. One thread; seconds are processor time.
+from $SUBBYTE_DATA, and the targets are the float model's outputs. Both searches start from the same
+ranges (the quadratic fit over p), move the same step sizes and have the same loss. One thread;
+seconds are processor time.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import scipy.optimize
 import torch
+from cifar10 import resnet20
 
-from subbyte import api, models
+from subbyte import api
 from subbyte.commands import recipe_of
-from subbyte.data import open_calibration
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
@@ -38,17 +36,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="that the loss is looked at on")
     parser.add_argument("--evaluations", type=int, default=1680, help="of the plain search at most")
     options = parser.parse_args()
-    if "SUBBYTE_DATA" not in os.environ:
-        sys.exit("SUBBYTE_DATA is not set: it names the folder of real data")
-    torch.set_num_threads(1)
-    root = Path(os.environ["SUBBYTE_DATA"]) / "cifar10"
-    checkpoint = root / "resnet20-12fca82f.th"
-    spec = models.load(models.ModelConfig(name="cifar_resnet20", checkpoint=checkpoint))
-    found = open_calibration(
-        str(root / "train"), spec.preprocessing, images=1024, seed=0, batch_size=64
-    )
-    batches = ArgumentsOf(list(found), torch.device("cpu"))
-    compare(spec.module, batches, options)
+    compare(*resnet20(), options)
 
 
 def compare(module: torch.nn.Module, batches: ArgumentsOf, options: argparse.Namespace) -> None:

@@ -16,21 +16,18 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from cifar10 import resnet20
 from torch import nn
 
-from subbyte import api, models
+from subbyte import api
 from subbyte.commands import recipe_of
-from subbyte.data import open_calibration
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.blocks import Block, find_blocks, single_layers
 from subbyte.graph.calibrate import choose_activations, choose_weights
@@ -41,8 +38,8 @@ from subbyte.progress import Silent
 from subbyte.reconstruction.learn import Lesson, learn
 from subbyte.reconstruction.plan import LearningOptions, Plan, plan_of
 from subbyte.reconstruction.store import Store
-from subbyte.reconstruction.values import Values, recorded, run, states
-from subbyte.reconstruction.walk import Walk, _inputs
+from subbyte.reconstruction.values import Values, recorded, states
+from subbyte.reconstruction.walk import Walk, _exact, _inputs, _results
 
 PLANS: dict[str, Plan] = {
     "adaround": replace(plan_of(LearningOptions(), ""), layers=True),
@@ -66,17 +63,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bits", default="w4a4")
     options = parser.parse_args()
-    if "SUBBYTE_DATA" not in os.environ:
-        sys.exit("SUBBYTE_DATA is not set: it names the folder of real data")
-    torch.set_num_threads(1)
-    root = Path(os.environ["SUBBYTE_DATA"]) / "cifar10"
-    checkpoint = root / "resnet20-12fca82f.th"
-    spec = models.load(models.ModelConfig(name="cifar_resnet20", checkpoint=checkpoint))
-    found = open_calibration(
-        str(root / "train"), spec.preprocessing, images=1024, seed=0, batch_size=64
-    )
-    batches = ArgumentsOf(list(found), CPU)
-    captured = api.prepare(spec.module, next(iter(batches)), recipe_of(options.bits, [], seed=0))
+    module, batches = resnet20()
+    captured = api.prepare(module, next(iter(batches)), recipe_of(options.bits, [], seed=0))
     choose_weights(captured, Silent())
     choose_activations(captured, batches, Silent(), State.OFF)
     lessons = list(lessons_of(captured, batches))
@@ -90,18 +78,14 @@ def lessons_of(
     captured: Captured, batches: ArgumentsOf
 ) -> Iterator[tuple[Block, dict[torch.fx.Node, Values], Lesson]]:
     """Some blocks with what they read in front of grids and give in float; nothing is learned."""
-    store = Store(2**33, CPU)
-    values = recorded(captured, "", batches, store)
+    walk = Walk(captured, batches, PLANS["qdrop"], Store(2**33, CPU))
+    values = recorded(captured, "", batches, walk.store)
     for i, block in enumerate(find_blocks(captured, "")):
         inputs = [values[node] for node in block.inputs]
-        with states(captured, block, State.OFF, State.OFF):
-            exact = run(block, [value.exact for value in inputs], store)
-        with states(captured, block, State.QUANTIZE, State.QUANTIZE):
-            quantized = run(block, [value.quantized for value in inputs], store)
+        exact = _exact(walk, block, inputs)
         if i in BLOCKS:
             yield block, dict(values), Lesson(inputs, exact)
-        pairs = zip(block.outputs, exact, quantized, strict=True)
-        values |= {node: Values(one, other) for node, one, other in pairs}
+        values |= _results(walk, block, values, exact)
 
 
 def compare(
@@ -119,9 +103,9 @@ def compare(
         unit = block
         if plan.layers:  # the second layer of the block
             unit = single_layers(captured, block)[1]
-            inputs = _inputs(Walk(captured, [], plan, Store(2**33, CPU)), block, unit, values)
-            with states(captured, unit, State.OFF, State.OFF):
-                lesson = Lesson(inputs, run(unit, [v.exact for v in inputs], Store(2**33, CPU)))
+            walk = Walk(captured, [], plan, Store(2**33, CPU))
+            inputs = _inputs(walk, block, unit, values)
+            lesson = Lesson(inputs, _exact(walk, unit, inputs))
         for turn in range(rounds):
             for key in sorted(loops, reverse=bool(turn % 2)):
                 with untouched(captured, unit):
@@ -141,9 +125,6 @@ def compare(
         f"{every.max():.2f}) | {errors['ours']:.5f} | {errors['plain']:.5f} |",
         flush=True,
     )
-
-
-CPU = torch.device("cpu")
 
 
 @contextmanager
@@ -178,9 +159,8 @@ def plain(
     """What `learn` does, written down as it stands in the papers."""
     weights = [(captured.weight(t), q) for t, q in unit.tensors(captured, "weight")]
     soft = [SoftRounding(w, q) for w, q in weights] if plan.rounding else []
-    for (weight, quantizer), rounding in zip(weights, soft, strict=False):
+    for (_, quantizer), rounding in zip(weights, soft, strict=False):
         quantizer.instead = rounding.forward
-        del weight
     learned = [LearnedSteps(grid, plan.drop) for grid in grids] if plan.step_sizes else []
     for grid, steps in zip(grids, learned, strict=False):
         grid.instead = steps.forward

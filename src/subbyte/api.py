@@ -60,9 +60,10 @@ def quantize(
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
     name, options = _method(recipe)
     with progress.working("capturing the model"):
-        captured = prepare(model, next(iter(batches)), recipe)
+        first = next(iter(batches))
+        captured = prepare(model, first, recipe)
     if resume is not None:
-        claim(resume, _work(captured, next(iter(batches))))
+        claim(resume, _work(captured, first))
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(
@@ -82,12 +83,13 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     check_recipe(recipe)
     captured = Captured(capture(model, args), ("",), recipe)
     captured.signature = inspect.signature(model.forward)
-    captured.facts.fingerprints = fingerprints(captured)
-    for region in captured.region_names:
-        if recipe.equalize:
+    captured.facts.fingerprints = captured.facts.prepared = fingerprints(captured)
+    if recipe.equalize:
+        for region in captured.region_names:
             equalize(captured.region(region))
+        captured.facts.prepared = fingerprints(captured)
+    for region in captured.region_names:
         annotate(captured, region)
-    captured.facts.prepared = fingerprints(captured)
     check_overrides(recipe, [layer.name for layer in captured.layers])
     captured.facts.example = pytree.tree_map(_shape_only, args)
     captured.facts.metadata = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from methods_helpers import model
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, quantize
@@ -13,19 +14,6 @@ from subbyte.methods.lapq import _lowest
 
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:40], IMAGES[40:]]
-
-
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 4),
-    ).eval()
 
 
 def recipe(**options: object) -> Recipe:

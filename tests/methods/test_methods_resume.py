@@ -7,26 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from methods_helpers import model
 
 from subbyte import Recipe, SubbyteError, api
 from subbyte.reconstruction import walk
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:24], IMAGES[24:]]
-
-
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 4),
-    ).eval()
 
 
 def recipe(name: str, **fields: object) -> Recipe:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+
+T = TypeVar("T")
 
 
 def batch_size(args: tuple[Any, ...]) -> int:
@@ -31,12 +33,19 @@ def portions(
     batches: Iterable[tuple[Any, ...]], images: int, at_once: int
 ) -> Iterator[tuple[Any, ...]]:
     """The first so many images of `batches`, so many at once, as positional arguments."""
+    for args, chosen in parts(batches, batch_size, images, at_once):
+        yield map_batch(args, batch_size(args), lambda x: x[chosen])  # noqa: B023
+
+
+def parts(
+    batches: Iterable[T], size_of: Callable[[T], int], images: int, at_once: int
+) -> Iterator[tuple[T, slice]]:
+    """The first so many images of `batches`, so many at once: each batch, and which of it."""
     left = images
-    for args in batches:
-        size = batch_size(args)
+    for batch in batches:
+        size = size_of(batch)
         for start in range(0, min(size, left), at_once):
-            chosen = slice(start, min(start + at_once, size, left))
-            yield map_batch(args, size, lambda x: x[chosen])  # noqa: B023
+            yield batch, slice(start, min(start + at_once, size, left))
         left -= size
         if left <= 0:
             return

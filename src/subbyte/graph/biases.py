@@ -214,9 +214,8 @@ def _observed(captured: Captured, nodes: set[fx.Node], observe: Observe) -> Iter
     """While it lasts, `observe` is shown the first input and the output of each of `nodes`."""
     with ExitStack() as stack:
         for name in captured.region_names:
-            region = captured.region(name)
-            region.forward = _Observing(region, nodes, observe).run
-            stack.callback(region.__dict__.pop, "forward")
+            interpreter = _Observing(captured.region(name), nodes, observe)
+            stack.enter_context(captured.interpreted(name, interpreter))
         yield
 
 

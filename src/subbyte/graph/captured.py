@@ -172,6 +172,16 @@ class Captured(nn.Module):
                 quantizer.instead = before
 
     @contextmanager
+    def interpreted(self, region: str, interpreter: fx.Interpreter) -> Iterator[None]:
+        """While it lasts, `interpreter` runs a region node by node."""
+        module = self.region(region)
+        module.forward = interpreter.run
+        try:
+            yield
+        finally:
+            del module.__dict__["forward"]
+
+    @contextmanager
     def placed_for(self, runtime: str | None) -> Iterator[None]:
         """While it lasts, the model computes what a file for `runtime` does; `None`: one for all.
 

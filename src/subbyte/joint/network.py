@@ -23,7 +23,7 @@ from subbyte.joint.sizes import Sizes
 AT_LEAST = 4  # portions before a setting is given up
 SURE = 4.0  # standard errors of the mean difference that it must be worse by
 
-Loss = Callable[[Any, Any], torch.Tensor]
+Loss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and the targets of a batch
 Values = dict[fx.Node, Any]
 
 

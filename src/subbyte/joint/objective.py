@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.data.batches import ArgumentsOf, Batch
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import map_batch
+from subbyte.graph.batch import map_batch, parts
 from subbyte.graph.captured import Captured
 from subbyte.joint.network import Portion
 
@@ -30,17 +30,17 @@ def portions_of(
     Raises:
         SubbyteError: Labels were asked for and a batch has none.
     """
-    parts = list(_portions(batches, images))
-    without = sum(part.targets is None for part in parts)
+    found = list(_portions(batches, images))
+    without = sum(part.targets is None for part in found)
     if targets == "labels" and without:
         raise SubbyteError(
             "targets is 'labels' and the calibration has images without labels: give batches of "
             "(inputs, labels), or targets: outputs"
         )
     if targets != "outputs" and not without:
-        return [Portion(part.args, part.targets, part.size) for part in parts], True
+        return [Portion(part.args, part.targets, part.size) for part in found], True
     with torch.no_grad(), captured.in_float():
-        return [Portion(part.args, captured(*part.args), part.size) for part in parts], False
+        return [Portion(part.args, captured(*part.args), part.size) for part in found], False
 
 
 def divergence(outputs: Any, targets: Any) -> torch.Tensor:
@@ -64,14 +64,7 @@ def divergence(outputs: Any, targets: Any) -> torch.Tensor:
 
 def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
     """The first so many images, with their targets, a few at a time."""
-    left = images
-    for batch in batches.labelled():
-        for start in range(0, min(batch.size, left), AT_ONCE):
-            end = min(start + AT_ONCE, batch.size, left)
-            chosen = slice(start, end)
-            args = map_batch(batch.args, batch.size, lambda x: x[chosen])  # noqa: B023
-            targets = None if batch.targets is None else batch.targets[chosen]
-            yield Batch(args, targets, end - start)
-        left -= batch.size
-        if left <= 0:
-            return
+    for batch, chosen in parts(batches.labelled(), lambda batch: batch.size, images, AT_ONCE):
+        args = map_batch(batch.args, batch.size, lambda x: x[chosen])  # noqa: B023
+        targets = None if batch.targets is None else batch.targets[chosen]
+        yield Batch(args, targets, chosen.stop - chosen.start)

@@ -9,22 +9,19 @@ runtime.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import torch
 from pydantic import BaseModel
 
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import unknown
 from subbyte.graph.captured import Captured
+from subbyte.joint.network import Loss
 from subbyte.progress import Progress
 from subbyte.recipe import Choice, method_names
 
 AUTO = "bias_correction"  # no training, and better than `range` at every width
-
-Loss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and the targets of a batch
 
 
 class Method(Protocol):

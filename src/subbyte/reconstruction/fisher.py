@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -31,12 +30,8 @@ def importance(
     found = [
         store.empty((images, *node.meta["val"].shape[1:]), torch.float32) for node in block.outputs
     ]
-    region, first = captured.region(block.region), 0
-    cut = _Cut(region, block.outputs)
-    with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(captured.in_float())
-        region.forward = cut.run
-        stack.callback(region.__dict__.pop, "forward")
+    cut, first = _Cut(captured.region(block.region), block.outputs), 0
+    with captured.in_float(), captured.interpreted(block.region, cut), torch.enable_grad():
         for args in portions(batches, images, AT_ONCE):
             last = first + batch_size(args)
             loss = _loss(captured(*args), range(first, last))
