@@ -50,7 +50,8 @@ def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.Mon
     process = start("run", "digts")
     stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stdout) == (2, "")
-    assert stderr == "unknown experiment 'digts': did you mean 'digits'? (known: digits)\n"
+    known = "digits, seeds/cifar10, seeds/resnet18, seeds/resnet18-lapq, seeds/resnet50"
+    assert stderr == f"unknown experiment 'digts': did you mean 'digits'? (known: {known})\n"
     assert list(tmp_path.iterdir()) == []
 
 
