@@ -25,6 +25,7 @@ def flat(own: Own) -> str:
     return "flat"
 
 
+@pytest.mark.slow
 def test_paths_are_relative_to_the_yaml_and_the_resolved_one_runs_again(
     own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

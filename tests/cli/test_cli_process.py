@@ -55,6 +55,7 @@ def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
 def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

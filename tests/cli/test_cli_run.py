@@ -201,6 +201,7 @@ def test_a_run_is_resumed_and_keeps_what_is_finished(own: Own, cli: Cli) -> None
     assert [variant["name"] for variant in results["variants"]] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_fault_of_our_own_is_told_logged_and_costs_only_its_variant(
     own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_fault_of_our_own_is_told_logged_and_costs_only_its_variant(
     assert [v["name"] for v in own.results()["variants"]] == ["good", "bad"]
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_a_method_goes_on_behind_the_last_finished_block(
     own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def experiment(tmp_path: Path) -> Experiment:
     )
 
 
+@pytest.mark.slow
 def test_a_variant_stands_alone(experiment: Experiment, tmp_path: Path) -> None:
     path, results = pipeline.run(experiment, tmp_path / "all")
     assert path == tmp_path / "all"
@@ -95,6 +96,7 @@ def run_gated(experiment: Experiment, out: Path, **changes: object) -> tuple[Pat
     return folder / "variants", results["variants"]
 
 
+@pytest.mark.slow
 def test_each_runtime_runs_its_own_file_and_is_compared_with_its_simulation(
     experiment: Experiment, tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_simulation_of_a_file_changes_nothing_of_the_other(
         assert alone[key] == beside[key]
 
 
+@pytest.mark.slow
 def test_a_file_for_one_runtime_is_written_only_where_it_is_another(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
