@@ -171,7 +171,7 @@ def _layers(captured: Captured) -> Iterator[Layer]:
             continue
         region = captured.region(layer.region)
         node = next(node for node in region.graph.nodes if node.name == layer.node)
-        bias = _bias(region, node)
+        bias = bias_of(region, node)
         if bias is None:
             continue
         tensor, quantizer = weights[layer.region, layer.weight]
@@ -196,7 +196,7 @@ def _last(nodes: Collection[fx.Node]) -> set[fx.Node]:
     return set(nodes) - onwards
 
 
-def _bias(region: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
+def bias_of(region: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
     """The parameter that a layer adds, on a grid or not; `None` where there is none."""
     source = node.args[2] if len(node.args) > 2 else None
     if isinstance(source, fx.Node) and source.op == "call_module":

@@ -159,10 +159,11 @@ class BiasQuantize(nn.Module):
         super().__init__()
         # A tuple, so that the two are not registered a second time as submodules of this one.
         self.grids = (activation, weight)
+        self.exact = False  # while a bias is learned, it is not rounded
 
     def forward(self, bias: torch.Tensor) -> torch.Tensor:
         """`bias` (channels,), rounded where both grids are in state QUANTIZE."""
-        if any(grid.state is not State.QUANTIZE for grid in self.grids):
+        if self.exact or any(grid.state is not State.QUANTIZE for grid in self.grids):
             return bias
         return self.levels(bias).to(bias.dtype) * self.scale.to(bias.dtype)
 

@@ -1,0 +1,82 @@
+"""First and second moments of what a layer reads and should give, gathered in streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Moments:
+    """Sums over rows of inputs x (groups, inputs) and targets t (groups, outputs) of one layer.
+
+    `count` is the sum of the rows' weights.
+    """
+
+    count: float
+    x: torch.Tensor  # (groups, inputs)
+    t: torch.Tensor  # (groups, outputs)
+    xx: torch.Tensor  # (groups, inputs, inputs)
+    xt: torch.Tensor  # (groups, inputs, outputs)
+    tt: torch.Tensor  # (groups, outputs)
+
+    @classmethod
+    def none(cls, like: torch.Tensor) -> Moments:
+        """No rows yet; `like`: the layer's weight as (groups, outputs, inputs)."""
+        groups, outputs, inputs = like.shape
+        new = like.new_zeros
+        return cls(
+            0,
+            new(groups, inputs),
+            new(groups, outputs),
+            new(groups, inputs, inputs),
+            new(groups, inputs, outputs),
+            new(groups, outputs),
+        )
+
+    def add(self, x: torch.Tensor, t: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Add rows: x (rows, groups, inputs) and t (rows, groups, outputs).
+
+        weights: (rows,), what a squared error in each row counts; `None`: all alike.
+        """
+        factors = x.new_ones(len(x)) if weights is None else weights
+        weighed = x * factors[:, None, None]
+        self.count += float(factors.sum())
+        self.x += weighed.sum(0)
+        self.t += (t * factors[:, None, None]).sum(0)
+        self.tt += (t.square() * factors[:, None, None]).sum(0)
+        x, t, weighed = (rows.transpose(0, 1) for rows in (x, t, weighed))
+        self.xx.baddbmm_(weighed.transpose(1, 2), x)
+        self.xt.baddbmm_(weighed.transpose(1, 2), t)
+
+    def loss(self, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Mean over rows of (w · x + b − t)², (groups, outputs).
+
+        weights: (groups, outputs, inputs); bias: (groups, outputs), or `None` without one.
+        """
+        n = self.count or 1
+        columns = weights.transpose(1, 2)
+        found = ((self.xx @ columns - 2 * self.xt) * columns).sum(1) + self.tt
+        if bias is not None:
+            products = (columns * self.x[..., None]).sum(1)
+            found = found + 2 * bias * (products - self.t) + self.count * bias.square()
+        return found / n
+
+    def normal(self, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """H, (groups, inputs, inputs), and C, (groups, inputs, outputs), of the normal equations.
+
+        With them the loss is wᵀHw − 2wᵀC and a constant. centred: the bias is what suits best.
+        """
+        n = self.count or 1
+        h, c = self.xx / n, self.xt / n
+        if centred:
+            mean = self.x / n
+            h = h - mean[:, :, None] * mean[:, None, :]
+            c = c - mean[:, :, None] * (self.t / n)[:, None, :]
+        return h, c
+
+    def bias(self, weights: torch.Tensor) -> torch.Tensor:
+        """The bias with which the mean output is the mean target, (groups, outputs)."""
+        n = self.count or 1
+        return self.t / n - (weights @ (self.x / n)[..., None])[..., 0]

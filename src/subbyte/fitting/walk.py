@@ -1,0 +1,306 @@
+"""From layer to layer in the graph's order: what each reads on its grids, and its fit to that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from subbyte.fitting.importance import row_importance
+from subbyte.fitting.layer import Fit, fit
+from subbyte.fitting.matrices import (
+    Geometry,
+    as_matrices,
+    as_weight,
+    geometry_of,
+    input_rows,
+    output_rows,
+    positions,
+    rows_wanted,
+)
+from subbyte.fitting.moments import Moments
+from subbyte.fitting.order import Order
+from subbyte.fitting.solve import Grid
+from subbyte.graph.biases import bias_of
+from subbyte.graph.blocks import Block, leading_to
+from subbyte.graph.captured import Captured, Layer, QuantizedTensor
+from subbyte.grid import ranges
+from subbyte.grid.fake_quantize import FakeQuantize, State
+from subbyte.grid.spec import along
+from subbyte.progress import Progress
+from subbyte.reconstruction.store import Store
+from subbyte.reconstruction.values import AT_ONCE, Values, images_of, picked, recorded
+
+HELD_OUT = 5  # of every so many rows, one is held out to judge by
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Rows taken: at least so many of each image, and so many for each input of a layer in all."""
+
+    least: int = 16
+    share: int = 8
+    exponent: float = 1.0
+
+
+@dataclass
+class Walk:
+    """A region on its way: the values of what is read further on, and the layers not fitted yet.
+
+    biases: those that were changed, with what they were.
+    """
+
+    captured: Captured
+    region: str
+    store: Store
+    sampling: Sampling
+    order: Order
+    generator: torch.Generator
+    values: dict[fx.Node, Values] = field(default_factory=dict)
+    biases: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    importance: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+
+    @contextmanager
+    def in_float(self) -> Iterator[None]:
+        """While it lasts, grids are off and biases are the model's own."""
+        fitted = [bias.clone() for bias, _ in self.biases]
+        for bias, own in self.biases:
+            bias.copy_(own)
+        self.captured.set_state(State.OFF)
+        try:
+            yield
+        finally:
+            self.captured.set_state(State.QUANTIZE)
+            for (bias, _), value in zip(self.biases, fitted, strict=True):
+                bias.copy_(value)
+
+    def keep(
+        self, wholes: list[torch.Tensor], outputs: list[torch.Tensor], chosen: slice, count: int
+    ) -> None:
+        """Put some images' outputs where those of all are, which is made for the first."""
+        for i, output in enumerate(outputs):
+            if len(wholes) <= i:
+                wholes.append(self.store.empty((count, *output.shape[1:]), output.dtype))
+            wholes[i][chosen] = output
+
+
+def fit_layers(
+    captured: Captured,
+    batches: Iterable[tuple[Any, ...]],
+    cache: int,
+    sampling: Sampling,
+    progress: Progress,
+    resume: Path | None = None,
+) -> None:
+    """Fit every weight on a grid to what its layer reads on its grids, layer by layer.
+
+    All grids have ranges. How it went is noted in `captured.facts.blocks`. cache: bytes.
+    """
+    del resume
+    device = next(captured.parameters()).device
+    for region in captured.region_names:
+        order = Order(captured, region)
+        store = Store(cache, device)
+        generator = torch.Generator().manual_seed(captured.recipe.seed)
+        walk = Walk(captured, region, store, sampling, order, generator)
+        walk.importance = _importance(walk, batches, progress)
+        walk.values = recorded(captured, region, batches, store)
+        captured.set_state(State.QUANTIZE)
+        for layer in progress.track(order.layers, "fitting layers"):
+            started = time.perf_counter()
+            found = _fit(walk, layer)
+            note = {
+                "block": layer.name,
+                "seconds": round(time.perf_counter() - started, 3),
+                "fell_back": found is None,
+            }
+            if found is not None:
+                note |= {"damping": found.damping, "gain": round(found.gain, 3)}
+            captured.facts.blocks.append(note)
+    for _, quantizer in captured.quantizers("weight"):
+        quantizer.instead = None
+    captured.set_state(State.QUANTIZE)
+
+
+def _importance(
+    walk: Walk, batches: Iterable[tuple[Any, ...]], progress: Progress
+) -> dict[fx.Node, torch.Tensor]:
+    """What a squared error in each row of each layer's outputs counts, (images, rows)."""
+    captured, order = walk.captured, walk.order
+    exponent = walk.sampling.exponent
+    if exponent == 0:
+        return {}
+    layers = {}
+    for layer in order.layers:
+        node = order.nodes[layer.name]
+        tensor = next(t for t in order.weights if t.module == layer.weight)
+        layers[node] = geometry_of(node, captured.weight(tensor))
+    found = row_importance(captured, walk.region, layers, batches, progress)
+    return {node: value.pow_(exponent) for node, value in found.items()}
+
+
+@torch.no_grad()
+def _fit(walk: Walk, layer: Layer) -> Fit | None:
+    """Fit one layer, give it what was found, and go on to what follows it alone."""
+    captured, order = walk.captured, walk.order
+    node = order.nodes[layer.name]
+    tensor = next(t for t in order.weights if t.module == layer.weight)
+    quantizer, weight = captured.quantizer(tensor), captured.weight(tensor)
+    bias = bias_of(captured.region(walk.region), node)
+    partner = order.partner(node)
+    order.fitted(layer)
+    fresh = [n for n in order.frontier() if n not in walk.values]
+    geometry = geometry_of(node, weight)
+    seen, held = _moments(walk, node, as_matrices(weight, geometry), geometry, partner, fresh)
+    rounded = as_matrices(quantizer.quantize(weight), geometry)
+    found = None
+    if seen.count and held.count:
+        found = fit(
+            seen,
+            held,
+            as_matrices(weight, geometry),
+            rounded,
+            lambda w: _grid(tensor, quantizer, w),
+            centred=bias is not None,
+            single=quantizer.spec.axis is None,
+        )
+    if found is not None:
+        _give(quantizer, weight, found, geometry)
+    if bias is not None and seen.count:
+        walk.biases.append((bias, bias.clone()))
+        best = seen.bias(rounded) if found is None or found.bias is None else found.bias
+        bias.copy_(best.reshape(-1))
+    quantizer.hold(quantizer.quantize(weight))
+    _advance(walk, fresh)
+    return found
+
+
+def _moments(
+    walk: Walk,
+    node: fx.Node,
+    matrices: torch.Tensor,
+    geometry: Geometry,
+    partner: fx.Node | None,
+    fresh: list[fx.Node],
+) -> tuple[Moments, Moments]:
+    """What a layer reads on its grids and should give for that: to fit to, and to judge by.
+
+    Meanwhile the float values of the nodes `fresh` are kept.
+    """
+    extra = () if partner is None else (partner,)
+    exact, given = _pair(walk, (node, *extra, *fresh), (_read_by(node), *extra))
+    count = images_of([v.exact for v in exact.values])
+    per_image = rows_wanted(matrices.shape[2], count, walk.sampling.least, walk.sampling.share)
+    seen, held = Moments.none(matrices), Moments.none(matrices)
+    wholes: list[torch.Tensor] = []
+    for i, chosen in enumerate(_portions(count)):
+        with walk.in_float():
+            target, *rest = exact.run(chosen, count, quantized=False)
+        inputs, *others = given.run(chosen, count, quantized=True)
+        if partner is not None:
+            target = target + (rest.pop(0) - others[0])
+        total = positions(target, geometry)
+        rows = torch.randperm(total, generator=walk.generator).to(target.device)
+        rows = rows[: per_image * (chosen.stop - chosen.start)]
+        x, t = input_rows(inputs, rows, geometry), output_rows(target, rows, geometry)
+        weights = None
+        if node in walk.importance:
+            weights = walk.importance[node][chosen].reshape(-1)[rows]
+        if count >= HELD_OUT:  # other images judge
+            (held if i % HELD_OUT == HELD_OUT - 1 else seen).add(x, t, weights)
+        else:
+            first = torch.arange(len(rows), device=rows.device) < len(rows) // HELD_OUT
+            for moments, some in ((held, first), (seen, ~first)):
+                moments.add(x[some], t[some], None if weights is None else weights[some])
+        walk.keep(wholes, rest, chosen, count)
+    for n, whole in zip(fresh, wholes, strict=True):
+        walk.values[n] = Values(whole, whole)
+    return seen, held
+
+
+def _advance(walk: Walk, fresh: list[fx.Node]) -> None:
+    """Compute what the nodes `fresh` give behind quantized layers, and drop what is not read."""
+    if fresh:
+        known = set(walk.values) - set(fresh)
+        part = _part(walk, tuple(fresh), known)
+        count = images_of([v.exact for v in part.values])
+        wholes: list[torch.Tensor] = []
+        for chosen in _portions(count):
+            walk.keep(wholes, part.run(chosen, count, quantized=True), chosen, count)
+        for n, whole in zip(fresh, wholes, strict=True):
+            walk.values[n] = Values(walk.values[n].exact, whole)
+    needed = set(walk.order.frontier())
+    walk.values = {n: v for n, v in walk.values.items() if n in needed}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the region from nodes whose values are known to some others."""
+
+    module: fx.GraphModule
+    values: list[Values]
+    device: torch.device
+
+    def run(self, chosen: slice, count: int, *, quantized: bool) -> list[torch.Tensor]:
+        """What the nodes give for some of `count` images, in the state in which the grids are."""
+        known = [v.quantized if quantized else v.exact for v in self.values]
+        return list(self.module(*picked(known, chosen, count, self.device)))
+
+
+def _pair(
+    walk: Walk, exact: tuple[fx.Node, ...], given: tuple[fx.Node, ...]
+) -> tuple[_Part, _Part]:
+    known = set(walk.values)
+    return _part(walk, exact, known), _part(walk, given, known)
+
+
+def _part(walk: Walk, outputs: tuple[fx.Node, ...], known: set[fx.Node]) -> _Part:
+    inputs = walk.order.sources(list(outputs), known)
+    module = walk.captured.region(walk.region)
+    block = leading_to(walk.captured, Block("", walk.region, module, tuple(inputs), ()), outputs)
+    return _Part(block.module, [walk.values[n] for n in inputs], walk.store.device)
+
+
+def _portions(count: int) -> list[slice]:
+    """All images in portions, at least as many as there have to be for some to be held out."""
+    size = min(AT_ONCE, max(1, count // HELD_OUT))
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+def _read_by(node: fx.Node) -> fx.Node:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def _grid(tensor: QuantizedTensor, quantizer: FakeQuantize, w: torch.Tensor) -> Grid:
+    """The grid that the tensor's own rule gives for weights (groups, inputs, outputs)."""
+    groups, _, outputs = w.shape
+    spec = quantizer.spec
+    each = w.transpose(1, 2).reshape(groups * outputs, -1)
+    sample = ranges.sample_of(each if spec.axis is not None else each.reshape(1, -1))
+    scale, zero_point = ranges.choose(tensor.rule.name, tensor.rule.options, sample, spec)
+    shape = (groups, outputs)
+    return Grid(
+        scale.expand(groups * outputs).reshape(shape).contiguous(),
+        zero_point.to(scale.dtype).expand(groups * outputs).reshape(shape).contiguous(),
+        spec.low,
+        spec.high,
+    )
+
+
+def _give(quantizer: FakeQuantize, weight: torch.Tensor, found: Fit, geometry: Geometry) -> None:
+    """Let a quantizer give exactly the weights that were found."""
+    scale, zero_point = found.scale.reshape(-1), found.zero_point.reshape(-1)
+    if quantizer.spec.axis is None:
+        scale, zero_point = scale[:1], zero_point[:1]
+    quantizer.scale.copy_(scale)
+    quantizer.zero_point.copy_(zero_point)
+    integers = as_weight(found.integers, weight, geometry)
+    quantizer.offset = integers - weight / along(quantizer.scale, weight, quantizer.spec.axis)

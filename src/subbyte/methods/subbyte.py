@@ -1,0 +1,53 @@
+"""Every layer rounded in closed form for what it really reads, then all scales tuned together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from subbyte.fitting.walk import Sampling, fit_layers
+from subbyte.graph.batch import portions
+from subbyte.graph.calibrate import choose_activations, choose_weights
+from subbyte.graph.captured import Captured
+from subbyte.grid.fake_quantize import State
+from subbyte.joint.tune import Rates, lessons_of, tune
+from subbyte.progress import Progress, Silent
+from subbyte.validation import Checked
+
+
+class Options(Checked):
+    """images: for the fit. steps, batch: of the tuning. cache_memory: GB."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int = Field(1024, ge=1)
+    positions: int = Field(16, ge=1)
+    steps: int = Field(100, ge=0)
+    batch: int = Field(32, ge=1)
+    mirror: bool = True
+    cache_memory: float = Field(4.0, ge=0)
+
+
+def apply(
+    captured: Captured,
+    batches: Iterable[tuple[Any, ...]],
+    options: Options,
+    *,
+    loss: object = None,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+) -> None:
+    """Fit layer by layer, then tune."""
+    del loss
+    progress = progress or Silent()
+    choose_weights(captured, progress)
+    choose_activations(captured, batches, progress, State.OFF)
+    some = list(portions(batches, options.images, 32))
+    lessons = lessons_of(captured, some, options.images, mirror=options.mirror)
+    cache = int(options.cache_memory * 2**30)
+    fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
+    if options.steps:
+        tune(captured, lessons, options.steps, options.batch, Rates(), progress)

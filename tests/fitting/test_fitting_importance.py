@@ -1,0 +1,44 @@
+"""How much rows matter: squared gradients, by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from subbyte import Recipe, api
+from subbyte.fitting.importance import row_importance
+from subbyte.fitting.matrices import geometry_of
+from subbyte.fitting.order import Order
+from subbyte.progress import Silent
+
+
+class Weighing(nn.Module):
+    """Every position of the first layer counts by a number of its own, 1 to 9."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 1)
+        self.register_buffer("factors", torch.arange(1.0, 10.0).view(3, 3))
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weighed: torch.Tensor = self.last((self.first(x) * self.factors).sum((2, 3)))
+        return weighed
+
+
+def test_rows_count_by_the_squares_of_what_they_add_to_the_output() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(5, 3, 3, 3)
+    captured = api.prepare(Weighing().eval(), (images,), Recipe())
+    order = Order(captured, "")
+    layers = {}
+    for layer in order.layers:
+        tensor = next(t for t in order.weights if t.module == layer.weight)
+        node = order.nodes[layer.name]
+        layers[node] = geometry_of(node, captured.weight(tensor))
+    found = row_importance(captured, "", layers, [(images[:2],), (images[2:],)], Silent())
+    first = found[order.nodes["first"]]
+    expected = torch.arange(1.0, 10.0).square()
+    assert first.shape == (5, 9)
+    assert torch.allclose(first, (expected / expected.mean()).expand(5, 9), rtol=1e-4)
+    assert torch.allclose(found[order.nodes["last"]], torch.ones(5, 1))

@@ -1,0 +1,128 @@
+"""The method `subbyte`: nearer to the float model, repeatable, and safe on odd input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from subbyte import Recipe, SubbyteError, export, load, quantize, save
+from subbyte.graph.captured import Captured
+from subbyte.joint.objective import divergence
+
+IMAGES = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)
+BATCHES = list(IMAGES[:64].split(24))  # the last one is smaller
+OTHERS = IMAGES[64:]
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(8, 16, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.project = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.relu6(self.depthwise(nn.functional.relu6(self.expand(x))))
+        return x + self.project(y)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    last = nn.Linear(8, 6)
+    with torch.no_grad():
+        last.weight.mul_(20)  # so that classes differ
+    stem = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(
+        *stem, Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last
+    ).eval()
+
+
+def recipe(**options: float) -> Recipe:
+    return Recipe(weights=3, activations=4, method={"name": "subbyte", "steps": 10, **options})
+
+
+def distance(quantized: nn.Module) -> float:
+    with torch.no_grad():
+        return float(divergence(quantized(OTHERS), model()(OTHERS)))
+
+
+@pytest.fixture(scope="module")
+def quantized() -> Captured:
+    return quantize(model(), BATCHES, recipe())
+
+
+def test_it_is_nearer_to_the_float_model_than_rounding_on_other_images(quantized: Captured) -> None:
+    nearest = quantize(model(), BATCHES, Recipe(weights=3, activations=4, method="range"))
+    assert distance(quantized) < 0.7 * distance(nearest)
+
+
+def test_the_same_seed_gives_the_same_model_and_the_users_stays(quantized: Captured) -> None:
+    torch.manual_seed(99)  # not what decides
+    own = model()
+    before = [p.clone() for p in own.parameters()]
+    again = quantize(own, BATCHES, recipe())
+    assert torch.equal(again(OTHERS), quantized(OTHERS))
+    assert all(torch.equal(a, b) for a, b in zip(before, own.parameters(), strict=True))
+
+
+def test_weights_are_on_their_levels(quantized: Captured) -> None:
+    for tensor, quantizer in quantized.quantizers("weight"):
+        assert quantizer.instead is None
+        weight = quantized.weight(tensor)
+        zero_point = quantizer.zero_point.view(-1, *[1] * (weight.dim() - 1))
+        levels = quantizer.levels(weight) + zero_point
+        assert quantizer.spec.low <= int(levels.min())
+        assert int(levels.max()) <= quantizer.spec.high
+
+
+def test_what_was_found_is_saved_and_exported(quantized: Captured, tmp_path: Path) -> None:
+    save(quantized, tmp_path / "model.safetensors")
+    again = load(model(), tmp_path / "model.safetensors")
+    assert torch.equal(again(OTHERS), quantized(OTHERS))
+    export(quantized, tmp_path / "model.onnx", IMAGES[:2])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (found,) = session.run(None, {"input": OTHERS.numpy()})
+    expected = quantized(OTHERS).detach()
+    agreement = (torch.from_numpy(found).argmax(1) == expected.argmax(1)).float().mean()
+    assert float(agreement) > 0.9
+
+
+@pytest.mark.parametrize("images", [1, 3, 7])
+def test_few_images(images: int) -> None:
+    found = quantize(model(), [IMAGES[:images]], recipe(steps=3))
+    assert bool(torch.isfinite(found(IMAGES)).all())
+    assert len(found.facts.blocks) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activations": None},
+        {"weights": None},
+        {"per_channel": False},
+        {"weights": 8, "activations": 8},
+        {"first_last": None, "equalize": True},
+    ],
+)
+def test_any_recipe(change: dict[str, object]) -> None:
+    found = quantize(model(), BATCHES, recipe(steps=2).model_copy(update=change))
+    assert bool(torch.isfinite(found(IMAGES)).all())
+
+
+def test_a_dead_channel_and_a_layer_that_never_varies() -> None:
+    own = model()
+    with torch.no_grad():
+        own[0].weight[2], own[0].bias[2] = 0, -1  # nothing comes through
+        own[2].expand.weight.zero_()  # the same at every position of every image
+    found = quantize(own, BATCHES, recipe(steps=2))
+    assert bool(torch.isfinite(found(IMAGES)).all())
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(SubbyteError, match="stepz"):
+        quantize(model(), BATCHES, recipe(stepz=3))
