@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,6 +122,19 @@ def inspect(paths: Sequence[Path], progress: Progress = _SILENT) -> dict[Path, I
     same: dict[ImageFacts, ImageFacts] = {}  # most are equal: one object for all of them
     looked = progress.track(_looked(paths), "checking images", len(paths))
     return {path: same.setdefault(facts, facts) for path, facts in looked}
+
+
+def refuse_broken(faults: Mapping[Path, str | None]) -> None:
+    """Raise `SubbyteError` if one of the files has a fault (the end of a sentence)."""
+    bad = [path for path, fault in faults.items() if fault]
+    if not bad:
+        return
+    others = len(bad) - 1
+    more = f", and {others} more of {len(faults)} images are broken" if others else ""
+    raise SubbyteError(
+        f"image {bad[0]} {faults[bad[0]]}{more}: replace what is broken, "
+        "or leave it out with data.skip_broken: true"
+    )
 
 
 @contextmanager

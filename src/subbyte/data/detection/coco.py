@@ -33,17 +33,22 @@ def read_coco(images: Path, annotations: Path) -> Listing:
     and those without objects stay. A box reaches from (x, y) to (x + width, y + height). Raises
     `SubbyteError` if the file is cut off or lacks a part, or if an image is missing.
     """
-    found = find_coco(images, annotations)
+    found = find_coco([images], annotations)
     _refuse_missing(found.annotated, annotations)
     return settle(found.annotated, found.classes, found.category_ids)
 
 
-def find_coco(images: Path, annotations: Path) -> Found:
-    """The same, before image files are looked for and boxes are checked."""
+def find_coco(folders: Sequence[Path], annotations: Path) -> Found:
+    """The same, before image files are looked for and boxes are checked.
+
+    The images are in the first of `folders` that holds the first image; else in the first of all.
+    """
     content = _load(annotations)
     categories = sorted(_categories(content["categories"], annotations).items())
     labels = {number: label for label, (number, _) in enumerate(categories, 1)}
     by_image = _by_image(content["annotations"], annotations)
+    first = [_entry(entry, annotations)[1] for entry in content["images"][:1]]
+    images = next((f for f in folders for name in first if (f / name).is_file()), folders[0])
     annotated: list[Annotated] = []
     listed: set[int] = set()
     for entry in content["images"]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class DetectionDataset(Dataset[Item]):
         """Decode image `index`; raises `SubbyteError` if its file is broken."""
         image, _ = self.images[index]
         return image, self.objects[index].target()
+
+    def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> DetectionDataset:
+        """The same with other labels (`labels`: those here → those wanted) and class names."""
+        objects = tuple(found.relabelled(labels) for found in self.objects)
+        return replace(self, objects=objects, classes=tuple(classes))
 
     def name(self, index: int) -> str:
         """What to call image `index` in a message: its path, or its number."""

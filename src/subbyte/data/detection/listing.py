@@ -42,6 +42,11 @@ class Objects:
         names = ("boxes", "labels", "area", "iscrowd", "difficult")
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
+    def relabelled(self, labels: Mapping[int, int]) -> Objects:
+        """The same with other labels; `labels`: those here → those wanted."""
+        new = [labels[label] for label in self.labels.tolist()]
+        return replace(self, labels=np.array(new, np.int64))
+
     def target(self) -> dict[str, torch.Tensor | int]:
         """The same as torchvision's detectors and their training scripts take it."""
         return {
@@ -123,12 +128,9 @@ class Listing:
 
     def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> Listing:
         """The same with other labels (`labels`: those here → those wanted) and class names."""
-        table = np.zeros(len(self.classes) + 1, np.int64)
-        for old, new in labels.items():
-            table[old] = new
         return replace(
             self,
-            objects=tuple(replace(o, labels=table[o.labels]) for o in self.objects),
+            objects=tuple(found.relabelled(labels) for found in self.objects),
             classes=tuple(classes),
             category_ids={labels[k]: v for k, v in self.category_ids.items() if k in labels},
         )
