@@ -26,6 +26,9 @@ LARGE = 2**24
 # Pixels that may be decoded at the same time, by all threads together.
 ROOM = 2**25
 
+# What is said of a file that is not there.
+MISSING = "does not exist"
+
 _SILENT = Silent()
 _CHUNK = 1024
 _ORIENTATION = 0x0112
@@ -230,7 +233,7 @@ def _fault(error: Exception) -> str:
         case _NoPictureError():
             return str(error)
         case FileNotFoundError():
-            return "does not exist"
+            return MISSING
         case PermissionError():
             return "may not be read"
         case IsADirectoryError():

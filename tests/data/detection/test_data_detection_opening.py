@@ -151,6 +151,18 @@ def test_layouts_of_other_tools(coco: Path, yolo: Path) -> None:
     assert (data.calibration.images, data.evaluation.images) == (3, 2)
 
 
+def test_yaml_files_for_something_else_say_nothing(
+    coco: Path, yolo: Path, refuses: Refuses
+) -> None:
+    (coco / "odd.yaml").write_text("[1, 2")
+    assert format_of(DataConfig(root=coco)) == "coco"
+    (yolo / "odd.yaml").write_text("names: [x]")
+    assert opened(root=yolo).classes == ("cat", "dog")
+    (yolo / "data.yaml").write_text("names: [x")
+    with refuses(f"{yolo / 'data.yaml'} is cut off or no YAML"):
+        opened(root=yolo)
+
+
 def test_yolos_data_yaml_elsewhere_and_no_names(yolo: Path, refuses: Refuses) -> None:
     moved = yolo.parent / "set.yaml"
     moved.write_text("path: yolo\ntrain: images/train\nval: images/val\nnames: {0: a, 1: b}\n")
@@ -208,7 +220,8 @@ def test_broken_images_and_sizes_that_do_not_fit(coco: Path, refuses: Refuses) -
     with refuses("is 30 pixels wide and 40 high, turned as its EXIF orientation says, and"):
         opened(root=coco)
     second.unlink()
-    with refuses(f"image {second} does not exist"):
+    file = coco / "annotations/instances_val2017.json"
+    with refuses(f"image {second} does not exist, though {file} lists it"):
         opened(root=coco)
     shutil.rmtree(coco / "val2017")
     with refuses("every image of", "is broken or missing"):

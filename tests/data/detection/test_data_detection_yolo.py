@@ -97,6 +97,9 @@ def test_names(tmp_path: Path, refuses: Refuses) -> None:
     path.write_text("names: {1: dog, 2: cat}")
     with refuses(f"names in {path} are numbered 1, 2"):
         read_names(path)
+    path.write_text("names: {a: dog, b: cat}")
+    with refuses(f"names in {path} are numbered a, b"):
+        read_names(path)
     path.write_text("nc: 2")
     with refuses(f"{path} names no classes"):
         read_names(path)

@@ -150,11 +150,12 @@ def _annotated(
                 f"annotation {row.get('id')} of {path} has category_id {row['category_id']}, which "
                 f"is none of its categories ({known}): list it under categories"
             )
-    size = (entry.get("height"), entry.get("width"))
+    size: list[Any] = [entry.get("height"), entry.get("width")]
+    stated = all(type(side) is int and side > 0 for side in size)
     return Annotated(
         path=image,
         image_id=number,
-        size=(int(size[0]), int(size[1])) if size[0] and size[1] else None,
+        size=(size[0], size[1]) if stated else None,
         boxes=boxes,
         labels=np.array([labels[row["category_id"]] for row in rows], np.int64),
         area=np.array([_number(row.get("area")) for row in rows], np.float64),

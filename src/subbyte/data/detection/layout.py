@@ -202,13 +202,18 @@ def _yolo_images(config: DataConfig, side: Side, split: str) -> tuple[Sequence[P
 
 
 def _data_yaml(folder: Path) -> Path | None:
-    """The one YAML file in a folder that names classes."""
-    found = [
-        path
-        for path in (*sorted(folder.glob("*.yaml")), *sorted(folder.glob("*.yml")))
-        if read_yaml(path).get("names")
-    ]
+    """The one YAML file in a folder that names classes; data.yaml where there is one."""
+    if (folder / "data.yaml").is_file():
+        return folder / "data.yaml"
+    found = [path for path in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if _names(path)]
     return found[0] if len(found) == 1 else None
+
+
+def _names(path: Path) -> bool:
+    try:
+        return bool(read_yaml(path).get("names"))
+    except SubbyteError:  # a file for something else may hold anything
+        return False
 
 
 def _has_labels(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from subbyte.errors import SubbyteError
 BACKGROUND = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objects:
     """The objects on one image, n of them, and what is known of the image.
 

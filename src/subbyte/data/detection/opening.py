@@ -17,7 +17,7 @@ from subbyte.data.detection.layout import find
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
-from subbyte.data.images import ImageFacts, inspect, refuse_broken
+from subbyte.data.images import MISSING, ImageFacts, inspect, refuse_broken
 from subbyte.data.loading import oddities
 from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
@@ -128,6 +128,8 @@ def _looked(
     facts = inspect(paths, progress)
     faults = {path: seen.fault for path, seen in facts.items()}
     for image in (*one, *other):
+        if faults[image.path] == MISSING:
+            faults[image.path] = f"{MISSING}, though {image.where} lists it"
         faults[image.path] = faults[image.path] or size_fault(image, facts[image.path])
     return facts, faults
 

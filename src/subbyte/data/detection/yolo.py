@@ -65,13 +65,12 @@ def read_names(path: Path) -> tuple[str, ...]:
     else:
         given = read_yaml(path).get("names")
         if isinstance(given, Mapping):
-            numbers = sorted(given, key=int)
-            if [int(number) for number in numbers] != list(range(len(numbers))):
+            if set(given) != set(range(len(given))):
                 raise SubbyteError(
-                    f"names in {path} are numbered {', '.join(map(str, numbers))}: number all "
+                    f"names in {path} are numbered {', '.join(map(str, given))}: number all "
                     "classes from 0 without gaps"
                 )
-            given = [given[number] for number in numbers]
+            given = [given[number] for number in range(len(given))]
         names = [str(name) for name in given] if isinstance(given, list) else []
     if not names:
         raise SubbyteError(f"{path} names no classes: list them under names")
