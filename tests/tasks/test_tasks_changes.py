@@ -78,6 +78,14 @@ def test_a_float_model_that_finds_nothing(rows: list[tuple[int, float, tuple[int
     assert set(found.values()) == {None}
 
 
+def test_what_is_no_number_is_lost() -> None:
+    nan = float("nan")
+    now = [(1, nan, A), (1, 0.8, B), (1, 0.7, D), (2, 0.6, (nan, 0, 1, 1))]
+    found = changes(detected({1: ROWS}), detected({1: now}), TRUTH)
+    assert (found["lost"], found["gained"]) == (0.5, 0)
+    assert (found["score_shift"], found["iou"]) == (0, 1)
+
+
 def test_scores_scaled_by_half_are_restored_by_half_the_threshold() -> None:
     truth, outputs = random_set(3, 30)
     halves = tuple(scores / np.float32(2) for scores in outputs.scores)

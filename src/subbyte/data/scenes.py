@@ -152,8 +152,10 @@ def _paint(rng: np.random.Generator, ground: np.ndarray, drawn: Sequence[_Drawn]
     image = ground.copy()
     for digit in drawn:
         under = image[digit.place]
+        # Of integers, whose sum is the same in every order: floats' would depend on the machine.
+        mean = np.rint(under).astype(np.int64).mean((0, 1))
         colour = np.array(_colour(rng), np.float32)
-        while np.abs(colour - under.mean((0, 1))).max() < 80:  # or nobody could read it
+        while np.abs(colour - mean).max() < 80:  # or nobody could read it
             colour = np.array(_colour(rng), np.float32)
         alpha = digit.alpha[..., None].astype(np.float32) / 255
         image[digit.place] = under + alpha * (colour - under)

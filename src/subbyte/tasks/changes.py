@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from subbyte.data.detection.listing import Objects
-from subbyte.tasks.detection import Outputs, matches, overlaps
+from subbyte.tasks.detection import Outputs, matches, numbers_only, overlaps
 from subbyte.tasks.hits import FOUND_IOU, Ranked, ranked
 
 
@@ -31,8 +31,8 @@ def changes(
     A share or mean of nothing is `None`; so is all but the counts where the float model finds
     nothing.
     """
-    curve = ranked(reference, truth)
-    point = best_f1(curve)
+    (reference, _), (outputs, _) = numbers_only(reference), numbers_only(outputs)
+    point = best_f1(ranked(reference, truth))
     known: dict[str, float | int | None] = dict.fromkeys(
         ("threshold", "f1", "precision", "recall", "lost", "gained", "score_shift", "iou")
     )

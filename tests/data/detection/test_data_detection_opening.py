@@ -105,6 +105,16 @@ def test_other_splits(coco: Path, voc: Path, refuses: Refuses) -> None:
         opened(root=coco)
 
 
+def test_calibration_images_need_no_annotations(coco: Path, refuses: Refuses) -> None:
+    (coco / "annotations/instances_train2017.json").unlink()
+    data = opened(root=coco)
+    assert (data.calibration.images, data.calibration.labelled) == (3, False)
+    assert data.evaluation.labelled
+    shutil.rmtree(coco / "train2017")
+    with refuses("has no annotations/instances_train.json", "instances_val2017.json"):
+        opened(root=coco)
+
+
 def test_files_by_their_paths(tmp_path: Path, coco: Path) -> None:
     files = {s: coco / f"annotations/instances_{s}2017.json" for s in ("train", "val")}
     both = opened(

@@ -20,6 +20,7 @@ from subbyte.errors import SubbyteError
 Side = Literal["calibration", "evaluation"]
 # What the tools of one split call it, and what the data sets do.
 ALIASES = {"val": ("valid", "validation"), "valid": ("val", "validation")}
+YEAR = "20[0-9][0-9]"
 ROBOFLOW = "_annotations.coco.json"
 
 
@@ -99,6 +100,9 @@ def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[Found, bool]
     else:
         file = None if config.root is None and side == "calibration" else given
     if config.root is not None:
+        images = _images_of_split(folder, split)
+        if side == "calibration" and file is None and images and not _json_files(folder, split):
+            return _unlabelled(images), False
         file = file or _instances(folder, split)
         name = file.stem.removeprefix("instances_")
         places = [folder / top / part for part in (name, split) for top in ("", "images")]
@@ -120,12 +124,7 @@ def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[Found, bool]
 
 def _instances(root: Path, split: str) -> Path:
     """The one JSON file of a split below `root`."""
-    found: list[Path] = []
-    for name in _spellings(split):
-        patterns = (f"instances_{name}", f"instances_{name}20[0-9][0-9]", name)
-        places = [root / "annotations", root]
-        found += [p for f in places for pattern in patterns for p in f.glob(f"{pattern}.json")]
-        found += (root / name).glob(ROBOFLOW)
+    found = _json_files(root, split)
     if len(found) == 1:
         return found[0]
     if found:
@@ -138,6 +137,23 @@ def _instances(root: Path, split: str) -> Path:
         f"{root} has no annotations/instances_{split}.json, with or without a year (found: "
         f"{known or 'no JSON file'}): name the splits in data.splits, or files in data.annotations"
     )
+
+
+def _json_files(root: Path, split: str) -> list[Path]:
+    found: list[Path] = []
+    for name in _spellings(split):
+        patterns = (f"instances_{name}", f"instances_{name}{YEAR}", name)
+        places = [root / "annotations", root]
+        found += [p for f in places for pattern in patterns for p in f.glob(f"{pattern}.json")]
+        found += (root / name).glob(ROBOFLOW)
+    return found
+
+
+def _images_of_split(root: Path, split: str) -> Path | None:
+    """The one folder called like a split, with or without a year."""
+    tops = (root, root / "images")
+    found = [p for top in tops for n in (split, f"{split}{YEAR}") for p in top.glob(n)]
+    return found[0] if len(found) == 1 and found[0].is_dir() else None
 
 
 def _coco_files(root: Path) -> list[Path]:
