@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detection_helpers import detected, random_set
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
+from subbyte.data.detection import DetectionBatches
+from subbyte.data.scenes import scenes
 from subbyte.errors import SubbyteError
+from subbyte.tasks import coco
 from subbyte.tasks import detection as task
 
 A, B = (0, 0, 10, 10), (20, 20, 40, 40)
@@ -83,6 +87,23 @@ def test_outputs_of_tensors() -> None:
     assert [a[0].dtype for a in (outputs.boxes, outputs.scores, outputs.labels)] == [
         np.float32, np.float32, np.int64,
     ]  # fmt: skip
+
+
+def test_torchvisions_detectors_take_the_data_and_are_read() -> None:
+    torch.manual_seed(0)
+    model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=11)
+    batches = DetectionBatches(scenes("evaluation", range(2)), 2)
+    (batch,) = batches
+    losses = model(batch["inputs"], batch["targets"])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    with torch.no_grad():
+        output = model.eval()(batch["inputs"])
+    outputs = task.outputs_of(task.check_detections(output, 2), [1, 2])
+    assert outputs.detections > 0
+    found = coco.metrics(outputs, batches.objects, batches.dataset.classes)
+    assert found.images == 2
+    assert found.metrics["AP"] is not None
+    assert 0 <= found.metrics["AP"] < 0.5
 
 
 def test_overlaps_are_torchvisions() -> None:
