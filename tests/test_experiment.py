@@ -137,6 +137,21 @@ def test_paths_belong_to_the_file_and_those_of_settings_to_the_current_folder(
     assert experiment.model.factory == f"{here / 'net.py'}:build"
 
 
+def test_paths_of_annotations_belong_to_the_file(write: Any, tmp_path: Path) -> None:
+    for name in ("train", "val", "train.json", "val.json"):
+        (tmp_path / name).mkdir()
+    data = {"calibration": "train", "evaluation": "val"}
+    one = load(str(write(data={**data, "annotations": "val.json"}))).data
+    assert one.annotations == tmp_path / "val.json"
+    files = {"calibration": "train.json", "evaluation": "val.json"}
+    both = load(str(write(data={**data, "annotations": files})))
+    assert both.data.annotations is not None
+    assert both.data.annotations.evaluation == tmp_path / "val.json"  # type: ignore[union-attr]
+    path = tmp_path / "again.yaml"
+    path.write_text(dump(both))
+    assert load(str(path)) == both
+
+
 def test_home_is_expanded(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home/pictures").mkdir(parents=True)

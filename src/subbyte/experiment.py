@@ -27,6 +27,7 @@ PATHS = (
     ("data", "calibration"),
     ("data", "evaluation"),
     ("data", "classes"),
+    ("data", "annotations"),
 )
 # Where one of these is set, what the file has for the other one no longer counts.
 EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weights"))
@@ -226,10 +227,15 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
     """Make the paths in `raw` absolute, where a file or folder is found below `base`."""
     for part, key in PATHS:
         section = raw.get(part)
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            found = base / Path(section[key]).expanduser()
-            if found.exists():
-                section[key] = str(found)
+        if isinstance(section, dict) and isinstance(section.get(key), dict):
+            section, keys = section[key], tuple(section[key])  # a path for each side
+        else:
+            keys = (key,)
+        for name in keys:
+            if isinstance(section, dict) and isinstance(section.get(name), str):
+                found = base / Path(section[name]).expanduser()
+                if found.exists():
+                    section[name] = str(found)
     model = raw.get("model")
     if isinstance(model, dict) and isinstance(model.get("factory"), str):
         file, colon, function = model["factory"].rpartition(":")

@@ -86,3 +86,39 @@ def test_counts_start_at_one(key: str) -> None:
 
 def test_unknown_keys_are_refused() -> None:
     assert "Extra inputs" in message(name="digits", folder="a")
+
+
+@pytest.mark.parametrize(
+    ("keys", "detection"),
+    [
+        ({"name": "digits"}, False),
+        ({"root": "a"}, False),
+        ({"calibration": "a", "evaluation": "b"}, False),
+        ({"name": "digit-scenes", "evaluation_images": 10}, True),
+        ({"root": "a", "format": "coco"}, True),
+        ({"root": "a", "annotations": "b.json", "classes": "c.txt"}, True),
+        ({"root": "a", "splits": {"evaluation": "test"}}, True),
+        ({"calibration": "a", "evaluation": "b", "annotations": {"evaluation": "c.json"}}, True),
+    ],
+)
+def test_objects_are_told_by_their_keys(keys: dict[str, Any], detection: bool) -> None:
+    config = DataConfig(**keys)
+    assert config.is_detection is detection
+    assert DataConfig(**config.model_dump(exclude_unset=True)) == config
+
+
+def test_splits_have_defaults_of_their_own() -> None:
+    splits = DataConfig(root="a", splits={"evaluation": "test"}).splits
+    assert splits is not None
+    assert (splits.calibration, splits.evaluation) == ("train", "test")
+
+
+def test_keys_of_detectors_that_cannot_be() -> None:
+    assert "'coco', 'voc' or 'yolo'" in message(root="a", format="kitti")
+    assert "preprocessing has no meaning for detectors" in message(
+        root="a", format="voc", preprocessing={"resize": 8}
+    )
+    assert "data.format has no meaning with data.name: digit-scenes" in message(
+        name="digit-scenes", format="coco"
+    )
+    assert "data.splits has no meaning with data.name: digits" in message(name="digits", splits={})

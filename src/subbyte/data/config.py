@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -12,20 +12,60 @@ from subbyte.errors import unknown
 from subbyte.preprocessing import Preprocessing
 
 BUNDLED = ("digits",)
+BUNDLED_SCENES = ("digit-scenes",)
 
 HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
 Count = Annotated[int, Field(ge=1)]
 
 
+Format = Literal["coco", "voc", "yolo"]
+
+
+class Annotations(BaseModel):
+    """A file of annotations for each side; those of calibration may be missing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calibration: HomePath | None = None
+    evaluation: HomePath
+
+
+class Splits(BaseModel):
+    """The name of the part of a data set that each side takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calibration: str = "train"
+    evaluation: str = "val"
+
+
 class DataConfig(BaseModel):
     """Where calibration and evaluation images come from; exactly one of three ways.
 
-    `name`: bundled data ("digits"); `root`: a folder that holds train/ and val/; `calibration`
-    and `evaluation`: any two folders. `calibration_images` and `evaluation_images` (`None`: all)
-    are numbers of images; `classes` is a text file with one class folder's name per line, in the
-    order of the model's outputs, or "imagenet" (default: `data.classes.class_order` finds out);
-    `skip_broken` leaves out image files that cannot be decoded, instead of refusing them;
-    `preprocessing` replaces that of the weights.
+    `name`: bundled data ("digits", for classifiers; "digit-scenes", for detectors); `root`: a
+    folder that holds train/ and val/; `calibration` and `evaluation`: any two folders.
+    `calibration_images` and `evaluation_images` (`None`: all) are numbers of images; `classes` is a
+    text file with one class folder's name per line, in the order of the model's outputs, or
+    "imagenet" (default: `data.classes.class_order` finds out); `skip_broken` leaves out image files
+    that cannot be decoded, instead of refusing them; `preprocessing` replaces that of the weights.
+
+    For detectors, `format` says how objects are written down (default: as the files show it), and
+    `root` is a data set in the layout that its tools know:
+
+    - coco: ROOT/annotations/instances_SPLIT.json, with or without a year behind the split, and the
+      images in ROOT/SPLIT or ROOT/images/SPLIT; or ROOT/SPLIT/_annotations.coco.json beside them.
+    - voc: ROOT/JPEGImages, ROOT/Annotations and ROOT/ImageSets/Main/SPLIT.txt, or VOC's archive,
+      VOCdevkit/VOC2007, below ROOT.
+    - yolo: ROOT/images/SPLIT and ROOT/labels/SPLIT, or ROOT/SPLIT/images and ROOT/SPLIT/labels, or
+      as a data.yaml in ROOT says; class names from that, from ROOT/classes.txt or from `classes`.
+
+    `splits` names the parts: {calibration: train, evaluation: val} where nothing else is said.
+    `annotations` names files that lie elsewhere: a JSON file in COCO's form, which is that of both
+    sides of a `root` (a folder of images) or that of `evaluation`; {calibration: FILE, evaluation:
+    FILE}; or YOLO's data.yaml. `calibration` and `evaluation` are then folders of images (coco,
+    yolo) or data sets (voc); calibration images need no annotations in COCO's form. `classes` is a
+    file with one class name per line, in the order of the model's labels, without the background.
+    Detectors prepare images by themselves, so `preprocessing` has no meaning for them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +79,15 @@ class DataConfig(BaseModel):
     classes: HomePath | None = None
     skip_broken: bool = False
     preprocessing: Preprocessing | None = None
+    format: Format | None = None
+    annotations: HomePath | Annotations | None = None
+    splits: Splits | None = None
+
+    @property
+    def is_detection(self) -> bool:
+        """Whether a key is given that only detectors' data has; a `root` alone says nothing."""
+        keys = (self.format, self.annotations, self.splits)
+        return self.name in BUNDLED_SCENES or any(key is not None for key in keys)
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -49,7 +98,7 @@ class DataConfig(BaseModel):
         elif self.calibration is None and self.evaluation is None:
             raise ValueError(
                 "data needs name (bundled: digits), or root (a folder with train/ and val/), "
-                "or calibration and evaluation (two folders)"
+                "or calibration and evaluation (two folders); for detectors digit-scenes is bundled"
             )
         elif self.calibration is None or self.evaluation is None:
             given, missing = ("calibration", "evaluation")
@@ -58,12 +107,15 @@ class DataConfig(BaseModel):
             raise ValueError(
                 f"data.{given} is given without data.{missing}: give both, or data.root"
             )
+        self._refuse_without_objects()
         return self
 
     def _refuse_beside_name(self, name: str) -> None:
-        if name not in BUNDLED:
-            raise ValueError(str(unknown("data", name, BUNDLED)))
-        for key in ("root", "calibration", "evaluation", "classes", "skip_broken", "preprocessing"):
+        known = (*BUNDLED, *BUNDLED_SCENES)
+        if name not in known:
+            raise ValueError(str(unknown("data", name, known)))
+        counts = ("name", "calibration_images", "evaluation_images")
+        for key in [key for key in type(self).model_fields if key not in counts]:
             if getattr(self, key) not in (None, False):
                 raise ValueError(
                     f"data.{key} has no meaning with data.name: {name}; leave one of them out"
@@ -76,3 +128,10 @@ class DataConfig(BaseModel):
                     f"data.{key} has no meaning with data.root: give either root, "
                     "or calibration and evaluation"
                 )
+
+    def _refuse_without_objects(self) -> None:
+        if self.is_detection and self.preprocessing is not None:
+            raise ValueError(
+                "data.preprocessing has no meaning for detectors, which prepare images by "
+                "themselves; leave it out"
+            )

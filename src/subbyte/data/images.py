@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,9 @@ THREADS = min(8, os.cpu_count() or 1)
 LARGE = 2**24
 # Pixels that may be decoded at the same time, by all threads together.
 ROOM = 2**25
+
+# What is said of a file that is not there.
+MISSING = "does not exist"
 
 _SILENT = Silent()
 _CHUNK = 1024
@@ -124,6 +127,19 @@ def inspect(paths: Sequence[Path], progress: Progress = _SILENT) -> dict[Path, I
     return {path: same.setdefault(facts, facts) for path, facts in looked}
 
 
+def refuse_broken(faults: Mapping[Path, str | None]) -> None:
+    """Raise `SubbyteError` if one of the files has a fault (the end of a sentence)."""
+    bad = [path for path, fault in faults.items() if fault]
+    if not bad:
+        return
+    others = len(bad) - 1
+    more = f", and {others} more of {len(faults)} images are broken" if others else ""
+    raise SubbyteError(
+        f"image {bad[0]} {faults[bad[0]]}{more}: replace what is broken, "
+        "or leave it out with data.skip_broken: true"
+    )
+
+
 @contextmanager
 def large_allowed() -> Iterator[None]:
     """While it lasts, Pillow does not warn of large images; it still refuses the largest.
@@ -217,7 +233,7 @@ def _fault(error: Exception) -> str:
         case _NoPictureError():
             return str(error)
         case FileNotFoundError():
-            return "does not exist"
+            return MISSING
         case PermissionError():
             return "may not be read"
         case IsADirectoryError():

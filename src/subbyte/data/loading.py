@@ -14,7 +14,7 @@ from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
-from subbyte.data.images import ImageFacts, inspect
+from subbyte.data.images import ImageFacts, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
@@ -105,6 +105,11 @@ def open_data(
     not laid out as it should be, a file is broken, there are fewer images than asked for, or
     images of different sizes would share a batch.
     """
+    if config.is_detection:
+        raise SubbyteError(
+            "data is of objects to be found, and a classifier needs images in class folders: give "
+            "data.root or data.calibration and data.evaluation alone, or data.name: digits"
+        )
     prepared, assumed = _resolve(config.preprocessing, preprocessing)
     if config.name is not None:
         return _open_digits(config, prepared, assumed, seed, batch_size)
@@ -121,7 +126,7 @@ def open_data(
     evaluation = evaluation.take(evaluation_indices(len(evaluation.paths), config, seed))
     if not config.skip_broken:
         facts = inspect(_union(calibration, evaluation), progress)
-        _refuse_broken(facts)
+        refuse_broken({path: seen.fault for path, seen in facts.items()})
     return Unlabelled(
         calibration=_batches(calibration, facts, prepared, batch_size, "calibration"),
         calibration_folders=calibration.folders,
@@ -163,7 +168,7 @@ def open_calibration(
     chosen = np.random.default_rng(seed).permutation(len(listing.paths))[:images]
     listing = listing.take([int(i) for i in chosen])
     facts = inspect(listing.paths, progress)
-    _refuse_broken(facts)
+    refuse_broken({path: seen.fault for path, seen in facts.items()})
     batches = _batches(listing, facts, prepared, batch_size, "calibration")
     return replace(batches, notes=(*notes, *batches.notes))
 
@@ -187,10 +192,28 @@ def open_evaluation(
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
     listing, names = list_evaluation(Path(source).expanduser())
     facts = inspect(listing.paths, progress)
-    _refuse_broken(facts)
+    refuse_broken({path: seen.fault for path, seen in facts.items()})
     batches = _batches(listing, facts, prepared, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
+
+
+def oddities(
+    facts: Sequence[ImageFacts], preprocessing: Preprocessing, purpose: str
+) -> tuple[str, ...]:
+    """What is odd about some of the images, and what is done with them."""
+    counts = {
+        "smaller than the crop, filled up with black": sum(
+            is_padded(seen.size, preprocessing) for seen in facts
+        ),
+        "turned upright as their EXIF orientation says": sum(seen.turned for seen in facts),
+        "transparent in places, which is ignored": sum(seen.transparent for seen in facts),
+    }
+    return tuple(
+        f"{what}: {count} of the {len(facts)} {purpose} images"
+        for what, count in counts.items()
+        if count
+    )
 
 
 def _open_digits(
@@ -222,26 +245,8 @@ def _batches(
     listing: Listing, facts: Facts, preprocessing: Preprocessing, batch_size: int, purpose: str
 ) -> Batches:
     check_sizes(listing.paths, facts, preprocessing, batch_size)
-    notes = _oddities([facts[path] for path in listing.paths], preprocessing, purpose)
+    notes = oddities([facts[path] for path in listing.paths], preprocessing, purpose)
     return Batches(ImageFiles(listing.paths, None, preprocessing), batch_size, notes=notes)
-
-
-def _oddities(
-    facts: Sequence[ImageFacts], preprocessing: Preprocessing, purpose: str
-) -> tuple[str, ...]:
-    """What is odd about some of the images, and what is done with them."""
-    counts = {
-        "smaller than the crop, filled up with black": sum(
-            is_padded(seen.size, preprocessing) for seen in facts
-        ),
-        "turned upright as their EXIF orientation says": sum(seen.turned for seen in facts),
-        "transparent in places, which is ignored": sum(seen.transparent for seen in facts),
-    }
-    return tuple(
-        f"{what}: {count} of the {len(facts)} {purpose} images"
-        for what, count in counts.items()
-        if count
-    )
 
 
 def _assumption(given: Preprocessing | None, assumed: bool) -> tuple[str, ...]:
@@ -280,15 +285,3 @@ def _keep(listing: Listing, facts: Facts, root: Path) -> Listing:
     if not kept.paths:
         raise SubbyteError(f"every image in {root} is broken: give a folder with whole images")
     return kept
-
-
-def _refuse_broken(facts: Facts) -> None:
-    bad = [path for path, seen in facts.items() if seen.fault]
-    if not bad:
-        return
-    others = len(bad) - 1
-    more = f", and {others} more of {len(facts)} images are broken" if others else ""
-    raise SubbyteError(
-        f"image {bad[0]} {facts[bad[0]].fault}{more}: replace what is broken, "
-        "or leave it out with data.skip_broken: true"
-    )

@@ -1,0 +1,118 @@
+"""Images with their objects as a detector takes them, one by one and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from subbyte.data.dataset import ImageArrays, ImageFiles
+from subbyte.data.detection.listing import Listing, Objects
+from subbyte.data.images import THREADS, large_allowed
+from subbyte.errors import SubbyteError
+from subbyte.preprocessing import Preprocessing
+
+# Detectors resize and normalize by themselves: RGB in [0, 1], as large as it is.
+PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+Target = dict[str, Any]
+Item = tuple[torch.Tensor, Target]
+
+
+@dataclass(frozen=True)
+class DetectionDataset(Dataset[Item]):
+    """Images and what is on them, decoded when they are asked for.
+
+    Item i: the image, float32 [3, H, W] in [0, 1], and a dictionary with `boxes` (float32 [n, 4],
+    x0, y0, x1, y1 in pixels), `labels` (int64 [n], from 1), `image_id` (int), `area` (float32 [n])
+    and `iscrowd` (int64 [n]). `objects`: the same and more as arrays; `classes`: the names, that of
+    label 1 first.
+    """
+
+    images: ImageFiles | ImageArrays
+    objects: Sequence[Objects]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Item:
+        """Decode image `index`; raises `SubbyteError` if its file is broken."""
+        image, _ = self.images[index]
+        return image, self.objects[index].target()
+
+    def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> DetectionDataset:
+        """The same with other labels (`labels`: those here → those wanted) and class names."""
+        objects = tuple(found.relabelled(labels) for found in self.objects)
+        return replace(self, objects=objects, classes=tuple(classes))
+
+    def name(self, index: int) -> str:
+        """What to call image `index` in a message: its path, or its number."""
+        return self.images.name(index)
+
+
+@dataclass(frozen=True)
+class DetectionBatches:
+    """Batches of images in order; can be walked any number of times, one batch in memory.
+
+    Each batch is a mapping with "inputs", a list of images of any sizes, and, if `labelled`,
+    "targets", a list of one dictionary for each; see `DetectionDataset`. `limit`: only the first so
+    many images; `notes`: what the reader of figures must know of them. Raises `SubbyteError` if
+    `batch_size` or `limit` is below 1 and, while walked, if a file is broken.
+    """
+
+    dataset: DetectionDataset
+    batch_size: int
+    limit: int | None = None
+    notes: tuple[str, ...] = ()
+    labelled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SubbyteError(f"batch_size is {self.batch_size}: it must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise SubbyteError(f"the limit of images is {self.limit}: it must be at least 1")
+
+    @property
+    def images(self) -> int:
+        """The number of images in all batches together."""
+        total = len(self.dataset)
+        return total if self.limit is None else min(self.limit, total)
+
+    @property
+    def objects(self) -> Sequence[Objects]:
+        """What is on the images of all batches, in their order: the ground truth of just these."""
+        return self.dataset.objects[: self.images]
+
+    def __len__(self) -> int:
+        return -(-self.images // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Decode and yield one batch after the other."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, self.images, self.batch_size):
+                indices = range(start, min(start + self.batch_size, self.images))
+                with large_allowed():
+                    items = list(pool.map(self.dataset.__getitem__, indices))
+                batch: dict[str, Any] = {"inputs": [image for image, _ in items]}
+                if self.labelled:
+                    batch["targets"] = [target for _, target in items]
+                yield batch
+
+
+def of_listing(listing: Listing) -> DetectionDataset:
+    """The data set of a listing's files."""
+    files = ImageFiles(listing.paths, None, PLAIN)
+    return DetectionDataset(files, listing.objects, listing.classes)
+
+
+def of_arrays(
+    images: np.ndarray, objects: Sequence[Objects], classes: Sequence[str]
+) -> DetectionDataset:
+    """The data set of images in memory, uint8 [N, H, W, 3]."""
+    return DetectionDataset(ImageArrays(images, None, PLAIN), tuple(objects), tuple(classes))

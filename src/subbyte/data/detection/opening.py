@@ -1,0 +1,187 @@
+"""From a `DataConfig` to the batches that a detector is calibrated and evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from subbyte.data.config import DataConfig
+from subbyte.data.detection.dataset import (
+    PLAIN,
+    DetectionBatches,
+    of_listing,
+)
+from subbyte.data.detection.labels import LabelMap, label_map, without_background
+from subbyte.data.detection.layout import find
+from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
+from subbyte.data.detection.yolo import read_names
+from subbyte.data.digits import CLASSES
+from subbyte.data.images import MISSING, ImageFacts, inspect, refuse_broken
+from subbyte.data.loading import oddities
+from subbyte.data.scenes import COUNTS, Split, scenes
+from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
+from subbyte.errors import SubbyteError
+from subbyte.progress import Progress, Silent
+
+_SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """The images of an experiment with a detector, and what is on them.
+
+    `classes`: what the labels from 1 on stand for; `category_ids`: label → the data set's own
+    number; `listed`: the classes are in the order that `data.classes` has them in; `overlap`: how
+    many calibration images are also evaluation images; `skipped`: broken files left out; `notes`:
+    what the reader of figures must know of the images.
+    """
+
+    calibration: DetectionBatches
+    evaluation: DetectionBatches
+    classes: tuple[str, ...]
+    category_ids: Mapping[int, int]
+    listed: bool = False
+    overlap: int = 0
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def labelled(self, outputs: int | None, known: Sequence[str] | None = None) -> DetectionData:
+        """The same with the labels of a model.
+
+        `outputs`: how many labels it has, the background among them, if that is known; `known`: its
+        own names for them, if it has any. Raises `SubbyteError` as `label_map` does.
+        """
+        found = label_map(self.classes, self.category_ids, outputs, known, listed=self.listed)
+        return replace(
+            self,
+            calibration=_relabelled(self.calibration, found),
+            evaluation=_relabelled(self.evaluation, found),
+            classes=found.classes,
+            category_ids={
+                found.labels[label]: number for label, number in self.category_ids.items()
+            },
+            notes=(*self.notes, found.note) if found.note else self.notes,
+        )
+
+
+def open_detection(
+    config: DataConfig, *, seed: int, batch_size: int, progress: Progress = _SILENT
+) -> DetectionData:
+    """Find, check and choose the images that `config` names, and what is on them.
+
+    `seed` chooses the images. Every chosen file is decoded once here, so that nothing is found
+    broken later. Raises `SubbyteError` if a file or folder is missing or not laid out as it should
+    be, annotations are cut off or do not fit the images, or there are fewer images than asked for.
+    """
+    if config.name is not None:
+        return _open_scenes(config, seed, batch_size)
+    calibration, labelled = find(config, "calibration")
+    evaluation, _ = find(config, "evaluation")
+    if labelled and calibration.classes != evaluation.classes:
+        raise SubbyteError(
+            f"calibration has the classes {_shown(calibration.classes)} and evaluation "
+            f"{_shown(evaluation.classes)}: give both the same"
+        )
+    one, other = calibration.annotated, evaluation.annotated
+    facts: dict[Path, ImageFacts] = {}
+    faults: dict[Path, str | None] = {}
+    if config.skip_broken:
+        facts, faults = _looked(one, other, progress)
+        one, other = (_without(side, faults) for side in (one, other))
+    one = tuple(one[i] for i in calibration_indices(len(one), config, seed))
+    other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
+    if not config.skip_broken:
+        facts, faults = _looked(one, other, progress)
+        refuse_broken(faults)
+    first = settle(one, evaluation.classes, evaluation.category_ids, facts, labelled=labelled)
+    second = settle(other, evaluation.classes, evaluation.category_ids, facts)
+    data = DetectionData(
+        calibration=_batches(first, facts, batch_size, "calibration"),
+        evaluation=_batches(second, facts, batch_size, "evaluation"),
+        classes=evaluation.classes,
+        category_ids=evaluation.category_ids,
+        overlap=overlap(first.paths, second.paths),
+        skipped=tuple(str(path) for path, fault in faults.items() if fault),
+    )
+    notes = dict.fromkeys((*data.calibration.notes, *data.evaluation.notes))
+    return _listed(replace(data, notes=tuple(notes)), config)
+
+
+def _open_scenes(config: DataConfig, seed: int, batch_size: int) -> DetectionData:
+    indices: dict[Split, list[int]] = {
+        "train": calibration_indices(COUNTS["train"], config, seed),
+        "evaluation": evaluation_indices(COUNTS["evaluation"], config, seed),
+    }
+    calibration, evaluation = (
+        DetectionBatches(scenes(split, chosen), batch_size) for split, chosen in indices.items()
+    )
+    ids = {label: label - 1 for label in range(1, len(CLASSES) + 1)}  # the digit itself
+    return DetectionData(calibration, evaluation, CLASSES, ids)
+
+
+def _looked(
+    one: Sequence[Annotated], other: Sequence[Annotated], progress: Progress
+) -> tuple[dict[Path, ImageFacts], dict[Path, str | None]]:
+    """A look at every image, and what is wrong with it or with what its annotations say of it."""
+    paths = list(dict.fromkeys(image.path for image in (*one, *other)))
+    facts = inspect(paths, progress)
+    faults = {path: seen.fault for path, seen in facts.items()}
+    for image in (*one, *other):
+        if faults[image.path] == MISSING:
+            faults[image.path] = f"{MISSING}, though {image.where} lists it"
+        faults[image.path] = faults[image.path] or size_fault(image, facts[image.path])
+    return facts, faults
+
+
+def _without(
+    annotated: Sequence[Annotated], faults: Mapping[Path, str | None]
+) -> tuple[Annotated, ...]:
+    kept = tuple(image for image in annotated if not faults[image.path])
+    if not kept:
+        raise SubbyteError(
+            f"every image of {annotated[0].where} is broken or missing: give the folder that holds "
+            "whole ones"
+        )
+    return kept
+
+
+def _batches(
+    listing: Listing, facts: Mapping[Path, ImageFacts], batch_size: int, purpose: str
+) -> DetectionBatches:
+    odd = oddities([facts[path] for path in listing.paths], PLAIN, purpose)
+    return DetectionBatches(
+        of_listing(listing), batch_size, notes=(*listing.notes, *odd), labelled=listing.labelled
+    )
+
+
+def _listed(data: DetectionData, config: DataConfig) -> DetectionData:
+    """The data with labels in the order in which `data.classes` lists the names, if it is given."""
+    if config.classes is None:
+        return data
+    names = without_background(read_names(config.classes))
+    strangers = [name for name in data.classes if name not in names]
+    if strangers:
+        raise SubbyteError(
+            f"data.classes {config.classes} does not list {_shown(strangers)}, which the data has: "
+            "give a name for each of the model's labels, in their order"
+        )
+    labels = {label: names.index(name) + 1 for label, name in enumerate(data.classes, 1)}
+    found = LabelMap(labels, names)
+    return replace(
+        data,
+        calibration=_relabelled(data.calibration, found),
+        evaluation=_relabelled(data.evaluation, found),
+        classes=names,
+        category_ids={labels[label]: number for label, number in data.category_ids.items()},
+        listed=True,
+    )
+
+
+def _relabelled(batches: DetectionBatches, found: LabelMap) -> DetectionBatches:
+    dataset = batches.dataset.relabelled(found.labels, found.classes)
+    return replace(batches, dataset=dataset)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", … {len(names)} in all" if len(names) > 4 else "")
