@@ -21,6 +21,8 @@ from subbyte.models.ssd.members import COCO, MEMBERS, VOC, Member, make
 # Of a folder that training has written: the file of the weights, and the key of what it says.
 FILE = "model.safetensors"
 METADATA = "subbyte"
+# The classes that the published checkpoints have, by their number with the background.
+PUBLISHED = {VOC: classes.VOC, COCO: classes.COCO}
 
 
 def names() -> list[str]:
@@ -46,30 +48,30 @@ def load(config: ModelConfig) -> ModelSpec:
         raise SubbyteError("num_classes is 1, but counts the background: give at least 2")
     if config.checkpoint is None:
         module = make(member, config.num_classes or member.classes)
-        known = _published(module.num_classes)
+        known = PUBLISHED.get(module.num_classes)
         return ModelSpec(name, module, "detection", None, known, regions=("network",))
-    file = _file(config.checkpoint)
-    state = _tidy(read_checkpoint(file))
-    count = _fitting(name, config.num_classes, state, file)
+    file = checkpoint_file(config.checkpoint)
+    state = untangled(read_checkpoint(file))
+    count = fitting(name, config.num_classes, state, file)
     module = make(member, count)
     load_state(module.network, state, file)
-    known = _trained(file) or _published(count)
+    known = known_classes(file, count)
     return ModelSpec(name, module, "detection", None, known, regions=("network",))
 
 
-def _file(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
     """The checkpoint's file: of a folder, the one that training writes."""
     return path / FILE if path.is_dir() and (path / FILE).is_file() else path
 
 
-def _tidy(state: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
+def untangled(state: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
     """NVIDIA's older files have the model as the second of two modules in a row."""
     if not all(key.startswith("1.") for key in state):
         return state
     return OrderedDict((key[2:], tensor) for key, tensor in state.items())
 
 
-def _fitting(name: str, wanted: int | None, state: Mapping[str, Tensor], file: Path) -> int:
+def fitting(name: str, wanted: int | None, state: Mapping[str, Tensor], file: Path) -> int:
     """The number of classes in `state`; an error if it is another member's, or not `wanted`."""
     if not _is(name, state):
         others = [other for other in MEMBERS if other != name and _is(other, state)]
@@ -115,8 +117,12 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {k: v.shape for k, v in state.items() if not k.endswith(".num_batches_tracked")}
 
 
-def _published(count: int) -> tuple[str, ...] | None:
-    return {VOC: classes.VOC, COCO: classes.COCO}.get(count)
+def known_classes(file: Path, count: int) -> tuple[str, ...] | None:
+    """The names of the classes of a checkpoint with `count` of them, without the background.
+
+    What training has written into the file; else those of the data set with so many.
+    """
+    return _trained(file) or PUBLISHED.get(count)
 
 
 def _trained(file: Path) -> tuple[str, ...] | None:
