@@ -104,7 +104,8 @@ def read(images: Images, index: int) -> tuple[Tensor, Tensor, Tensor]:
 class Batches:
     """Which images each step from `start` on reads, as lists of (epoch, index).
 
-    Every epoch is in an order of its own; what does not fill a batch is left out of it.
+    Every epoch is in an order of its own; what does not fill a batch is left out of it. Of each
+    batch every `ranks`th, from the `rank`th on.
     """
 
     images: int
@@ -112,6 +113,8 @@ class Batches:
     epochs: int
     seed: int
     start: int = 0
+    rank: int = 0
+    ranks: int = 1
 
     @property
     def per_epoch(self) -> int:
@@ -134,7 +137,8 @@ class Batches:
             order = torch.randperm(self.images, generator=generator).tolist()
             skipped = self.start - epoch * self.per_epoch if epoch == first else 0
             for batch in range(skipped, self.per_epoch):
-                yield [(epoch, index) for index in order[batch * self.size :][: self.size]]
+                indices = order[batch * self.size :][: self.size]
+                yield [(epoch, index) for index in indices[self.rank :: self.ranks]]
 
 
 def number(*parts: object) -> int:

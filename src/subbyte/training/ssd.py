@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from subbyte.allocator import keeping_memory
@@ -23,6 +24,7 @@ from subbyte.models.ssd.pretrained import load_backbone, load_start
 from subbyte.progress import Progress, Silent
 from subbyte.training.augment import Augmented, Batches, Images, Sample, augmentation, read
 from subbyte.training.config import Training, learning_rate
+from subbyte.training.parallel import Group, joined
 from subbyte.training.state import (
     MODEL,
     STATE,
@@ -53,11 +55,13 @@ class _Run:
 
     config: Training
     model: SSD
+    forward: nn.Module
     optimizer: torch.optim.Optimizer
     batches: Batches
     out: Path
     facts: dict[str, Any]
     position: Position
+    group: Group
     saved: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)
 
@@ -76,7 +80,8 @@ def train(
     `evaluation` is given the model in eval mode and returns figures by name, which go into the
     log. With `resume`, a run in `out` that was interrupted goes on from its last saved state to the
     same weights, bit for bit on one thread; one that is finished is read. The folder is a
-    checkpoint for `subbyte.models.build`. The caller's random numbers are not touched.
+    checkpoint for `subbyte.models.build`. The caller's random numbers are not touched. Processes
+    that torchrun has started share each batch; each divides its losses by its own objects.
 
     Raises:
         SubbyteError: There is no box in the data set, `out` holds another run, or the loss is no
@@ -86,26 +91,46 @@ def train(
         return Trained(_ready(config, dataset, out / MODEL).eval(), read_log(out))
     _check_folder(out, resume)
     _check_boxes(dataset)
-    model = _begin(config, dataset)
-    optimizer = torch.optim.SGD(
-        parameters(model, config.weight_decay), config.learning_rate, config.momentum
-    )
+    with joined(config.device) as group, keeping_memory():
+        run = _begun(config, dataset, out, group, resume)
+        _epochs(run, dataset, evaluation, progress or Silent())
+        if group.first:
+            facts = {**run.facts, "steps": run.position.step}
+            save_model(out / MODEL, run.model.network.state_dict(), facts)
+            (out / STATE).unlink()
+        group.wait()
+    return Trained(run.model.eval(), run.position.rows)
+
+
+def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: bool) -> _Run:
+    """The run before its first step, or where it was interrupted."""
+    if min(config.batch_size, len(dataset)) < group.size:
+        raise SubbyteError(
+            f"a batch of {min(config.batch_size, len(dataset))} images cannot be shared by "
+            f"{group.size} processes: give a batch_size of at least as many"
+        )
+    model = _model(config, dataset).to(group.device)
+    groups = parameters(model, config.weight_decay)
+    optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum)
+    position = Position(processes=group.size)
     if resume and (out / STATE).exists():
-        position = load_state(out, config, model, optimizer)
-    else:
-        position = Position()
+        load_state(out, config, model, optimizer, position)
+    group.wait()  # until all have looked
+    if group.first and position.step == 0:
         make_folder(out)
         save_state(out, config, model, optimizer, position)
     batches = Batches(
-        len(dataset), config.batch_size, config.epochs, config.seed, start=position.step
+        len(dataset),
+        config.batch_size,
+        config.epochs,
+        config.seed,
+        start=position.step,
+        rank=group.rank,
+        ranks=group.size,
     )
     facts = {"model": config.model, "classes": list(dataset.classes)}
-    run = _Run(config, model, optimizer, batches, out, facts, position)
-    with keeping_memory():
-        _epochs(run, dataset, evaluation, progress or Silent())
-    save_model(out / MODEL, model.network.state_dict(), {**facts, "steps": position.step})
-    (out / STATE).unlink()
-    return Trained(model.eval(), position.rows)
+    forward = model if group.size == 1 else DistributedDataParallel(model)
+    return _Run(config, model, forward, optimizer, batches, out, facts, position, group)
 
 
 def _epochs(run: _Run, dataset: Images, evaluation: Evaluation | None, progress: Progress) -> None:
@@ -120,7 +145,7 @@ def _epochs(run: _Run, dataset: Images, evaluation: Evaluation | None, progress:
             _step(run, images, targets)
             if run.position.step % per_epoch == 0:
                 _end_epoch(run, evaluation, progress)
-            if time.monotonic() - run.saved >= run.config.save_seconds:
+            if run.group.first and time.monotonic() - run.saved >= run.config.save_seconds:
                 save_state(run.out, run.config, run.model, run.optimizer, run.position)
                 run.saved = time.monotonic()
 
@@ -147,32 +172,33 @@ def _columns(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor
 
 def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
     """One batch: losses, gradients, weights; what is no number stops before it reaches these."""
-    config, device = run.config, run.config.device
-    rate = learning_rate(config, run.position.step, run.batches.steps)
+    device = run.group.device
+    rate = learning_rate(run.config, run.position.step, run.batches.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    losses = run.model(
+    losses = run.forward(
         [image.to(device) for image in images],
         [{key: value.to(device) for key, value in target.items()} for target in targets],
     )
     loss = losses["bbox_regression"] + losses["classification"]
-    if not loss.isfinite():
-        raise _diverged(run, f"loss is {loss.item()}", rate)
+    means = {key: run.group.mean(value).item() for key, value in losses.items()}
+    if not math.isfinite(sum(means.values())):
+        raise _diverged(run, f"loss is {sum(means.values())}", rate)
     run.optimizer.zero_grad()
     torch.autograd.backward(loss)
     length = torch.nn.utils.clip_grad_norm_(
-        run.model.parameters(), config.clip_gradient or math.inf
+        run.model.parameters(), run.config.clip_gradient or math.inf
     )
     if not length.isfinite():
         raise _diverged(run, f"gradient has the length {length.item()}", rate)
     run.optimizer.step()
     run.position.step += 1
-    for key, value in losses.items():
-        run.position.sums[key] = run.position.sums.get(key, 0.0) + value.item()
+    for key, mean in means.items():
+        run.position.sums[key] = run.position.sums.get(key, 0.0) + mean
 
 
 def _diverged(run: _Run, what: str, rate: float) -> SubbyteError:
-    file, step = save_last_good(run.out, run.facts)
+    file, step = save_last_good(run.out, run.facts, write=run.group.first)
     return SubbyteError(
         f"the {what} at step {run.position.step + 1} of {run.batches.steps}, at a learning rate of "
         f"{rate:.3g}: the weights after step {step} are in {file}, so go on from these as "
@@ -189,14 +215,17 @@ def _end_epoch(run: _Run, evaluation: Evaluation | None, progress: Progress) -> 
     every = run.config.evaluate_every
     last = epoch == run.config.epochs
     if evaluation is not None and (last or (every is not None and epoch % every == 0)):
-        run.model.eval()
-        with progress.working(f"evaluating after epoch {epoch}"), torch.no_grad():
-            row |= evaluation(run.model)
-        run.model.train()
+        if run.group.first:
+            run.model.eval()
+            with progress.working(f"evaluating after epoch {epoch}"), torch.no_grad():
+                row |= evaluation(run.model)
+            run.model.train()
+        run.group.wait()
     row["seconds"] = round(time.monotonic() - run.began, 1)
     position.rows.append(row)
     position.sums.clear()
-    save_log(run.out, position)
+    if run.group.first:
+        save_log(run.out, position)
 
 
 def _described(run: _Run) -> str:
@@ -209,7 +238,7 @@ def _described(run: _Run) -> str:
     return f"{said}, loss {loss:.2f}"
 
 
-def _begin(config: Training, dataset: Images) -> SSD:
+def _model(config: Training, dataset: Images) -> SSD:
     """The model before the first step."""
     classes = len(dataset.classes) + 1
     asked = ModelConfig(name=config.model, num_classes=classes)
@@ -219,7 +248,7 @@ def _begin(config: Training, dataset: Images) -> SSD:
         load_start(model, config.model, config.checkpoint, tuple(dataset.classes))
     if config.backbone is not None:
         load_backbone(model, config.model, config.backbone)
-    return model.to(config.device)
+    return model
 
 
 def _ready(config: Training, dataset: Images, file: Path) -> SSD:

@@ -30,11 +30,15 @@ FREE = {"save_seconds", "workers", "device", "evaluate_every"}
 
 @dataclass
 class Position:
-    """How far a run is: steps done, its losses since the epoch began, and a row an epoch."""
+    """How far a run in so many `processes` is.
+
+    Steps done, the sums of its losses since the epoch began, and a row for each epoch.
+    """
 
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    processes: int = 1
 
 
 def save_state(
@@ -42,7 +46,7 @@ def save_state(
 ) -> None:
     """Write the state, whole or not at all."""
     content = {
-        "config": _kept(config),
+        "config": _kept(config, position),
         "model": model.network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": position.step,
@@ -54,11 +58,11 @@ def save_state(
 
 
 def load_state(
-    out: Path, config: Training, model: SSD, optimizer: torch.optim.Optimizer
-) -> Position:
-    """Put the saved state into model and optimizer; raises `SubbyteError` if it does not fit."""
+    out: Path, config: Training, model: SSD, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Put what was saved into the last three; raises `SubbyteError` if it does not fit."""
     content = _read(out / STATE)
-    before, now = content["config"], _kept(config)
+    before, now = content["config"], _kept(config, position)
     for key in now:
         if before.get(key) != now[key]:
             raise SubbyteError(
@@ -73,7 +77,8 @@ def load_state(
             f"the run in {out} is of other classes than the data has: go on with the same data, "
             "or begin in another folder"
         ) from None
-    return Position(content["step"], content["sums"], json.loads(content["rows"]))
+    position.step, position.sums = content["step"], content["sums"]
+    position.rows = json.loads(content["rows"])
 
 
 def save_model(path: Path, network: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -84,11 +89,12 @@ def save_model(path: Path, network: dict[str, Tensor], facts: dict[str, Any]) ->
         part.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
-def save_last_good(out: Path, facts: dict[str, Any]) -> tuple[Path, int]:
+def save_last_good(out: Path, facts: dict[str, Any], *, write: bool) -> tuple[Path, int]:
     """Write the weights of the saved state; the file, and the number of steps behind them."""
     content = _read(out / STATE)
     step = int(content["step"])
-    save_model(out / LAST_GOOD, content["model"], {**facts, "steps": step})
+    if write:
+        save_model(out / LAST_GOOD, content["model"], {**facts, "steps": step})
     return out / LAST_GOOD, step
 
 
@@ -112,9 +118,10 @@ def parameters(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _kept(config: Training) -> dict[str, Any]:
+def _kept(config: Training, position: Position) -> dict[str, Any]:
+    """What must be the same where a run goes on."""
     kept: dict[str, Any] = json.loads(config.model_dump_json(exclude=FREE))
-    return kept
+    return {**kept, "processes": position.processes}
 
 
 def _read(path: Path) -> dict[str, Any]:
