@@ -121,3 +121,11 @@ def test_fewer_images_than_a_batch_are_one() -> None:
     batches = Batches(2, 32, 4, seed=0)
     assert batches.steps == 4
     assert [len(batch) for batch in batches] == [2, 2, 2, 2]
+
+
+def test_processes_share_each_batch() -> None:
+    whole = list(Batches(11, 5, 2, seed=0))
+    parts = [list(Batches(11, 5, 2, seed=0, rank=rank, ranks=2)) for rank in range(2)]
+    assert [len(batch) for batch in parts[1]] == [2] * len(whole)
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted([*first, *second]) == sorted(batch)

@@ -168,8 +168,8 @@ weights = sum(float(value.double().sum()) for value in trained.model.state_dict(
 (Path({str(tmp_path)!r}) / f"sum{{trained.rows[-1].get('found') is None}}").write_text(str(weights))
 """
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    subprocess.run([*torchrun, "--master-port=29617", str(script)], check=True, timeout=300)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run([*torchrun, "--nproc-per-node=2", str(script)], check=True, timeout=300)
     assert (tmp_path / "out" / "model.safetensors").exists()
     # Both processes have the same weights; only the first has evaluated.
     assert (tmp_path / "sumTrue").read_text() == (tmp_path / "sumFalse").read_text()
