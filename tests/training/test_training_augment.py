@@ -37,7 +37,13 @@ class Squares:
 
 
 def _augmented(seed: int = 0, **changes: Any) -> Augmented:
-    options: dict[str, Any] = {"distort": False, "zoom_out": 3.0, "crop": True, **changes}
+    options: dict[str, Any] = {
+        "distort": False,
+        "zoom_out": 3.0,
+        "crop": True,
+        "flip": True,
+        **changes,
+    }
     return Augmented(Squares(4), augmentation(SETTINGS, **options), seed)
 
 
@@ -81,7 +87,7 @@ def test_images_without_objects_are_taken_as_they_are() -> None:
                 "labels": torch.zeros(0, dtype=torch.int64),
             }
 
-    steps = augmentation(SETTINGS, distort=True, zoom_out=4.0, crop=True)
+    steps = augmentation(SETTINGS, distort=True, zoom_out=4.0, crop=True, flip=True)
     image, target = Augmented(Empty(1), steps, 0)[0, 0]
     assert image.shape == (3, 120, 120)
     assert target["boxes"].shape == (0, 4)
@@ -95,12 +101,12 @@ def test_crowds_are_left_out_and_pixels_are_from_0_to_1() -> None:
     assert labels.tolist() == [1]
 
 
-def test_without_augmentation_only_flips_and_the_size_are_left() -> None:
-    steps = augmentation(SETTINGS, distort=False, zoom_out=1.0, crop=False)
-    kinds = [type(step) for step in steps.transforms]
-    assert kinds[0] is v2.RandomHorizontalFlip
-    assert v2.RandomZoomOut not in kinds
-    assert v2.RandomIoUCrop not in kinds
+def test_without_augmentation_only_the_size_changes() -> None:
+    steps = augmentation(SETTINGS, distort=False, zoom_out=1.0, crop=False, flip=False)
+    image, target = Augmented(Squares(4), steps, 0)[3, 2]
+    before, boxes, _ = read(Squares(4), 2)
+    torch.testing.assert_close(image, v2.functional.resize(before, [120, 120], antialias=False))
+    torch.testing.assert_close(target["boxes"], boxes * torch.tensor([1.2, 1.5, 1.2, 1.5]))
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])

@@ -35,11 +35,14 @@ class Images(Sized, Protocol):
         ...
 
 
-def augmentation(settings: Settings, *, distort: bool, zoom_out: float, crop: bool) -> v2.Compose:
+def augmentation(
+    settings: Settings, *, distort: bool, zoom_out: float, crop: bool, flip: bool
+) -> v2.Compose:
     """Liu et al. 2016, "SSD", section 2.2, by torchvision's transforms; float images in [0, 1].
 
     `distort` brightness, contrast, saturation, hue and the order of channels; `zoom_out` by up to
-    so much, into a canvas of the mean; `crop` so that some object is kept; flip; resize.
+    so much, into a canvas of the mean; `crop` so that some object is kept; `flip` left and right;
+    resize.
     """
     steps: list[torch.nn.Module] = []
     if distort:
@@ -48,8 +51,9 @@ def augmentation(settings: Settings, *, distort: bool, zoom_out: float, crop: bo
         steps.append(v2.RandomZoomOut(list(settings.mean), (1.0, zoom_out)))
     if crop:
         steps.append(v2.RandomIoUCrop())
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
     steps += [
-        v2.RandomHorizontalFlip(),
         v2.Resize([settings.size, settings.size], antialias=settings.antialias),
         v2.ClampBoundingBoxes(),
         v2.SanitizeBoundingBoxes(min_size=1),

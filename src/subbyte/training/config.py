@@ -27,9 +27,9 @@ class Training(Checked):
     factor of 10 at each of the shares `milestones` of the steps. SGD with `momentum`;
     `weight_decay` is for weights of layers only; gradients longer than `clip_gradient` are cut.
 
-    `distort`, `zoom_out` (largest factor), `crop`: augmentation, beside flips. `evaluate_every`:
-    epochs from one evaluation to the next, beside that after the last one. `save_seconds`: from one
-    saved state to the next. `workers`: processes that read images.
+    `distort`, `zoom_out` (largest factor), `crop`, `flip`: augmentation. `evaluate_every`: epochs
+    from one evaluation to the next, beside that after the last one. `save_seconds`: from one saved
+    state to the next. `workers`: processes that read images.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -52,6 +52,7 @@ class Training(Checked):
     distort: bool = True
     zoom_out: float = Field(default=4.0, ge=1, allow_inf_nan=False)
     crop: bool = True
+    flip: bool = True
     evaluate_every: int | None = Field(default=None, ge=1)
     save_seconds: float = Field(default=60.0, ge=0)
     workers: int = Field(default=0, ge=0)

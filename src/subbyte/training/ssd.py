@@ -154,7 +154,11 @@ def _loaded(run: _Run, dataset: Images) -> Any:
     """An iterator of (images, targets), batch by batch."""
     config, settings = run.config, run.model.settings
     transform = augmentation(
-        settings, distort=config.distort, zoom_out=config.zoom_out, crop=config.crop
+        settings,
+        distort=config.distort,
+        zoom_out=config.zoom_out,
+        crop=config.crop,
+        flip=config.flip,
     )
     loader = DataLoader(
         Augmented(dataset, transform, config.seed),

@@ -27,9 +27,19 @@ PUBLISHED = {
 }
 
 
-def test_the_family_has_its_eleven_names() -> None:
+def test_the_family_has_its_names() -> None:
     deeper = {"nvidia_ssd300_resnet101", "nvidia_ssd300_resnet152"}
-    assert set(names()) == {*PUBLISHED, *deeper}
+    assert set(names()) == {*PUBLISHED, *deeper, "digit_scenes"}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_there_is_a_default_box_for_each_row_of_the_outputs(name: str) -> None:
+    with torch.device("meta"):
+        model = make(MEMBERS[name], 7)
+        raw = model.raw(torch.zeros(2, 3, model.settings.size, model.settings.size))
+    count = len(model.default_boxes())
+    assert raw["bbox_regression"].shape == (2, count, 4)
+    assert raw["cls_logits"].shape == (2, count, 7)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

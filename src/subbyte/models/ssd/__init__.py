@@ -1,4 +1,4 @@
-"""The SSD family: one definition of a detector, put together in eleven ways."""
+"""The SSD family: one definition of a detector, put together in many ways."""
 
 from __future__ import annotations
 

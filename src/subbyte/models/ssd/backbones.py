@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 from torchvision.models.squeezenet import Fire
 
 from subbyte.models.ssd.layers import InvertedResidual, conv_bn
@@ -88,6 +89,17 @@ def squeezenet() -> Backbone:
     layers += [Fire(256, 48, 192, 192), Fire(384, 48, 192, 192)]
     layers += [Fire(384, 64, 256, 256), Fire(512, 64, 256, 256)]
     return _drawn(Backbone(layers, [Tap(12)]))
+
+
+def small() -> Backbone:
+    """Residual blocks (He et al. 2016) for images of 128 pixels; maps of 16 × 16 and 8 × 8."""
+    layers: list[nn.Module] = [nn.Sequential(*conv_bn(3, 16, 3, 2))]
+    inputs = 16
+    for outputs, stride in [(32, 2), (64, 2), (64, 1), (80, 2), (80, 1)]:
+        shortcut = nn.Sequential(*conv_bn(inputs, outputs, 1, stride)[:2]) if stride > 1 else None
+        layers.append(BasicBlock(inputs, outputs, stride, shortcut))
+        inputs = outputs
+    return _drawn(Backbone(layers, [Tap(4), Tap(6)]))
 
 
 def _drawn(backbone: Backbone) -> Backbone:

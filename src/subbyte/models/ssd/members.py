@@ -214,6 +214,23 @@ _MB1_SSD = Member(
     heads=(_conv,) * 6,
 )
 
+
+def _small_extras() -> list[nn.Module]:
+    return [nn.Sequential(*conv_bn(80, 80, 3, 2))]
+
+
+# For scenes of digits, 16 to 48 pixels high on 128 × 128.
+_SMALL = Member(
+    names=Names("backbone", "extras", "boxes", "classes"),
+    settings=Settings((0.5,) * 3, (0.25,) * 3, 0.05, 0.45, size=128, candidates=100, detections=50),
+    levels=_levels_of(_levels((16, 8, 4), (8, 16, 32), (16, 24, 36, 54), ((2,),) * 3)),
+    backbone=backbones.small,
+    extras=_small_extras,
+    channels=(64, 80, 80),
+    heads=(_conv,) * 3,
+    classes=11,
+)
+
 MEMBERS: dict[str, Member] = {
     **{f"nvidia_ssd300_resnet{depth}": _nvidia(depth) for depth in (18, 34, 50, 101, 152)},
     "ssd300_vgg16_amdegroot": Member(
@@ -250,6 +267,7 @@ MEMBERS: dict[str, Member] = {
         heads=(_conv,) * 6,
         norm=partial(nn.BatchNorm2d, 512),
     ),
+    "digit_scenes": _SMALL,
     "sq_ssd_lite": replace(
         _MB1_SSD,
         levels=_levels_of(_mobile_levels(17)),
