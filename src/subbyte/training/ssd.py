@@ -222,7 +222,8 @@ def _end_epoch(run: _Run, evaluation: Evaluation | None, progress: Progress) -> 
         if run.group.first:
             run.model.eval()
             with progress.working(f"evaluating after epoch {epoch}"), torch.no_grad():
-                row |= evaluation(run.model)
+                figures = evaluation(run.model)
+            row |= {k: None if v is None else float(v) for k, v in figures.items()}
             run.model.train()
         run.group.wait()
     row["seconds"] = round(time.monotonic() - run.began, 1)
