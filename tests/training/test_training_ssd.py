@@ -89,22 +89,28 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("after", [1, 3])
-def test_an_interrupted_run_goes_on_to_the_same_weights(after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("after", "optimizer"), [(1, "sgd"), (3, "adamw")])
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    after: int, optimizer: str, tmp_path: Path
+) -> None:
+    config, parallel = (_config(optimizer=optimizer, workers=count) for count in (0, 1))
     torch.manual_seed(3)
-    whole = train(_config(evaluate_every=1), Squares(), _count, tmp_path / "whole")
+    whole = train(
+        _config(optimizer=optimizer, evaluate_every=1), Squares(), _count, tmp_path / "whole"
+    )
     torch.manual_seed(4)  # the caller's random numbers do not matter
     random = torch.random.get_rng_state()
     part = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        train(_config(), Squares(), _count, part, progress=Interrupting(after))
+        train(config, Squares(), _count, part, progress=Interrupting(after))
     assert {file.name for file in part.iterdir()} >= {"state.pt"}
     with pytest.raises(SubbyteError, match="interrupted: resume it"):
         train(_config(), Squares(), None, part)
+    changed = _config(optimizer=optimizer, learning_rate=0.1)
     with pytest.raises(SubbyteError, match=r"has learning_rate 0.001, and not 0.1: go on with"):
-        train(_config(learning_rate=0.1), Squares(), None, part, resume=True)
+        train(changed, Squares(), None, part, resume=True)
     progress = Interrupting(100)
-    resumed = train(_config(workers=1), Squares(), _count, part, resume=True, progress=progress)
+    resumed = train(parallel, Squares(), _count, part, resume=True, progress=progress)
     assert 100 - progress.left == STEPS - after
     assert torch.equal(torch.random.get_rng_state(), random)
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "part")]

@@ -24,8 +24,9 @@ class Training(Checked):
     weights, or from random ones.
 
     `learning_rate` rises from 0 over `warmup_steps`, then falls to 0 along a cosine, or by a
-    factor of 10 at each of the shares `milestones` of the steps. SGD with `momentum`;
-    `weight_decay` is for weights of layers only; gradients longer than `clip_gradient` are cut.
+    factor of 10 at each of the shares `milestones` of the steps. `optimizer` is SGD with
+    `momentum`, or AdamW; `weight_decay` is for weights of layers only; gradients longer than
+    `clip_gradient` are cut.
 
     `distort`, `zoom_out` (largest factor), `crop`, `flip`: augmentation. `evaluate_every`: epochs
     from one evaluation to the next, beside that after the last one. `save_seconds`: from one saved
@@ -46,6 +47,7 @@ class Training(Checked):
     schedule: Literal["cosine", "steps"] = "cosine"
     milestones: tuple[Share, ...] = (2 / 3, 5 / 6)
     warmup_steps: int = Field(default=500, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     clip_gradient: float | None = Field(default=10.0, gt=0)

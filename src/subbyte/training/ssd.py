@@ -110,8 +110,7 @@ def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: b
             f"{group.size} processes: give a batch_size of at least as many"
         )
     model = _model(config, dataset).to(group.device)
-    groups = parameters(model, config.weight_decay)
-    optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum)
+    optimizer = _optimizer(config, model)
     position = Position(processes=group.size)
     if resume and (out / STATE).exists():
         load_state(out, config, model, optimizer, position)
@@ -241,6 +240,13 @@ def _described(run: _Run) -> str:
         return said
     loss = rows[-1].get("bbox_regression", 0.0) + rows[-1].get("classification", 0.0)
     return f"{said}, loss {loss:.2f}"
+
+
+def _optimizer(config: Training, model: SSD) -> torch.optim.Optimizer:
+    groups = parameters(model, config.weight_decay)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, config.learning_rate)
+    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
 
 
 def _model(config: Training, dataset: Images) -> SSD:

@@ -98,14 +98,15 @@ def _classes(member: Member, state: Mapping[str, Tensor]) -> int | None:
     boxes = state.get(f"{member.names.boxes}.{last}.weight")
     if weight is None or boxes is None or not len(boxes) or len(weight) * 4 % len(boxes):
         return None
-    return len(weight) * 4 // len(boxes)
+    count = len(weight) * 4 // len(boxes)
+    return count if count > 1 else None
 
 
 def _is(name: str, state: Mapping[str, Tensor]) -> bool:
     """Whether `state` has the names and shapes of the member."""
     member = MEMBERS[name]
     count = _classes(member, state)
-    if count is None or count < 2:
+    if count is None:
         return False
     with torch.device("meta"):
         own = make(member, count).network.state_dict()
