@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models import cifar_resnet, digits, factory
+from subbyte.models import cifar_resnet, digits, factory, ssd
 from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
 from subbyte.models.config import TIMM, ModelConfig
@@ -31,6 +31,7 @@ class _Family:
 _FAMILIES = {
     "bundled": _Family(digits.names, digits.load),
     "cifar": _Family(cifar_resnet.names, cifar_resnet.load),
+    "ssd": _Family(ssd.names, ssd.load),
     "torchvision": _Family(torchvision_models.names, torchvision_models.load),
 }
 

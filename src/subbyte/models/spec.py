@@ -13,9 +13,10 @@ from subbyte.preprocessing import Preprocessing
 class ModelSpec:
     """A float model and what belongs to it.
 
-    `module` is in float32 and in eval mode; `task` is "classification"; `preprocessing` is what
-    the weights were trained with, `classes` the names of the outputs in their order, `regions`
-    the submodules to quantize (`None`: unknown, unknown, the whole model).
+    `module` is in float32 and in eval mode; `task` is "classification" or "detection";
+    `preprocessing` is what the weights were trained with, `classes` the names of the outputs in
+    their order, of a detector without the background, `regions` the submodules to quantize
+    (`None`: unknown, or a detector's own, unknown, the whole model).
     """
 
     name: str

@@ -1,0 +1,98 @@
+"""What a training run is asked for."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from subbyte.models import names
+from subbyte.models.config import HomePath
+from subbyte.validation import Checked
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Training(Checked):
+    """How an SSD is trained; only `model` has no default.
+
+    `model`: a member of the SSD family. It starts from `checkpoint`, a file of the same member
+    (other classes than the data's are left out), or from `backbone`, a file of the classifier's
+    weights, or from random ones.
+
+    `learning_rate` rises from 0 over `warmup_steps`, then falls to 0 along a cosine, or by a
+    factor of 10 at each of the shares `milestones` of the steps. `optimizer` is SGD with
+    `momentum`, or AdamW; `weight_decay` is for weights of layers only; gradients longer than
+    `clip_gradient` are cut.
+
+    `distort`, `zoom_out` (largest factor), `crop`, `flip`: augmentation. `evaluate_every`: epochs
+    from one evaluation to the next, beside that after the last one. `save_seconds`: from one saved
+    state to the next. `workers`: processes that read images.
+
+    Raises:
+        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    checkpoint: HomePath | None = None
+    backbone: HomePath | None = None
+    epochs: int = Field(default=120, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    schedule: Literal["cosine", "steps"] = "cosine"
+    milestones: tuple[Share, ...] = (2 / 3, 5 / 6)
+    warmup_steps: int = Field(default=500, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
+    clip_gradient: float | None = Field(default=10.0, gt=0)
+    distort: bool = True
+    zoom_out: float = Field(default=4.0, ge=1, allow_inf_nan=False)
+    crop: bool = True
+    flip: bool = True
+    evaluate_every: int | None = Field(default=None, ge=1)
+    save_seconds: float = Field(default=60.0, ge=0)
+    workers: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("model")
+    @classmethod
+    def _is_an_ssd(cls, value: str) -> str:
+        known = names()["ssd"]
+        if value not in known:
+            raise ValueError(f"{value!r} is no SSD that can be trained: give {', '.join(known)}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_here(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError(f"'{value}' is no device: give cpu or cuda")
+        if value.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here: give cpu")
+        return value
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Training:
+        if self.checkpoint is not None and self.backbone is not None:
+            raise ValueError("checkpoint and backbone exclude each other: give one of them")
+        return self
+
+
+def learning_rate(config: Training, step: int, steps: int) -> float:
+    """The learning rate of `step`, of 0 to `steps` - 1."""
+    # A short run warms up over its first half at most.
+    warmup = min(config.warmup_steps, steps // 2)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    if config.schedule == "steps":
+        passed = sum(step >= share * steps for share in config.milestones)
+        return config.learning_rate * 0.1**passed
+    share = (step - warmup) / max(steps - warmup, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
