@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from subbyte.graph.flow import Flow
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.recipe import Choice, Recipe
 
@@ -59,7 +60,8 @@ class Layer:
     """A convolution, linear layer or matrix product that could be quantized.
 
     operation: "conv", "linear" or "matmul". node: its name in the region's graph.
-    weight, activations: modules of its quantizers (`None`, empty: that side stays in float).
+    weight, activations: modules of its quantizers (`None`, empty: that side stays in float); what a
+    layer reads may have its quantizer in the region that gives it.
     reason: why a layer has no quantizer at all; empty where it has one.
     """
 
@@ -98,15 +100,23 @@ class Facts:
 class Captured(nn.Module):
     """A copy of a model with quantizers in place, called as the model was.
 
-    `regions` maps a region's qualified name ("" is the whole model) to its graph module inside
-    `model`; `tensors` lists what has a grid, `layers` what could have one.
+    `region_names`: the qualified names of its regions, each a graph module inside `model`, in the
+    order in which they run ("" is the whole model); `flow` says how tensors go between them.
+    `tensors` lists what has a grid, `layers` what could have one.
     """
 
-    def __init__(self, model: nn.Module, regions: tuple[str, ...], recipe: Recipe) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        regions: tuple[str, ...],
+        recipe: Recipe,
+        flow: Flow = Flow(),  # noqa: B008 - frozen
+    ) -> None:
         super().__init__()
         self.model = model
         self.region_names = regions
         self.recipe = recipe
+        self.flow = flow
         self.tensors: list[QuantizedTensor] = []
         self.layers: list[Layer] = []
         self.facts = Facts()

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.data.batches import ArgumentsOf, Batch
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import map_batch, parts
+from subbyte.graph.batch import cut, parts
 from subbyte.graph.captured import Captured
 from subbyte.joint.network import Portion
 
@@ -65,6 +65,6 @@ def divergence(outputs: Any, targets: Any) -> torch.Tensor:
 def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
     """The first so many images, with their targets, a few at a time."""
     for batch, chosen in parts(batches.labelled(), lambda batch: batch.size, images, AT_ONCE):
-        args = map_batch(batch.args, batch.size, lambda x: x[chosen])  # noqa: B023
+        args = cut(batch.args, chosen)
         targets = None if batch.targets is None else batch.targets[chosen]
         yield Batch(args, targets, chosen.stop - chosen.start)
