@@ -35,7 +35,7 @@ class Boxes(nn.Module):
             min(facts.detections, candidates),
         ).reshape(-1, classes * candidates)
         labels = torch.arange(1, classes + 1, device=kept.device).repeat_interleave(candidates)
-        found, *rest = best_of(chosen, kept, labels.expand_as(kept), facts.detections)
+        found, *rest = best_of(chosen, kept, labels, facts.detections)
         return found if facts.clips_first else clipped(found, self.size), *rest  # type: ignore[return-value]
 
     def decoded(self, regression: Tensor) -> Tensor:

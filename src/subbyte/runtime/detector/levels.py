@@ -49,7 +49,7 @@ class Boxes(nn.Module):
         classes, flat = scores.shape[2], scores.flatten(1)
         best, places = flat.topk(min(self.candidates, flat.shape[1]), 1)
         at = torch.div(places, classes, rounding_mode="floor")
-        chosen = rows(anchors.unsqueeze(0).expand(deltas.shape[0], -1, -1), at)
+        chosen = anchors[at]  # no expanding: OpenVINO errs in files that ask for the batch's size
         decode = getattr(self.coder, "decode_single", self.coder.decode)
         boxes = decode(rows(deltas, at).reshape(-1, 4), chosen.reshape(-1, 4))
         boxes = clipped(boxes.reshape(-1, best.shape[1], 4), self.frame.resized)

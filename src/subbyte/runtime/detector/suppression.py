@@ -60,7 +60,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def best_of(boxes: Tensor, scores: Tensor, labels: Tensor, count: int) -> Detections:
-    """The `count` highest of scores [B, M], with their boxes [B, M, 4] and labels [B, M].
+    """The `count` highest of scores [B, M], with their boxes [B, M, 4] and labels [B, M] or [M].
 
     Where fewer scores are above 0 the rest of each row is 0; the last of the four says how many.
     """
@@ -71,7 +71,8 @@ def best_of(boxes: Tensor, scores: Tensor, labels: Tensor, count: int) -> Detect
     best, places = scores.topk(count, 1)
     present = best > 0
     found = rows(boxes, places) * present.unsqueeze(-1).to(boxes.dtype)
-    classes = torch.gather(labels, 1, places) * present.to(labels.dtype)
+    classes = labels[places] if labels.dim() == 1 else torch.gather(labels, 1, places)
+    classes = classes * present.to(labels.dtype)
     return found, best, classes, present.to(torch.int64).sum(1)
 
 
