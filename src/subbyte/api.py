@@ -65,10 +65,11 @@ def quantize(
         captured = prepare(model, first, recipe)
     if resume is not None:
         claim(resume, _work(captured, first))
+    loss = classification.loss if captured.region_names == WHOLE else None
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(
-            captured, batches, options, loss=classification.loss, progress=progress, resume=resume
+            captured, batches, options, loss=loss, progress=progress, resume=resume
         )
     captured.facts.seconds = time.perf_counter() - started
     captured.facts.metadata["method"] = name

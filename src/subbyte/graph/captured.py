@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from subbyte.graph.flow import Flow
 from subbyte.grid.fake_quantize import FakeQuantize, State
@@ -130,6 +131,30 @@ class Captured(nn.Module):
             args, kwargs = bound.args, bound.kwargs
         return self.model(*args, **kwargs)
 
+    def raw(self, *args: Any) -> Any:
+        """What the regions give that no other of them reads, in the order in which they run.
+
+        Of a whole model its outputs; of a detector what its heads give, before boxes are made of
+        it.
+        """
+        if self.region_names == ("",):
+            return self(*args)
+        given: list[Any] = []
+
+        def keeper(name: str) -> Callable[..., None]:
+            def keep(_: nn.Module, __: Any, outputs: Any) -> None:
+                leaves = enumerate(pytree.tree_leaves(outputs))
+                given.extend(x for i, x in leaves if not self.flow.readers((name, i)))
+
+            return keep
+
+        with ExitStack() as stack:
+            for name in self.region_names:
+                handle = self.region(name).register_forward_hook(keeper(name))
+                stack.callback(handle.remove)
+            self(*args)
+        return tuple(given)
+
     def train(self, mode: bool = True) -> Captured:
         """Stay in evaluation mode: the graph was captured in it."""
         del mode
@@ -185,7 +210,13 @@ class Captured(nn.Module):
     def interpreted(self, region: str, interpreter: fx.Interpreter) -> Iterator[None]:
         """While it lasts, `interpreter` runs a region node by node."""
         module = self.region(region)
-        module.forward = interpreter.run
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            leaves = pytree.tree_leaves((args, kwargs))
+            outputs = interpreter.run(*leaves, enable_io_processing=False)
+            return module.graph.process_outputs(outputs)
+
+        module.forward = forward
         try:
             yield
         finally:

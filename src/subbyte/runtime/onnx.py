@@ -20,8 +20,7 @@ from subbyte.graph.anatomy import WHOLE
 from subbyte.graph.batch import at_least_two
 from subbyte.graph.capture import cause, dynamic_shapes
 from subbyte.graph.captured import Captured
-from subbyte.runtime.detector import suppression
-from subbyte.runtime.detector.deploy import Deployment, deployment
+from subbyte.runtime.detector.deploy import OF_DETECTORS, Deployment, deployment
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
 from subbyte.runtime.packing import pack
@@ -107,7 +106,7 @@ def _write(deployed: Deployment, path: Path, metadata: dict[str, Any]) -> None:
                 args,
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS | suppression.TRANSLATIONS,
+                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=deployed.outputs,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
@@ -17,9 +17,11 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.batch import are_images
 from subbyte.graph.captured import Captured
 from subbyte.postprocessing import ATTRIBUTE, Anchored
-from subbyte.runtime.detector import anchored, levels
+from subbyte.runtime.detector import anchored, levels, suppression, two_stage
 from subbyte.runtime.detector.frame import Frame, frame_of
 from subbyte.runtime.detector.suppression import OUTPUTS
+
+OF_DETECTORS = suppression.TRANSLATIONS | two_stage.TRANSLATIONS  # operator → ONNX
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def deployment(
         return _anchored(OneStage(model), _facts_of(model, images), images, postprocess)
     if isinstance(model, RetinaNet | FCOS):
         return _of_levels(model, _images(args), postprocess)
+    if isinstance(model, FasterRCNN) and postprocess:
+        return _of_stages(model, captured, _images(args))
     if not postprocess:
         return Deployment(Chain(model, captured), _read(captured, args))
     if any(are_images(arg) for arg in args):
@@ -158,12 +162,27 @@ def _of_levels(model: RetinaNet | FCOS, images: Tensor, post: bool) -> Deploymen
 
 
 @torch.no_grad()
+def _of_stages(model: FasterRCNN, captured: Captured, images: Tensor) -> Deployment:
+    frame = frame_of(model.transform, _size(images)).to(images.device)
+    anchors = _anchors(model, frame, images.device)
+    captured(list(images[:1]))  # by which its pool learns how large the feature maps are
+    inner: Any = captured.model
+    pool: Any = model.roi_heads.box_roi_pool
+    pool.scales, pool.map_levels = (
+        getattr(inner.roi_heads.box_roi_pool, name) for name in ("scales", "map_levels")
+    )
+    module = two_stage.TwoStages(model, frame, *anchors).to(images.device).eval()
+    return Deployment(module, (images,), OUTPUTS)
+
+
+@torch.no_grad()
 def _anchors(model: Any, frame: Frame, device: torch.device) -> tuple[Tensor, list[int]]:
     """A detector's anchors for one image, [A, 4] in the corner form, and how many a level has."""
     batch = torch.zeros(1, 3, *frame.padded, device=device)
     features = model.backbone(batch)
     maps = [features] if isinstance(features, Tensor) else list(features.values())
-    anchors: Tensor = model.anchor_generator(ImageList(batch, [frame.resized]), maps)[0]
+    generator = getattr(model, "anchor_generator", None) or model.rpn.anchor_generator
+    anchors: Tensor = generator(ImageList(batch, [frame.resized]), maps)[0]
     places = [x.shape[-2] * x.shape[-1] for x in maps]
     return anchors, [n * len(anchors) // sum(places) for n in places]
 

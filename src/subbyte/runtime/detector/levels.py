@@ -48,9 +48,11 @@ class Boxes(nn.Module):
         """Boxes [N, M, 4], scores and labels [N, M] of a level's candidates."""
         classes, flat = scores.shape[2], scores.flatten(1)
         best, places = flat.topk(min(self.candidates, flat.shape[1]), 1)
-        at = torch.div(places, classes, rounding_mode="floor")
+        labels = places % classes
+        # Runtimes divide in float32, which is exact if nothing is left over.
+        at = torch.div(places - labels, classes, rounding_mode="floor")
         chosen = anchors[at]  # no expanding: OpenVINO errs in files that ask for the batch's size
         decode = getattr(self.coder, "decode_single", self.coder.decode)
         boxes = decode(rows(deltas, at).reshape(-1, 4), chosen.reshape(-1, 4))
         boxes = clipped(boxes.reshape(-1, best.shape[1], 4), self.frame.resized)
-        return boxes, best, places % classes
+        return boxes, best, labels
