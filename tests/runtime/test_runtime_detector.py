@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import subbyte
-from detectors import detector, pictures
+from detectors import NAMES, detector, pictures
 from subbyte.errors import SubbyteError
 from subbyte.postprocessing import Anchored
 from subbyte.runtime import verify
@@ -53,7 +53,7 @@ def shares_matched(expected: list[dict[str, torch.Tensor]], found: dict[str, Any
 
 
 @pytest.mark.parametrize("size", [(64, 64), (60, 70)])
-@pytest.mark.parametrize("name", ONE_STAGE)
+@pytest.mark.parametrize("name", NAMES)
 def test_files_give_the_boxes_of_the_simulated_model(
     name: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -68,6 +68,22 @@ def test_files_give_the_boxes_of_the_simulated_model(
         assert tuple(found) == OUTPUTS
         # A score that lies between two, or an overlap on the threshold, may be taken or not.
         assert min(shares_matched(expected, found)) >= 0.94
+
+
+def test_regions_that_float_code_connects_have_inputs_of_their_own(tmp_path: Path) -> None:
+    """Of Faster R-CNN, raw: the batch, and what RoIAlign makes of the feature maps."""
+    path = tmp_path / "model.onnx"
+    subbyte.export(quantized("fasterrcnn"), path, pictures(2), postprocess=False)
+    shapes = [
+        [d.dim_value for d in value.type.tensor_type.shape.dim[1:]]
+        for value in onnx.load(str(path)).graph.input
+    ]
+    assert shapes == [[3, 64, 64], [32, 3, 3]]
+    for runtime in RUNTIMES:
+        session = verify.runtime(runtime).load(path, 1)
+        outputs = session.run(np.zeros((3, 3, 64, 64), "f4"), np.zeros((7, 32, 3, 3), "f4"))
+        # Objectness and boxes of two levels, then class scores and boxes of each proposal.
+        assert [len(x) for x in outputs] == [3, 3, 3, 3, 7, 7]
 
 
 def test_what_is_behind_the_last_detection_is_zero(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _write(deployed: Deployment, path: Path, metadata: dict[str, Any]) -> None:
                 model,
                 args,
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(model, args),
+                dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
                 custom_translation_table=TRANSLATIONS | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,

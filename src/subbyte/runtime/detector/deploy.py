@@ -26,11 +26,16 @@ OF_DETECTORS = suppression.TRANSLATIONS | two_stage.TRANSLATIONS  # operator →
 
 @dataclass(frozen=True)
 class Deployment:
-    """A module to write, its arguments for one batch, and what its outputs are called."""
+    """A module to write, its arguments for one batch, and what its outputs are called.
+
+    shapes: which dimensions are dynamic; `None`: the first of all that has as many entries as the
+    first argument.
+    """
 
     module: nn.Module
     args: tuple[Any, ...]
     outputs: tuple[str, ...] | None = None
+    shapes: Any = None
 
 
 class Whole(nn.Module):
@@ -113,7 +118,9 @@ def deployment(
     if isinstance(model, FasterRCNN) and postprocess:
         return _of_stages(model, captured, _images(args))
     if not postprocess:
-        return Deployment(Chain(model, captured), _read(captured, args))
+        inputs = _read(captured, args)
+        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+        return Deployment(Chain(model, captured), inputs, shapes=(shapes,))
     if any(are_images(arg) for arg in args):
         raise SubbyteError(
             f"how {type(model).__name__} makes boxes of its outputs cannot be written as ONNX: "

@@ -74,7 +74,7 @@ class TwoStages(nn.Module):
         proposals, scores = self.rpn(objectness, deltas, anchors)
         logits, regression = self.predictor(self.box_head(self.pool(features, proposals)))
         boxes, *rest = self.boxes(proposals, scores, logits, regression)
-        return self.frame.in_pixels(boxes), *rest  # type: ignore[return-value]
+        return self.frame.in_pixels(boxes), *rest
 
 
 class Proposing(nn.Module):
@@ -104,11 +104,10 @@ class Proposing(nn.Module):
     def _level(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         each = objectness.shape[1]  # anchors at a place
         logits = objectness.permute(0, 2, 3, 1).flatten(1)
-        codes = deltas.unflatten(1, (each, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+        codes = torch.unflatten(deltas, 1, (each, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
         best, places = logits.topk(min(self.candidates, logits.shape[1]), 1)
-        flat = self.coder.decode(
-            rows(codes, places).reshape(-1, 4), [anchors[places].reshape(-1, 4)]
-        )
+        chosen = anchors[places].reshape(-1, 4)
+        flat = self.coder.decode(rows(codes, places).reshape(-1, 4), [chosen])
         boxes = clipped(flat.reshape(-1, best.shape[1], 4), self.size)
         scores = best.sigmoid()
         wanted = _large(boxes, self.smallest) & (scores >= self.floor)
@@ -130,7 +129,7 @@ class Pooling(nn.Module):
         images = (ones[:, :1].cumsum(0) * ones - 1).flatten().to(torch.int64)
         boxes = proposals.reshape(-1, 4)
         maps = [features[name] for name in features if name in self.names]
-        pooled = [
+        pooled: list[Tensor] = [
             torch.ops.subbyte.roi_align(x, boxes, images, scale, *self.size, self.samples)
             for x, scale in zip(maps, self.scales, strict=True)
         ]
