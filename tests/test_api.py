@@ -318,7 +318,7 @@ def test_a_weight_that_is_not_a_number_names_its_layer() -> None:
 
 
 def test_recipes_that_do_not_fit_the_model() -> None:
-    refused("regions is not available", recipe=subbyte.Recipe(regions=("left",)))
+    refused("unknown region 'lefd': did you mean 'left'", recipe=subbyte.Recipe(regions=("lefd",)))
     recipe = subbyte.Recipe(overrides={"lefd": {"weights": 4}})
     refused("unknown layer in overrides 'lefd': did you mean 'left'", recipe=recipe)
     recipe = subbyte.Recipe(method={"name": "range", "steps": 5})

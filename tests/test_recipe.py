@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from subbyte import Recipe, SubbyteError, quantize
+from subbyte import Recipe, SubbyteError
 from subbyte.recipe import Choice, Override, choice, method_names, rule_of
 
 
@@ -97,11 +97,6 @@ def test_a_bad_option_is_told_when_the_recipe_is_made(fields: dict[str, Any], me
 
 def test_a_strange_value_is_told_in_one_short_sentence() -> None:
     assert len(told(weights=torch.eye(20))) < 200
-
-
-def test_regions_are_refused_when_a_model_is_quantized() -> None:
-    with pytest.raises(SubbyteError, match="regions is not available in this version"):
-        quantize(torch.nn.Linear(2, 2), [torch.ones(1, 2)], Recipe(regions=("a",)))
 
 
 def test_a_recipe_cannot_be_changed() -> None:

@@ -17,12 +17,13 @@ from subbyte import methods
 from subbyte.allocator import keeping_memory
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.errors import SubbyteError
+from subbyte.graph.anatomy import WHOLE
 from subbyte.graph.annotate import annotate, check_overrides
 from subbyte.graph.calibrate import rows, sqnr_db
-from subbyte.graph.capture import capture
 from subbyte.graph.captured import Captured, QuantizedTensor
 from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
+from subbyte.graph.regions import capture_regions
 from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.progress import Progress, Silent
 from subbyte.recipe import Recipe, choice
@@ -64,10 +65,11 @@ def quantize(
         captured = prepare(model, first, recipe)
     if resume is not None:
         claim(resume, _work(captured, first))
+    loss = classification.loss if captured.region_names == WHOLE else None
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(
-            captured, batches, options, loss=classification.loss, progress=progress, resume=resume
+            captured, batches, options, loss=loss, progress=progress, resume=resume
         )
     captured.facts.seconds = time.perf_counter() - started
     captured.facts.metadata["method"] = name
@@ -81,15 +83,15 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     """
     _check_module(model)
     check_recipe(recipe)
-    captured = Captured(capture(model, args), ("",), recipe)
+    parts = capture_regions(model, args, recipe.regions)
+    captured = Captured(parts.model, parts.regions, recipe, parts.flow)
     captured.signature = inspect.signature(model.forward)
     captured.facts.fingerprints = captured.facts.prepared = fingerprints(captured)
     if recipe.equalize:
         for region in captured.region_names:
             equalize(captured.region(region))
         captured.facts.prepared = fingerprints(captured)
-    for region in captured.region_names:
-        annotate(captured, region)
+    annotate(captured)
     check_overrides(recipe, [layer.name for layer in captured.layers])
     captured.facts.example = pytree.tree_map(_shape_only, args)
     captured.facts.metadata = {
@@ -101,14 +103,22 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
 
 
 def export(
-    quantized: nn.Module, path: str | Path, example: Any, *, target: str | None = None
+    quantized: nn.Module,
+    path: str | Path,
+    example: Any,
+    *,
+    target: str | None = None,
+    postprocess: bool = True,
 ) -> None:
     """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
 
     `example`: a batch's inputs (a tensor, or a tuple of positional arguments). `target`: the
     runtime that the file is for, "onnxruntime" or "openvino", where it runs fastest; `None`: one
-    for both. The file's metadata carries the recipe, the version and, where they are known,
-    preprocessing and class names.
+    for both. `postprocess`: a detector is written with the whole way from images [N, 3, H, W] in
+    [0, 1] to `boxes` [N, K, 4], `scores`, `labels` [N, K] and `count` [N], for images of the
+    example's height and width, which are resized in the file if they are of another size than the
+    model's; without it, from the images to the raw outputs. The file's metadata carries the recipe,
+    the version and, where they are known, preprocessing and class names.
 
     Raises:
         SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, or
@@ -117,12 +127,12 @@ def export(
     captured = _captured(quantized)
     args = to_device(read_batch(example).args, device_of(captured))
     given, expected = _shapes(args), _shapes(captured.facts.example)
-    if given != expected:
+    if captured.region_names == WHOLE and given != expected:
         raise SubbyteError(
             f"the example has the shape {given} behind the batch, and the model was captured with "
             f"{expected}: give a batch like those of the calibration"
         )
-    onnx_runtime.export(captured, Path(path), args, target)
+    onnx_runtime.export(captured, Path(path), args, target, postprocess)
 
 
 def layers(quantized: nn.Module) -> list[dict[str, Any]]:
@@ -145,10 +155,6 @@ def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise `SubbyteError` for what a recipe asks and this version does not have."""
-    if recipe.regions is not None:
-        raise SubbyteError(
-            "regions is not available in this version: leave it out, the whole model is quantized"
-        )
     _method(recipe)
 
 

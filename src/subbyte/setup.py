@@ -106,14 +106,22 @@ def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing 
 
 def _check_model(experiment: Experiment, module: torch.nn.Module, example: torch.Tensor) -> None:
     """Refuse a model that cannot be captured, and recipes that it cannot be put on."""
-    captured = api.prepare(module, (example,), Recipe(weights=None, activations=None))
-    names = [layer.name for layer in captured.layers]
+    names: dict[tuple[str, ...] | None, list[str]] = {None: _layers(module, example, None)}
     for name, recipe in experiment.variants.items():
         try:
             api.check_recipe(recipe)
-            check_overrides(recipe, names)
+            if recipe.regions not in names:
+                names[recipe.regions] = _layers(module, example, recipe.regions)
+            check_overrides(recipe, names[recipe.regions])
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
+
+
+def _layers(
+    module: torch.nn.Module, example: torch.Tensor, regions: tuple[str, ...] | None
+) -> list[str]:
+    recipe = Recipe(weights=None, activations=None, regions=regions)
+    return [layer.name for layer in api.prepare(module, (example,), recipe).layers]
 
 
 def _resolved(experiment: Experiment, data: Data) -> Experiment:

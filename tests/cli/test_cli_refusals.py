@@ -190,7 +190,7 @@ def test_a_place_that_is_taken(own: Own, refusal: Refusal, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["variants.w8a8.method={name: range, steps: 9}", "variants.w8a8.regions=[block1]"],
+    ["variants.w8a8.method={name: range, steps: 9}", "variants.w8a8.regions=[block9]"],
 )
 def test_a_recipe_that_cannot_be_followed_is_found_before_anything_runs(
     refusal: Refusal, setting: str

@@ -1,104 +1,95 @@
-"""Which tensor gets which grid: the plan, and the quantizers put into the graph after it."""
+"""The quantizers that a recipe asks for, put into the graphs of a model's regions."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from torch import fx
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.captured import QUANTIZERS, Captured, Layer, QuantizedTensor
-from subbyte.graph.layers import Found, carries_data, find_layers, last_layers
-from subbyte.graph.operators import (
-    ADD,
-    CONV,
-    MUL,
-    POINTWISE,
-    POOL,
-    get_tensor,
-    is_global_pool,
-    is_move,
-    is_never_negative,
-    is_relu,
-    module_path,
-    split_silu,
-    tensor_inputs,
+from subbyte.graph.flow import Place
+from subbyte.graph.layers import Found, find_layers, first_layers, last_layers, results
+from subbyte.graph.operators import get_tensor, module_path, split_silu
+from subbyte.graph.plan import (
+    ORT,
+    OTHER_BITS,
+    Part,
+    Plan,
+    Site,
+    all_readers_ask,
+    for_one_runtime,
+    plan_of,
 )
 from subbyte.graph.requests import Request, qualified, requests_of
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.grid.spec import GridSpec
-from subbyte.recipe import Choice, Recipe, rule_of
-
-OTHER_BITS = 8  # of tensors that no layer reads
-ORT = "onnxruntime"  # the runtime that computes on integers only what is on a grid on all sides
+from subbyte.recipe import Recipe
 
 
-@dataclass
-class Site:
-    """A grid that one or more tensors share, while the plan grows. `merged`: it became another.
+def annotate(captured: Captured) -> None:
+    """Put the quantizers that the recipe asks for into all regions, in state OFF.
 
-    symmetric: whatever the recipe says of other activations. spare: nothing that reads it computes
-    on integers.
-    """
-
-    bits: int | None = None
-    rule: Choice | None = None
-    readers: list[str] = field(default_factory=list)
-    symmetric: bool = False
-    spare: bool = False
-    merged: Site | None = None
-
-    def root(self) -> Site:
-        """The site that this one has become."""
-        return self if self.merged is None else self.merged.root()
-
-    def merge(self, other: Site) -> Site:
-        """One site for both: the finer grid of the two, and all their readers."""
-        here, there = self.root(), other.root()
-        if here is there:
-            return here
-        if there.bits is not None and (here.bits is None or there.bits > here.bits):
-            here.bits, here.rule = there.bits, there.rule
-        here.symmetric = here.symmetric or there.symmetric
-        here.spare = here.spare and there.spare
-        here.readers = there.readers + [r for r in here.readers if r not in there.readers]
-        there.merged = here
-        return here
-
-
-@dataclass
-class Plan:
-    """Where activations are put on a grid.
-
-    sites: after which node a grid stands, and whose. edges: which of a node's readers read the
-    quantized tensor. of_layer: the sites of each layer's inputs.
-    """
-
-    sites: dict[fx.Node, Site] = field(default_factory=dict)
-    edges: dict[fx.Node, set[fx.Node]] = field(default_factory=dict)
-    of_layer: dict[fx.Node, list[Site]] = field(default_factory=dict)
-
-
-def annotate(captured: Captured, region: str) -> None:
-    """Put the quantizers that the recipe asks for into one region, in state OFF.
+    What one region gives and others read has its grid where it arises, once, if all that read it
+    ask for one.
 
     Raises:
         SubbyteError: There is nothing to quantize.
     """
-    module = captured.region(region)
-    split_silu(module.graph)
-    layers = find_layers(module.graph)
+    parts = {name: _part(captured, name) for name in captured.region_names}
+    plans: dict[str, Plan] = {}
+    asked: dict[Place, Site] = {}  # by the region that reads, and the number of its input
+    for name in reversed(captured.region_names):
+        plans[name] = plan_of(parts[name], captured.recipe, _handed(captured, parts, plans, asked))
+        for place, node in enumerate(_placeholders(parts[name].graph)):
+            linked = (name, place) in captured.flow.links
+            if linked and node in plans[name].sites and all_readers_ask(node, plans[name]):
+                asked[name, place] = plans[name].sites[node]
+    inserter = _Inserter(captured)
+    for name in captured.region_names:
+        inserter.insert(parts[name], plans[name])
+
+
+def _part(captured: Captured, region: str) -> Part:
+    graph, flow = captured.region(region).graph, captured.flow
+    split_silu(graph)
+    layers = find_layers(graph)
     if not any(not layer.reason for layer in layers):
+        what = f"region '{region}'" if region else "model"
         raise SubbyteError(
-            "the model has no convolution, linear layer or matrix product that could be quantized: "
-            "give a model with at least one, or leave it in float"
+            f"the {what} has no convolution, linear layer or matrix product that could be "
+            "quantized: give one with at least one, or leave it in float"
         )
-    requests = requests_of(module.graph, layers, captured.recipe, region)
-    plan = _plan(module.graph, layers, requests, captured.recipe)
-    _Inserter(captured, region, module, captured.recipe).insert(layers, requests, plan)
+    inputs = enumerate(_placeholders(graph))
+    inner = frozenset(node for i, node in inputs if (region, i) in flow.inner)
+    leaves = [(i, leaf) for i, leaf in enumerate(results(graph)) if isinstance(leaf, fx.Node)]
+    ends = frozenset(leaf for i, leaf in leaves if not flow.readers((region, i)))
+    edge = first_layers(graph, layers, inner) | last_layers(graph, layers, ends)
+    requests = requests_of(layers, edge, captured.recipe, region)
+    return Part(region, graph, layers, requests, inner, ends)
+
+
+def _handed(
+    captured: Captured, parts: dict[str, Part], plans: dict[str, Plan], asked: dict[Place, Site]
+) -> dict[fx.Node, Site]:
+    """What the regions planned so far ask for results of the one before; it is theirs no more."""
+    region = captured.region_names[-1 - len(plans)]
+    handed: dict[fx.Node, Site] = {}
+    for i, leaf in enumerate(results(parts[region].graph)):
+        readers = captured.flow.readers((region, i))
+        alone = isinstance(leaf, fx.Node) and leaf.op != "placeholder"
+        if not readers or not alone or any(reader not in asked for reader in readers):
+            continue
+        for reader in readers:
+            handed[leaf] = handed[leaf].merge(asked[reader]) if leaf in handed else asked[reader]
+            node = _placeholders(parts[reader[0]].graph)[reader[1]]
+            del plans[reader[0]].sites[node]
+    return handed
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
 
 
 def check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
@@ -112,178 +103,22 @@ def check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
             )
 
 
-def _plan(
-    graph: fx.Graph, layers: list[Found], requests: dict[str, Request], recipe: Recipe
-) -> Plan:
-    """Walk the graph backwards: readers ask, and what they ask moves up to where values arise."""
-    plan, asked = Plan(), dict[fx.Node, Site]()
-    data = carries_data(graph)
-    by_node = {layer.node: layer for layer in layers if layer.name in requests}
-    other = Choice(*rule_of(recipe.ranges, "activations"))
-    results = _results_on_grid(graph, layers, requests, data)
-    convolved = _derived(graph, results, {layer.node for layer in layers})
-
-    def ask(node: fx.Node, reader: fx.Node, site: Site) -> None:
-        plan.edges.setdefault(node, set()).add(reader)
-        asked[node] = asked[node].merge(site) if node in asked else site
-
-    for node in reversed(graph.nodes):
-        if node in results and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
-            for user in [u for u in node.users if u not in plan.edges.get(node, ())]:
-                ask(node, user, Site(None, other, spare=True))
-        if node in asked:
-            site = asked[node].root()
-            if is_move(node) and _all_readers_ask(node, plan) and _only_data(node, data):
-                for source in tensor_inputs(node):
-                    ask(source, node, site)
-                continue
-            if _gives_several(node):
-                for part in plan.edges[node]:
-                    plan.sites[part] = asked[part].root()
-                continue
-            plan.sites[node] = site
-            for reader, source in _kept_on_grid(node, data, convolved):
-                ask(source, reader, Site(None, other))
-        layer = by_node.get(node)
-        if layer is not None and requests[layer.name].activation_bits is not None:
-            request = requests[layer.name]
-            for source in layer.inputs:
-                if source in data:
-                    site = Site(request.activation_bits, request.activation_rule, [layer.name])
-                    # OpenVINO multiplies activations on integers only if their zero points are 0.
-                    site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
-                    ask(source, node, site)
-                    plan.of_layer.setdefault(node, []).append(site)
-    return plan
-
-
-def _results_on_grid(
-    graph: fx.Graph, layers: list[Found], requests: dict[str, Request], data: set[fx.Node]
-) -> set[fx.Node]:
-    """The results of convolutions that are put on a grid whoever reads them, past a ReLU perhaps.
-
-    ONNX Runtime computes a convolution on integers only if all that it gives is on a grid. What the
-    model gives stays in float.
-    """
-    last, results = last_layers(graph, layers), set()
-    for layer in layers:
-        request = requests.get(layer.name)
-        if layer.operation != "conv" or layer.name in last or request is None:
-            continue
-        on_grids = request.weight is not None and request.activation_bits is not None
-        if not on_grids or layer.inputs[0] not in data:
-            continue
-        users = list(layer.node.users)
-        relu = len(users) == 1 and is_relu(users[0])
-        results.add(users[0] if relu else layer.node)
-    return results
-
-
-def _gives_several(node: fx.Node) -> bool:
-    """Whether a node's value is a tuple, so that a grid can stand only behind each part."""
-    return isinstance(node.meta.get("val"), list | tuple)
-
-
-def _all_readers_ask(node: fx.Node, plan: Plan) -> bool:
-    return plan.edges[node] == set(node.users)
-
-
-def _only_data(node: fx.Node, data: set[fx.Node]) -> bool:
-    return all(source in data for source in tensor_inputs(node))
-
-
-def _derived(graph: fx.Graph, sources: set[fx.Node], layers: set[fx.Node]) -> set[fx.Node]:
-    """The nodes all of whose values come from `sources`, past no other layer."""
-    derived = set(sources)
-    for node in graph.nodes:
-        inputs = tensor_inputs(node)
-        if inputs and node not in layers and all(source in derived for source in inputs):
-            derived.add(node)
-    return derived
-
-
-def _kept_on_grid(
-    node: fx.Node, data: set[fx.Node], convolved: set[fx.Node]
-) -> list[tuple[fx.Node, fx.Node]]:
-    """(reader, source) pairs to quantize as well, where `node`'s value is on a grid.
-
-    An addition or pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
-    its inputs are, and so does a product of what convolutions gave: elsewhere a grid would cost
-    accuracy and save no time. Inputs that do not depend on the model's input (a mask, a position
-    embedding) stay in float.
-    """
-    if is_relu(node) and isinstance(node.args[0], fx.Node):
-        if len(node.args[0].users) > 1:
-            return []
-        node = node.args[0]
-    sources = tensor_inputs(node)
-    if any(source not in data for source in sources):
-        return []
-    if node.target in MUL and any(source not in convolved for source in sources):
-        return []
-    if node.target in ADD | MUL and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1:
-        both = all(isinstance(a, fx.Node) for a in node.args)
-        return [(node, source) for source in sources] if both else []
-    if node.target in POOL or is_global_pool(node):
-        return [(node, sources[0])]
-    return []
-
-
-def _for_one_runtime(plan: Plan) -> set[fx.Node]:
-    """Behind which nodes a grid stands that OpenVINO needs not, unlike ONNX Runtime.
-
-    Nothing that reads it computes on integers, or it is within one kernel: OpenVINO computes a
-    convolution and the function or sum that reads it in one kernel, in float, and a product with
-    what a function gives likewise. There a grid would cost accuracy, and time as well. Of two
-    convolutions that are summed, the second one's result is stored, and on a grid.
-    """
-    uses = Counter(id(site.root()) for site in plan.sites.values())
-    return {
-        node
-        for node, site in plan.sites.items()
-        if site.root().bits is None
-        and uses[id(site.root())] == 1
-        and (site.root().spare or _is_fused(node))
-    }
-
-
-def _is_fused(node: fx.Node) -> bool:
-    readers = list(node.users)
-    if node.target in POINTWISE:
-        return all(reader.target in MUL for reader in readers)
-    if node.target not in CONV:
-        return False
-    if len(readers) == 1 and readers[0].target in ADD:
-        left = readers[0].args[0]
-        first = isinstance(left, fx.Node) and left.target in CONV and len(left.users) == 1
-        return left is node or not first
-    return all(reader.target in POINTWISE or _is_gated(node, reader) for reader in readers)
-
-
-def _is_gated(node: fx.Node, reader: fx.Node) -> bool:
-    """Whether `reader` is a product of `node` and a function of it."""
-    others = [arg for arg in reader.all_input_nodes if arg is not node]
-    return reader.target in MUL and all(
-        other.target in POINTWISE and other.args[0] is node for other in others
-    )
-
-
 class _Inserter:
-    """Puts quantizers into one region's graph and notes them in `captured`."""
+    """Puts quantizers into the graphs, one region after the other, and notes them in `captured`."""
 
-    def __init__(
-        self, captured: Captured, region: str, module: fx.GraphModule, recipe: Recipe
-    ) -> None:
-        self.captured, self.region, self.module, self.recipe = captured, region, module, recipe
+    def __init__(self, captured: Captured) -> None:
+        self.captured, self.recipe = captured, captured.recipe
         self.paths: dict[int, str] = {}  # id of a site, or of a weight's node → module path
+        self.grids: dict[int, FakeQuantize] = {}  # likewise
         self.names: set[str] = set()
 
-    def insert(self, layers: list[Found], requests: dict[str, Request], plan: Plan) -> None:
-        spare = _for_one_runtime(plan)
+    def insert(self, part: Part, plan: Plan) -> None:
+        self.region, self.module = part.region, self.captured.region(part.region)
+        spare = for_one_runtime(plan)
         for node in [n for n in self.module.graph.nodes if n in plan.sites]:
             self._activation(node, plan, spare)
-        for layer in layers:
-            self._layer(layer, requests.get(layer.name), plan)
+        for layer in part.layers:
+            self._layer(layer, part.requests.get(layer.name), plan)
         self._sort()
         self.module.graph.lint()
         self.module.recompile()
@@ -291,16 +126,18 @@ class _Inserter:
     def _activation(self, node: fx.Node, plan: Plan, spare: set[fx.Node]) -> None:
         site, readers = plan.sites[node].root(), plan.edges[node]
         if id(site) not in self.paths:
-            first = site.readers[0] if site.readers else _operation_name(node, readers)
-            layer = self._unique(qualified(self.region, first))
+            first = site.readers[0] if site.readers else ""
+            first = first or qualified(self.region, _operation_name(node, readers))
+            layer = self._unique(first)
             bits = OTHER_BITS if site.bits is None else site.bits
             if self.recipe.reduce_range and site.symmetric:
                 bits = min(bits, 7)  # a factor of a product, where it is what a weight is elsewhere
             spec = GridSpec(bits, self.recipe.symmetric_activations or site.symmetric)
-            path = self._add(f"activation_{node.name}", FakeQuantize(spec, layer))
+            self.grids[id(site)] = FakeQuantize(spec, layer)
+            path = self._add(f"activation_{node.name}", self.grids[id(site)])
             self.paths[id(site)] = path
             assert site.rule is not None
-            names = tuple(qualified(self.region, r) for r in site.readers)
+            names = tuple(site.readers)
             runtime = ORT if node in spare else None
             self.captured.tensors.append(
                 QuantizedTensor(
@@ -321,7 +158,7 @@ class _Inserter:
         if request is not None and request.weight is not None and layer.weight is not None:
             weight = self._weight(layer, layer.weight, name, request)
         if weight is not None and activations:
-            self._bias(layer.node, activations[0], weight)
+            self._bias(layer.node, self.grids[id(sites[0])], self.grids[id(layer.weight)])
         reason = layer.reason or ("" if weight or activations else "the recipe leaves it in float")
         self.captured.layers.append(
             Layer(name, layer.operation, self.region, layer.node.name, weight, activations, reason)
@@ -333,6 +170,7 @@ class _Inserter:
         if id(node) not in self.paths:
             channels = 1 if spec.axis is None else get_tensor(self.module, node).shape[spec.axis]
             quantizer = FakeQuantize(spec, name, int(channels))
+            self.grids[id(node)] = quantizer
             self.paths[id(node)] = path = self._add(f"weight_{node.name}", quantizer)
             self.captured.tensors.append(
                 QuantizedTensor(
@@ -351,14 +189,11 @@ class _Inserter:
             node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         return self.paths[id(node)]
 
-    def _bias(self, node: fx.Node, activation: str, weight: str) -> None:
+    def _bias(self, node: fx.Node, activation: FakeQuantize, weight: FakeQuantize) -> None:
         bias = node.args[2] if len(node.args) > 2 else None
         if not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
             return
-        grids = (self.module.get_submodule(activation), self.module.get_submodule(weight))
-        assert isinstance(grids[0], FakeQuantize)
-        assert isinstance(grids[1], FakeQuantize)
-        path = self._add(f"bias_{node.name}", BiasQuantize(grids[0], grids[1]))
+        path = self._add(f"bias_{node.name}", BiasQuantize(activation, weight))
         with self.module.graph.inserting_before(node):
             new = self.module.graph.call_module(path, (bias,))
         new.meta = dict(bias.meta)

@@ -1,4 +1,8 @@
-"""The images in a model's positional arguments: how many, doubled, and some at a time."""
+"""The images in a model's positional arguments: how many, doubled, and some at a time.
+
+An argument that is a list of images, each a tensor [C, H, W] of a size of its own, has one entry
+for each; of any other, the tensors whose first dimension is the batch have.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,30 @@ from subbyte.errors import SubbyteError
 T = TypeVar("T")
 
 
+def are_images(argument: object) -> bool:
+    """Whether an argument of a model is a list of images, and not one tensor for all of them."""
+    return (
+        isinstance(argument, list | tuple)
+        and len(argument) > 0
+        and all(isinstance(image, torch.Tensor) and image.dim() == 3 for image in argument)
+    )
+
+
 def batch_size(args: tuple[Any, ...]) -> int:
-    """Length of the first dimension of the first tensor in `args`."""
-    for leaf in pytree.tree_leaves(args):
+    """How many images: of the first list of images, or by the first dimension of a tensor."""
+    for arg in args:
+        rows = len(arg) if are_images(arg) else leading(arg)
+        if rows is not None:
+            return rows
+    raise SubbyteError("the batch holds no tensor: give the model's input as a tensor")
+
+
+def leading(value: Any) -> int | None:
+    """Length of the first dimension of the first tensor in `value`; `None` where there is none."""
+    for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
             return int(leaf.shape[0])
-    raise SubbyteError("the batch holds no tensor: give the model's input as a tensor")
+    return None
 
 
 def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -26,7 +48,10 @@ def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
     size = batch_size(args)
     if size != 1:
         return args
-    return map_batch(args, size, lambda x: torch.cat([x, x]))
+    return tuple(
+        [*arg, *arg] if are_images(arg) else _mapped(arg, 1, lambda x: torch.cat([x, x]))
+        for arg in args
+    )
 
 
 def portions(
@@ -34,7 +59,7 @@ def portions(
 ) -> Iterator[tuple[Any, ...]]:
     """The first so many images of `batches`, so many at once, as positional arguments."""
     for args, chosen in parts(batches, batch_size, images, at_once):
-        yield map_batch(args, batch_size(args), lambda x: x[chosen])  # noqa: B023
+        yield cut(args, chosen)
 
 
 def parts(
@@ -51,14 +76,20 @@ def parts(
             return
 
 
+def cut(args: tuple[Any, ...], chosen: slice) -> tuple[Any, ...]:
+    """`args` with some of their images alone."""
+    size = batch_size(args)
+    return tuple(
+        list(arg[chosen]) if are_images(arg) else _mapped(arg, size, lambda x: x[chosen])
+        for arg in args
+    )
+
+
 def in_batch(leaf: object, size: int) -> bool:
     """Whether `leaf` has an entry for each of `size` images."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
 
 
-def map_batch(
-    args: tuple[Any, ...], size: int, change: Callable[[torch.Tensor], torch.Tensor]
-) -> tuple[Any, ...]:
-    """`args` with every tensor that has an entry for each of `size` images changed."""
-    mapped: tuple[Any, ...] = pytree.tree_map(lambda x: change(x) if in_batch(x, size) else x, args)
-    return mapped
+def _mapped(arg: Any, size: int, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """`arg` with every tensor that has an entry for each of `size` images changed."""
+    return pytree.tree_map(lambda x: change(x) if in_batch(x, size) else x, arg)

@@ -14,6 +14,7 @@ from torch import fx
 
 from subbyte.graph.batch import portions
 from subbyte.graph.captured import Captured
+from subbyte.graph.layers import results
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
 from subbyte.progress import Progress
 
@@ -47,14 +48,15 @@ class Layer:
     """A layer with a quantized weight and a bias, and the means of what it reads and gives.
 
     Inputs of linear layers are averaged over all positions, for which they are alike; those of
-    convolutions position by position, because padding is not. Outputs: (channels,).
+    convolutions position by position, because padding is not, and by their sizes, where images have
+    several. Outputs: (channels,).
     """
 
     node: fx.Node
     weight: torch.Tensor
     quantizer: FakeQuantize
     bias: torch.Tensor
-    inputs: Mean = field(default_factory=Mean)
+    inputs: dict[tuple[int, ...], Mean] = field(default_factory=dict)
     outputs: Mean = field(default_factory=Mean)
 
     def read(self, x: torch.Tensor) -> None:
@@ -64,7 +66,7 @@ class Layer:
             x = x.reshape(-1, x.shape[-1])
         elif x.dim() < rank:  # one image, without a dimension for more
             x = x[None]
-        self.inputs.add(x)
+        self.inputs.setdefault(tuple(x.shape[1:]), Mean()).add(x)
 
     def give(self, outputs: torch.Tensor) -> None:
         """Add outputs."""
@@ -72,12 +74,13 @@ class Layer:
 
     def shift(self) -> torch.Tensor:
         """What the quantized weight adds to each output in the mean, (outputs,)."""
-        if self.inputs.count == 0:  # the layer never ran
-            return torch.zeros_like(self.bias)
-        mean = self.inputs.value()[None]
         error = (self.quantizer.quantize(self.weight) - self.weight).double()
-        outputs = self.node.target(mean, error, None, *self.node.args[3:])  # type: ignore[operator]
-        return self._rows(outputs).mean(0)
+        found = []
+        for mean in self.inputs.values():
+            given = (mean.value()[None], error, None, *self.node.args[3:])
+            rows = self._rows(self.node.target(*given))  # type: ignore[operator]
+            found.append((rows.mean(0), len(rows) * mean.count))
+        return _average(found) if found else torch.zeros_like(self.bias)  # the layer never ran
 
     def _rows(self, outputs: torch.Tensor) -> torch.Tensor:
         """One row a position, one column a channel: the dimension that the bias is along."""
@@ -99,7 +102,7 @@ def correct_biases(
     layers that stand last, for `correct_outputs`.
     """
     layers = {layer.node: layer for layer in _layers(captured)}
-    last = _last(layers)
+    last = _last(captured, layers)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         layers[node].read(inputs)
@@ -138,8 +141,14 @@ def correct_outputs(
     with _observed(captured, set(layers), observe), captured.holding_weights():
         for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting outputs"):
             captured(*args)
+    shifts: dict[int, tuple[torch.Tensor, list[tuple[torch.Tensor, int]]]] = {}
     for node, layer in layers.items():
-        layer.bias.sub_((layer.outputs.value() - expected[node]).to(layer.bias))
+        if layer.outputs.count:
+            shift = layer.outputs.value() - expected[node]
+            _, found = shifts.setdefault(id(layer.bias), (layer.bias, []))
+            found.append((shift, layer.outputs.count))
+    for bias, found in shifts.values():
+        bias.sub_(_average(found).to(bias))
 
 
 def match_outputs(
@@ -151,7 +160,7 @@ def match_outputs(
     above all, is no business of a block's own loss.
     """
     layers = {layer.node: layer for layer in _layers(captured)}
-    last = _last(layers)
+    last = _last(captured, layers)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         del inputs
@@ -186,9 +195,19 @@ def _by_bias(layers: Iterable[Layer]) -> list[tuple[torch.Tensor, list[torch.Ten
     return list(shifts.values())
 
 
-def _last(nodes: Collection[fx.Node]) -> set[fx.Node]:
-    """Those of `nodes` from which no path leads into another of them."""
+def _average(values: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
+    """The mean of values that each stand for so many."""
+    if len(values) == 1:
+        return values[0][0]
+    return sum(value * count for value, count in values) / sum(count for _, count in values)  # type: ignore[return-value]
+
+
+def _last(captured: Captured, nodes: Collection[fx.Node]) -> set[fx.Node]:
+    """Those of `nodes` from which no path leads into another of them, or into another region."""
     onwards = set[fx.Node]()  # all from which one does
+    for name in captured.region_names:
+        given = enumerate(results(captured.region(name).graph))
+        onwards.update(leaf for i, leaf in given if captured.flow.readers((name, i)))
     for graph in {node.graph for node in nodes}:
         for node in reversed(graph.nodes):
             if any(user in nodes or user in onwards for user in node.users):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
 
 from subbyte.graph.captured import Captured, QuantizedTensor
-from subbyte.graph.layers import carries_data
+from subbyte.graph.layers import carries_data, results
 from subbyte.graph.operators import A, is_number, limits_channels, tensor_inputs
 from subbyte.grid.fake_quantize import FakeQuantize
+
+LONG = 8  # layers
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,16 @@ def find_blocks(captured: Captured, region: str) -> list[Block]:
     A block may end wherever a single tensor is alive: computed, and read further on. On a residual
     network these are the stem, every residual block and the classifier. What the region itself
     gives (the feature maps of a backbone) does not count as read, and neither does a length.
+    Where a region gives several tensors, what is read again behind more than `LONG` layers does not
+    count either (by a feature pyramid), and what has nothing in common (heads) is cut by itself.
     """
     graph = captured.region(region).graph
     data = _data(graph)
-    return [_block(captured, region, nodes, data) for nodes in _segments(captured, region, data)]
+    names = {x.node for x in captured.layers if x.region == region and not x.reason}
+    layers = {node for node in graph.nodes if node.name in names}
+    parts = _parts(graph, data, layers)
+    segments = [s for nodes in parts for s in _joined(_segments(graph, nodes, layers), layers)]
+    return [_block(captured, region, nodes, data) for nodes in segments]
 
 
 def single_layers(captured: Captured, block: Block) -> list[Block]:
@@ -76,20 +86,54 @@ def leading_to(captured: Captured, block: Block, outputs: tuple[fx.Node, ...]) -
     return Block(block.name, block.region, module, block.inputs, outputs)
 
 
-def _segments(captured: Captured, region: str, data: set[fx.Node]) -> list[list[fx.Node]]:
-    """The graph's nodes cut where one tensor is alive, what has no layer joined to a neighbour."""
-    layers = {
-        layer.node for layer in captured.layers if layer.region == region and not layer.reason
-    }
+def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[list[fx.Node]]:
+    """The nodes that carry data, in parts that have only the region's inputs in common.
+
+    What has a weight in common, as the levels of a head, is one part.
+    """
+    nodes = [node for node in graph.nodes if node in data]
+    parent: dict[fx.Node, fx.Node] = {}
+
+    def first(node: fx.Node) -> fx.Node:
+        while parent[node] is not node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    inner = [node for node in nodes if node.op != "placeholder"]
+    for node in inner:
+        parent[node] = node
+        weights = _weights(node) if node in layers else []
+        parent |= {weight: weight for weight in weights if weight not in parent}
+        for source in [*_sources(node, data), *weights]:
+            if source in parent:
+                parent[first(node)] = first(source)
+    parts: dict[fx.Node, list[fx.Node]] = {}
+    for node in inner:
+        parts.setdefault(first(node), []).append(node)
+    if len(parts) < 2:
+        return [nodes]
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    return [[x for x in inputs if set(x.users) & set(part)] + part for part in parts.values()]
+
+
+def _weights(layer: fx.Node) -> list[fx.Node]:
+    """The parameter of a layer, or the grid that it is on."""
+    source: Any = layer.args[1]
+    parameter = source.args[0] if source.op == "call_module" else source
+    return [source] if parameter.op == "get_attr" else []
+
+
+def _segments(graph: fx.Graph, nodes: list[fx.Node], layers: set[fx.Node]) -> list[list[fx.Node]]:
+    """A part cut where one tensor is alive; what has no layer is joined to a neighbour."""
     segments: list[list[fx.Node]] = [[]]
-    for node, cut in _walk(captured.region(region).graph, data):
+    for node, cut in _walk(graph, nodes, layers):
         segments[-1].append(node)
         if cut:
             segments.append([])
     joined: list[list[fx.Node]] = []
     waiting: list[fx.Node] = []
     for segment in segments:
-        if any(node.name in layers for node in segment):
+        if any(node in layers for node in segment):
             joined.append(waiting + segment)
             waiting = []
         elif joined and not waiting and _keeps_shape(joined[-1][-1], segment):
@@ -101,12 +145,38 @@ def _segments(captured: Captured, region: str, data: set[fx.Node]) -> list[list[
     return joined
 
 
-def _walk(graph: fx.Graph, data: set[fx.Node]) -> Iterator[tuple[fx.Node, bool]]:
-    """Each node that carries data, and whether it is the only tensor alive behind it."""
-    order = [node for node in graph.nodes if node in data]
+def _joined(segments: list[list[fx.Node]], layers: set[fx.Node]) -> list[list[fx.Node]]:
+    """The segments, those joined from the first to the last that have a weight in common."""
+    readers: dict[fx.Node, list[int]] = {}
+    for i, segment in enumerate(segments):
+        for weight in [w for node in segment if node in layers for w in _weights(node)]:
+            readers.setdefault(weight, []).append(i)
+    first = list(range(len(segments)))
+    for places in readers.values():
+        for i in range(places[0] + 1, places[-1] + 1):
+            first[i] = min(first[i], places[0])
+    found: list[list[fx.Node]] = []
+    for i, segment in enumerate(segments):
+        if first[i] < i and found:
+            found[-1] = found[-1] + segment
+        else:
+            found.append(segment)
+    return found
+
+
+def _walk(
+    graph: fx.Graph, order: list[fx.Node], layers: set[fx.Node]
+) -> Iterator[tuple[fx.Node, bool]]:
+    """Each node of a part, in order, and whether it is the only tensor alive behind it."""
     place = {node: i for i, node in enumerate(order)}
+    behind = list(itertools.accumulate(node in layers for node in order))
+    pyramid = len([leaf for leaf in results(graph) if leaf in place]) > 1
+
+    def is_near(node: fx.Node, user: fx.Node) -> bool:
+        return not pyramid or behind[place[user]] - behind[place[node]] <= LONG
+
     last = {
-        node: max((place[user] for user in node.users if user in place), default=-1)
+        node: max((place[u] for u in node.users if u in place and is_near(node, u)), default=-1)
         for node in order
     }
     alive: set[fx.Node] = set()
@@ -137,7 +207,7 @@ def _block(captured: Captured, region: str, nodes: list[fx.Node], data: set[fx.N
     for node in nodes:
         inputs += [s for s in _sources(node, data) if s not in inside and s not in inputs]
         readers = [user for user in node.users if user not in inside and not is_number(user)]
-        if readers:
+        if readers and node.op != "placeholder":
             outputs.append(node)
     nodes = [n for n in nodes if n.op != "placeholder"]
     names = {layer.node: layer.name for layer in captured.layers if layer.region == region}

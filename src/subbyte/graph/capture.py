@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.attention import split_attention
-from subbyte.graph.batch import at_least_two, batch_size, in_batch
+from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.constants import fold_constants
 from subbyte.graph.fold import fold_batch_norm
 from subbyte.graph.tidy import tidy
@@ -42,18 +42,44 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
             `torch.export` cannot capture it (the message names the line of the user's code).
     """
     batch_size(args)  # an error, if there is no tensor
+    model = copied(model)
+    with torch.no_grad():
+        try_model(model, args)
+        args = _doubled(model, args)
+        return _plain(_export(model, args))
+
+
+def capture_part(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any]
+) -> fx.GraphModule:
+    """A submodule as such a graph, itself and not a copy; `shapes` says what is dynamic.
+
+    Raises:
+        SubbyteError: `torch.export` cannot capture it.
+    """
+    with torch.no_grad():
+        return _plain(_export(module, args, kwargs, shapes))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode.
+
+    Raises:
+        SubbyteError: It cannot be copied, or has NaN or infinity in its parameters.
+    """
     model = _copy(model).eval()
     _check_finite(model)
-    with torch.no_grad():
-        _try_model(model, args)
-        args = _doubled(model, args)
-        graph_module = _export(model, args)
-        tidy(graph_module)
-        fold_constants(graph_module)
-        split_attention(graph_module)
-        fold_batch_norm(graph_module)
-        graph_module.delete_all_unused_submodules()
-    return graph_module
+    return model
+
+
+def _plain(module: fx.GraphModule) -> fx.GraphModule:
+    """What was exported, made plain, batch norm folded."""
+    tidy(module)
+    fold_constants(module)
+    split_attention(module)
+    fold_batch_norm(module)
+    module.delete_all_unused_submodules()
+    return module
 
 
 def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -70,17 +96,48 @@ def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return shapes
 
 
-def _export(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
+def shapes_by_name(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], varying: list[set[int]]
+) -> dict[str, Any]:
+    """The same for a submodule and its arguments, by their names.
+
+    varying: for each tensor among them, which dimensions may be of any size beside the batch's.
+    """
+    size, numbers = leading((args, kwargs)), iter(varying)
+
+    def shape(leaf: Any) -> Any:
+        dims: dict[int, Any] = dict.fromkeys(next(numbers), torch.export.Dim.AUTO)
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == size:
+            dims[0] = torch.export.Dim.DYNAMIC
+        return dims or None
+
+    args, kwargs = pytree.tree_map(shape, (args, kwargs))
+    signature = inspect.signature(module.forward)
+    named = dict(signature.bind(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named.update(named.pop(parameter.name, {}))
+    return named
+
+
+def _export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    shapes: Any = None,
+) -> fx.GraphModule:
+    """shapes: what is dynamic; `None`: the batch, where there are positional arguments alone."""
     try:
         with _quiet():
-            shapes = dynamic_shapes(model, args)
-            program = torch.export.export(model, _fresh(args), dynamic_shapes=shapes)
+            shapes = dynamic_shapes(model, args) if shapes is None else shapes
+            inputs, named = _fresh((args, kwargs or {}))
+            program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
             # An empty table decomposes nothing, but makes in-place operators functional.
             program = program.run_decompositions({})
     except Exception as error:
         text = str(error)
         if "specialized" in text or "inferred to be a constant" in text:
-            raise SubbyteError(_fixes_batch(model, args)) from error
+            raise SubbyteError(_fixes_batch(model, args, kwargs or {})) from error
         raise SubbyteError(_cannot_capture(error)) from error
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
@@ -110,7 +167,8 @@ def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return doubled
 
 
-def _try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
+def try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Run a model on `args`; raises `SubbyteError` if it does not run."""
     reason = mismatch(model, args)
     if reason is not None:
         raise SubbyteError(
@@ -177,11 +235,12 @@ def _cannot_capture(error: Exception) -> str:
     )
 
 
-def _fixes_batch(model: nn.Module, args: tuple[Any, ...]) -> str:
+def _fixes_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Which line of the user's code holds the batch size as a number: found in a static graph."""
-    size, place = batch_size(args), ""
+    size, place = leading((args, kwargs)) or 0, ""
     with _quiet():
-        graph = torch.export.export(model, _fresh(args)).graph
+        inputs, named = _fresh((args, kwargs))
+        graph = torch.export.export(model, inputs, named).graph
     for node in graph.nodes:
         if node.op == "call_function" and _shapes_to(node, size):
             lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")

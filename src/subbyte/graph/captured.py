@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
+from subbyte.graph.flow import Flow
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.recipe import Choice, Recipe
 
@@ -59,7 +61,8 @@ class Layer:
     """A convolution, linear layer or matrix product that could be quantized.
 
     operation: "conv", "linear" or "matmul". node: its name in the region's graph.
-    weight, activations: modules of its quantizers (`None`, empty: that side stays in float).
+    weight, activations: modules of its quantizers (`None`, empty: that side stays in float); what a
+    layer reads may have its quantizer in the region that gives it.
     reason: why a layer has no quantizer at all; empty where it has one.
     """
 
@@ -98,15 +101,23 @@ class Facts:
 class Captured(nn.Module):
     """A copy of a model with quantizers in place, called as the model was.
 
-    `regions` maps a region's qualified name ("" is the whole model) to its graph module inside
-    `model`; `tensors` lists what has a grid, `layers` what could have one.
+    `region_names`: the qualified names of its regions, each a graph module inside `model`, in the
+    order in which they run ("" is the whole model); `flow` says how tensors go between them.
+    `tensors` lists what has a grid, `layers` what could have one.
     """
 
-    def __init__(self, model: nn.Module, regions: tuple[str, ...], recipe: Recipe) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        regions: tuple[str, ...],
+        recipe: Recipe,
+        flow: Flow = Flow(),  # noqa: B008 - frozen
+    ) -> None:
         super().__init__()
         self.model = model
         self.region_names = regions
         self.recipe = recipe
+        self.flow = flow
         self.tensors: list[QuantizedTensor] = []
         self.layers: list[Layer] = []
         self.facts = Facts()
@@ -119,6 +130,30 @@ class Captured(nn.Module):
             bound = self.signature.bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
         return self.model(*args, **kwargs)
+
+    def raw(self, *args: Any) -> Any:
+        """What the regions give that no other of them reads, in the order in which they run.
+
+        Of a whole model its outputs; of a detector what its heads give, before boxes are made of
+        it.
+        """
+        if self.region_names == ("",):
+            return self(*args)
+        given: list[Any] = []
+
+        def keeper(name: str) -> Callable[..., None]:
+            def keep(_: nn.Module, __: Any, outputs: Any) -> None:
+                leaves = enumerate(pytree.tree_leaves(outputs))
+                given.extend(x for i, x in leaves if not self.flow.readers((name, i)))
+
+            return keep
+
+        with ExitStack() as stack:
+            for name in self.region_names:
+                handle = self.region(name).register_forward_hook(keeper(name))
+                stack.callback(handle.remove)
+            self(*args)
+        return tuple(given)
 
     def train(self, mode: bool = True) -> Captured:
         """Stay in evaluation mode: the graph was captured in it."""
@@ -175,7 +210,13 @@ class Captured(nn.Module):
     def interpreted(self, region: str, interpreter: fx.Interpreter) -> Iterator[None]:
         """While it lasts, `interpreter` runs a region node by node."""
         module = self.region(region)
-        module.forward = interpreter.run
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            leaves = pytree.tree_leaves((args, kwargs))
+            outputs = interpreter.run(*leaves, enable_io_processing=False)
+            return module.graph.process_outputs(outputs)
+
+        module.forward = forward
         try:
             yield
         finally:

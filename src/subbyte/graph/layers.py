@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from subbyte.graph.operators import (
     CONV,
@@ -60,13 +63,24 @@ def carries_data(graph: fx.Graph) -> set[fx.Node]:
     return data
 
 
-def first_layers(graph: fx.Graph, layers: list[Found]) -> set[str]:
-    """Names of the layers to which a path leads from the model's input, past no other layer."""
+def results(graph: fx.Graph) -> list[Any]:
+    """What a graph gives, one after the other: nodes, and what is constant."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    leaves: list[Any] = pytree.tree_leaves(output.args[0], is_leaf=lambda x: isinstance(x, fx.Node))
+    return leaves
+
+
+def first_layers(graph: fx.Graph, layers: list[Found], inner: Collection[fx.Node] = ()) -> set[str]:
+    """Names of the layers to which a path leads from the model's input, past no other layer.
+
+    inner: placeholders that are not the model's input, but come from other regions.
+    """
     by_node = {layer.node: layer for layer in layers if not layer.reason}
     names: set[str] = set()
     from_input: set[fx.Node] = set()
     for node in graph.nodes:
-        reached = node.op == "placeholder" or any(n in from_input for n in tensor_inputs(node))
+        begins = node.op == "placeholder" and node not in inner
+        reached = begins or any(n in from_input for n in tensor_inputs(node))
         if reached and node in by_node:
             names.add(by_node[node].name)
         elif reached:
@@ -74,13 +88,19 @@ def first_layers(graph: fx.Graph, layers: list[Found]) -> set[str]:
     return names
 
 
-def last_layers(graph: fx.Graph, layers: list[Found]) -> set[str]:
-    """Names of the layers from which a path leads to the model's output, past no other layer."""
+def last_layers(
+    graph: fx.Graph, layers: list[Found], ends: Collection[fx.Node] | None = None
+) -> set[str]:
+    """Names of the layers from which a path leads to the model's output, past no other layer.
+
+    ends: those of the graph's results that are not read by other regions; `None`: all.
+    """
     by_node = {layer.node: layer for layer in layers if not layer.reason}
     names: set[str] = set()
     to_output: set[fx.Node] = set()
+    ends = results(graph) if ends is None else ends
     for node in reversed(graph.nodes):
-        reached = node.op == "output" or any(user in to_output for user in node.users)
+        reached = node in ends or any(user in to_output for user in node.users)
         if reached and node in by_node:
             names.add(by_node[node].name)
         elif reached:

@@ -160,6 +160,11 @@ def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     return [n for n in node.all_input_nodes if not is_number(n)]
 
 
+def tensor_readers(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read a node's values, and not its lengths alone."""
+    return [user for user in node.users if not is_number(user)]
+
+
 def rank_of(node: Any) -> int | None:
     """Number of dimensions of a node's tensor, as seen at capture."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from torch import fx
-
-from subbyte.graph.layers import Found, first_layers, last_layers
+from subbyte.graph.layers import Found
 from subbyte.grid.spec import GridSpec
 from subbyte.recipe import Choice, Override, Recipe, rule_of
 
@@ -23,15 +22,13 @@ class Request:
 
 
 def requests_of(
-    graph: fx.Graph, layers: list[Found], recipe: Recipe, region: str
+    layers: list[Found], edge: Collection[str], recipe: Recipe, region: str
 ) -> dict[str, Request]:
-    """What `recipe` asks for each of `layers`, by its name in the region.
+    """What `recipe` asks for each of `layers`, by its name in the region; `edge`: first and last.
 
     Layers that no grid can be put on are left out.
     """
-    edge = set[str]()
-    if recipe.first_last is not None:
-        edge = first_layers(graph, layers) | last_layers(graph, layers)
+    edge = edge if recipe.first_last is not None else ()
     requests = {}
     for layer in layers:
         if layer.reason:
@@ -47,7 +44,9 @@ def requests_of(
 
 
 def qualified(region: str, name: str) -> str:
-    """The user's name of what is called `name` in a region."""
+    """The user's name of what is called `name` in a region, which may be a layer itself."""
+    if region and name == "weight":
+        return region
     return f"{region}.{name}" if region else name
 
 

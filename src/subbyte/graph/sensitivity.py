@@ -45,7 +45,7 @@ def sensitivities(
             hooks.enter_context(grid.register_forward_hook(_watch(sensitivity)))
         first = 0
         for args in progress.track(parts, "weighing activations"):
-            total = random_sum(captured(*args), range(first, first + batch_size(args)))
+            total = random_sum(captured.raw(*args), range(first, first + batch_size(args)))
             first += batch_size(args)
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]

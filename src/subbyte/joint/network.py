@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from subbyte.graph.anatomy import WHOLE
 from subbyte.graph.blocks import Block, find_blocks, leading_to
 from subbyte.graph.captured import Captured
 from subbyte.joint.sizes import Sizes
@@ -48,7 +49,7 @@ def mean_loss(captured: Captured, portions: Iterable[Portion], loss: Loss) -> fl
     total, images = 0.0, 0
     with captured.holding_weights():
         for portion in portions:
-            total += float(loss(captured(*portion.args), portion.targets)) * portion.images
+            total += float(loss(captured.raw(*portion.args), portion.targets)) * portion.images
             images += portion.images
     return total / images if math.isfinite(total) else math.inf
 
@@ -56,28 +57,36 @@ def mean_loss(captured: Captured, portions: Iterable[Portion], loss: Loss) -> fl
 class Network:
     """A captured network with its grids at the best of all settings that were evaluated.
 
-    The whole model is one region. memory: bytes that the values kept may take; boundaries are left
-    out until they fit, and blocks behind them are run again.
+    A model of several regions is run anew each time, and what its heads give is compared. memory:
+    bytes that the values kept may take; boundaries are left out until they fit, and blocks behind
+    them are run again.
     """
 
     def __init__(
         self, captured: Captured, sizes: Sizes, portions: list[Portion], loss: Loss, memory: int
     ) -> None:
         self.sizes, self.portions, self.loss = sizes, portions, loss
+        self.best, self.boundaries, self.evaluated = sizes.point.copy(), {0}, 0
+        self.captured = captured
+        if captured.region_names == WHOLE:
+            self._cut(captured, memory // 2 // len(portions))
+        else:
+            self.blocks, self.first = list[Block](), [0] * len(sizes.entries)
+        for portion in portions:
+            portion.kept, portion.loss = self._run(portion, 0)
+        self.value = _mean([p.loss for p in portions], portions)
+
+    def _cut(self, captured: Captured, memory: int) -> None:
+        """Find the blocks, and which boundaries to keep in so much memory for a portion."""
         self.region = captured.region("")
         self.placeholders = [n for n in self.region.graph.nodes if n.op == "placeholder"]
         self.results = next(n for n in reversed(self.region.graph.nodes) if n.op == "output")
         self.blocks = _covering(captured, self.placeholders, self.results)
         self.alive = _alive(self.blocks, self.placeholders, self.results)
-        self.first = _first_blocks(captured, self.blocks, sizes)
-        self.best = sizes.point.copy()
-        self.boundaries = {0}
+        self.first = _first_blocks(captured, self.blocks, self.sizes)
+        first = self._run(self.portions[0], 0, every=True)[0]
+        self.boundaries = _fitting(first, memory)
         self.evaluated = 0  # images times blocks, for the curious
-        first = self._run(portions[0], 0, every=True)[0]
-        self.boundaries = _fitting(first, memory // 2 // len(portions))
-        for portion in portions:
-            portion.kept, portion.loss = self._run(portion, 0)
-        self.value = _mean([p.loss for p in portions], portions)
 
     def evaluate(self, point: np.ndarray) -> float:
         """The mean loss at `point`, which becomes the best setting if it is lower than before.
@@ -113,6 +122,9 @@ class Network:
         self, portion: Portion, begin: int, *, every: bool = False
     ) -> tuple[dict[int, Values], float]:
         """What is alive in front of the blocks from `begin` on, as far as kept, and the loss."""
+        if not self.blocks:
+            outputs = self.captured.raw(*portion.args)
+            return {}, float(self.loss(outputs, portion.targets))
         values = portion.kept.get(begin) or self._inputs(portion.args)
         kept: dict[int, Values] = {begin: values} if begin == 0 else {}
         for i, block in enumerate(self.blocks[begin:], begin):

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.data.batches import ArgumentsOf, Batch
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import map_batch, parts
+from subbyte.graph.batch import cut, parts
 from subbyte.graph.captured import Captured
 from subbyte.joint.network import Portion
 
@@ -28,7 +28,7 @@ def portions_of(
     targets: "labels", the float model's "outputs", or "auto": labels where all batches have them.
 
     Raises:
-        SubbyteError: Labels were asked for and a batch has none.
+        SubbyteError: Labels were asked for and a batch has none, or outputs are of proposals.
     """
     found = list(_portions(batches, images))
     without = sum(part.targets is None for part in found)
@@ -40,7 +40,15 @@ def portions_of(
     if targets != "outputs" and not without:
         return [Portion(part.args, part.targets, part.size) for part in found], True
     with torch.no_grad(), captured.in_float():
-        return [Portion(part.args, captured(*part.args), part.size) for part in found], False
+        portions = [Portion(part.args, captured.raw(*part.args), part.size) for part in found]
+    if len(captured.region_names) > 1:
+        leaves = [(x, part) for part in portions for x in pytree.tree_leaves(part.targets)]
+        if any(len(x) != part.images for x, part in leaves if isinstance(x, torch.Tensor)):
+            raise SubbyteError(
+                "lapq compares what a detector's heads give for each image, and one of this "
+                "model's gives something for each proposal: choose another method"
+            )
+    return portions, False
 
 
 def divergence(outputs: Any, targets: Any) -> torch.Tensor:
@@ -65,6 +73,8 @@ def divergence(outputs: Any, targets: Any) -> torch.Tensor:
 def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
     """The first so many images, with their targets, a few at a time."""
     for batch, chosen in parts(batches.labelled(), lambda batch: batch.size, images, AT_ONCE):
-        args = map_batch(batch.args, batch.size, lambda x: x[chosen])  # noqa: B023
-        targets = None if batch.targets is None else batch.targets[chosen]
+        args = cut(batch.args, chosen)
+        labels = batch.targets
+        # Boxes are no labels to a loss of outputs.
+        targets = labels[chosen] if isinstance(labels, torch.Tensor) else None
         yield Batch(args, targets, chosen.stop - chosen.start)

@@ -23,18 +23,23 @@ def importance(
 ) -> list[torch.Tensor]:
     """For each output of a block, (images, …): squared gradients of the task's loss, mean 1.
 
+    None, where what the block gives has no row for each image: it is about proposals, say.
+
     Li et al. 2021, equation 10: the diagonal of the Fisher information stands for the Hessian. It
     is that of the float network, whose own classes, drawn from its softmax, are the labels; where
     the model does not return one matrix, (images, classes), that of a squared error of its outputs.
     """
-    found = [
-        store.empty((images, *node.meta["val"].shape[1:]), torch.float32) for node in block.outputs
-    ]
+    found: list[torch.Tensor] = []
     cut, first = _Cut(captured.region(block.region), block.outputs), 0
     with captured.in_float(), captured.interpreted(block.region, cut), torch.enable_grad():
         for args in portions(batches, images, AT_ONCE):
             last = first + batch_size(args)
-            loss = _loss(captured(*args), range(first, last))
+            loss = _loss(captured.raw(*args), range(first, last))
+            if any(len(leaf) != last - first for leaf in cut.leaves):
+                return []
+            if not found:
+                shapes = [(images, *leaf.shape[1:]) for leaf in cut.leaves]
+                found = [store.empty(shape, torch.float32) for shape in shapes]
             gradients = torch.autograd.grad(loss, cut.leaves, allow_unused=True)
             for whole, gradient in zip(found, gradients, strict=True):
                 whole[first:last] = 1 if gradient is None else gradient.square()

@@ -12,7 +12,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import batch_size, in_batch
+from subbyte.graph.batch import in_batch, leading
 from subbyte.graph.blocks import Block
 from subbyte.graph.captured import Captured, restoring_states
 from subbyte.grid.fake_quantize import State
@@ -33,39 +33,68 @@ class Values:
 
 
 def recorded(
-    captured: Captured, region: str, batches: Iterable[tuple[Any, ...]], store: Store
+    captured: Captured,
+    region: str,
+    batches: Iterable[tuple[Any, ...]],
+    store: Store,
+    activations: State = State.OFF,
 ) -> dict[fx.Node, Values]:
-    """What a region's placeholders get when the model runs on all batches."""
+    """What a region's placeholders get when the model runs on all batches.
+
+    In the float network, and behind the regions that run before, whose weights are on their grids
+    and whose activations are in a state. Where a region reads no images but proposals, of which a
+    quantized network makes others, the two are one.
+    """
+    module = captured.region(region)
+    before = captured.region_names[: captured.region_names.index(region)]
+    with captured.in_float():
+        exact = _inputs(captured, region, batches, store)
+        quantized = exact
+        if before:
+            for tensor, quantizer in captured.quantizers():
+                if tensor.region in before:
+                    weight = tensor.role == "weight"
+                    quantizer.state = State.QUANTIZE if weight else activations
+            quantized = _inputs(captured, region, batches, store)
+    shapes = [
+        [x.shape if isinstance(x, torch.Tensor) else x for x in xs] for xs in (exact, quantized)
+    ]
+    if shapes[0] != shapes[1]:
+        quantized = exact
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return {n: Values(a, b) for n, a, b in zip(placeholders, exact, quantized, strict=True)}
+
+
+@torch.no_grad()
+def _inputs(
+    captured: Captured, region: str, batches: Iterable[tuple[Any, ...]], store: Store
+) -> list[Any]:
+    """What a region gets on all batches: tensors with a row for each image, or as in the first."""
     module = captured.region(region)
     seen: list[list[Any]] = []
-    sizes: list[int] = []
 
     def hook(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
         seen.append(pytree.tree_leaves((args, kwargs)))
 
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    count = 0
     try:
-        with torch.no_grad(), captured.in_float():
-            for args in batches:
-                sizes.append(batch_size(args))
-                captured(*args) if region else hook(module, args, {})
+        for args in batches:
+            count += 1
+            captured(*args) if region else hook(module, args, {})
     finally:
         handle.remove()
-    if len(seen) != len(sizes):
+    if len(seen) != count:
         raise SubbyteError(
-            f"the region '{region}' runs {len(seen)} times for {len(sizes)} batches: give regions "
-            "that run once for each"
+            f"the region '{region}' runs {len(seen)} times for {count} batches: give regions that "
+            "run once for each"
         )
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    values = {}
-    for i, node in enumerate(placeholders):
-        parts = [leaves[i] for leaves in seen]
-        if all(in_batch(part, size) for part, size in zip(parts, sizes, strict=True)):
-            whole = _joined(parts, store)
-            values[node] = Values(whole, whole)
-        else:
-            values[node] = Values(parts[0], parts[0])
-    return values
+    sizes = [leading(leaves) for leaves in seen]
+    found = []
+    for parts in zip(*seen, strict=True):
+        rows = all(in_batch(part, size or 0) for part, size in zip(parts, sizes, strict=True))
+        found.append(_joined(list(parts), store) if rows else parts[0])
+    return found
 
 
 def _joined(parts: list[torch.Tensor], store: Store) -> torch.Tensor:

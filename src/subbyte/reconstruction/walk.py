@@ -51,7 +51,7 @@ def reconstruct(
     for region in captured.region_names:
         store = Store(int(plan.cache_memory * 2**30), device)
         walk = Walk(captured, batches, plan, store, done)
-        values = recorded(captured, region, batches, store)
+        values = recorded(captured, region, batches, store, plan.activation_state)
         blocks = find_blocks(captured, region)
         for i, block in enumerate(progress.track(blocks, plan.description)):
             exact = _exact(walk, block, [values[node] for node in block.inputs])

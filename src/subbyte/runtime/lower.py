@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from subbyte.graph.captured import QUANTIZERS, Captured
+from subbyte.graph.layers import results
 from subbyte.graph.operators import (
     ADD,
     CONV,
@@ -29,6 +30,8 @@ from subbyte.runtime.operators import ONE_SCALE, OPS, ORT, OV, Style
 from subbyte.runtime.parts import split_linears
 from subbyte.runtime.products import write_products
 
+Grids = dict[fx.Node, tuple[Any, ...]]  # scale and zero point
+
 
 def lower(captured: Captured, target: str | None = None, integers: bool = True) -> torch.nn.Module:
     """A copy of the model in which integers are integers.
@@ -48,12 +51,31 @@ def lower(captured: Captured, target: str | None = None, integers: bool = True) 
             for tensor in captured.tensors
             if tensor.region == name and not tensor.stands_for(target)
         }
-        _lower_region(region, target, integers, absent)
+        _lower_region(region, target, integers, absent, _given(model, captured, name))
     return model
 
 
+def _given(model: torch.nn.Module, captured: Captured, region: str) -> Grids:
+    """The inputs of a region that others, lowered already, give on a grid."""
+    grids: Grids = {}
+    placeholders = [n for n in _graph(model, region).nodes if n.op == "placeholder"]
+    for i, node in enumerate(placeholders):
+        source, number = captured.flow.links.get((region, i), (None, 0))
+        if source is not None:
+            leaf = results(_graph(model, source))[number]
+            if isinstance(leaf, fx.Node) and leaf.target is OPS.qdq.default:
+                grids[node] = tuple(leaf.args[1:3])
+    return grids
+
+
+def _graph(model: torch.nn.Module, region: str) -> fx.Graph:
+    module = model.get_submodule(region)
+    assert isinstance(module, fx.GraphModule)
+    return module.graph
+
+
 def _lower_region(
-    module: fx.GraphModule, target: str | None, integers: bool, absent: set[str]
+    module: fx.GraphModule, target: str | None, integers: bool, absent: set[str], given: Grids
 ) -> None:
     for node in list(module.graph.nodes):
         if node.op == "call_module":
@@ -68,11 +90,11 @@ def _lower_region(
             elif isinstance(quantizer, FakeQuantize):
                 _lower_activation(module, node, quantizer, target)
         else:
-            _lower_operator(module, node)
+            _lower_operator(module, node, given)
     split_linears(module)
     write_products(module, target)
     if target == ORT:
-        _repeat_grids(module)
+        _repeat_grids(module, given)
     if hasattr(module, QUANTIZERS):
         delattr(module, QUANTIZERS)
     module.graph.eliminate_dead_code()
@@ -149,13 +171,13 @@ def _level(value: float, scale: float, zero_point: int) -> int:
     return round(min(max(value / scale, -1e6), 1e6)) + zero_point
 
 
-def _repeat_grids(module: fx.GraphModule) -> None:
+def _repeat_grids(module: fx.GraphModule, given: Grids) -> None:
     """Put a tensor on its grid again behind each operator that only moves its values.
 
     It changes no value, and ONNX Runtime moves integers only between a dequantization and a
     quantization.
     """
-    grids: dict[fx.Node, tuple[Any, ...]] = {}
+    grids = dict(given)
     for node in list(module.graph.nodes):
         if node.target is OPS.qdq.default:
             grids[node] = tuple(node.args[1:3])
@@ -212,7 +234,7 @@ def _lower_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) 
     _replace(module, node, OPS.dequantize.default, (q, s, None, 0))
 
 
-def _lower_operator(module: fx.GraphModule, node: fx.Node) -> None:
+def _lower_operator(module: fx.GraphModule, node: fx.Node, given: Grids) -> None:
     if is_global_pool(node):
         pooled = _replace(module, node, OPS.global_average_pool.default, (node.args[0],))
         keeps = node.target is not A.mean.dim or (len(node.args) > 2 and bool(node.args[2]))
@@ -229,7 +251,7 @@ def _lower_operator(module: fx.GraphModule, node: fx.Node) -> None:
         _replace(module, node, OPS.linear.default, (*node.args[:2], bias))
     elif node.target in CONV | LINEAR:
         data, weight = node.args[:2]
-        on_grid = isinstance(data, fx.Node) and data.target is OPS.qdq.default
+        on_grid = isinstance(data, fx.Node) and (data in given or data.target is OPS.qdq.default)
         if on_grid and isinstance(weight, fx.Node) and weight.op == "get_attr":
             _keep_float_weight(module, node, data, weight)
 

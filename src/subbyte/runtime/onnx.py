@@ -16,9 +16,11 @@ from torch import fx, nn
 
 from subbyte.errors import SubbyteError
 from subbyte.files import atomic
+from subbyte.graph.anatomy import WHOLE
 from subbyte.graph.batch import at_least_two
 from subbyte.graph.capture import cause, dynamic_shapes
 from subbyte.graph.captured import Captured
+from subbyte.runtime.detector.deploy import OF_DETECTORS, Deployment, deployment
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
 from subbyte.runtime.packing import pack
@@ -28,18 +30,23 @@ INPUT, OUTPUT = "input", "output"
 
 
 def export(
-    captured: Captured, path: Path, example: tuple[Any, ...], target: str | None = None
+    captured: Captured,
+    path: Path,
+    example: tuple[Any, ...],
+    target: str | None = None,
+    postprocess: bool = True,
 ) -> None:
     """Write the quantized model to `path`. `example`: a batch's arguments; any batch size runs.
 
-    `target`: the runtime that the file is for; `None` makes one for both.
+    `target`: the runtime that the file is for; `None` makes one for both. `postprocess`: a detector
+    is written with the whole way from images to boxes, and not its raw outputs.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
     metadata = captured.facts.metadata
     metadata = metadata if target is None else {**metadata, "target": target}
-    _write(lower(captured, target), path, example, metadata)
+    _write(_deployed(captured, lower(captured, target), example, postprocess), path, metadata)
 
 
 def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
@@ -48,9 +55,12 @@ def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
     return [target for target in targets if not _same(common, lower(captured, target))]
 
 
-def export_float(captured: Captured, path: Path, example: tuple[Any, ...]) -> None:
+def export_float(
+    captured: Captured, path: Path, example: tuple[Any, ...], postprocess: bool = True
+) -> None:
     """Write the model before quantization: the same graph, all of it in float32."""
-    _write(lower(captured, integers=False), path, example, captured.facts.metadata)
+    model = lower(captured, integers=False)
+    _write(_deployed(captured, model, example, postprocess), path, captured.facts.metadata)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -75,10 +85,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
     }
 
 
-def _write(
-    model: nn.Module, path: Path, example: tuple[Any, ...], metadata: dict[str, Any]
-) -> None:
-    args = at_least_two(example)
+def _deployed(
+    captured: Captured, model: nn.Module, example: tuple[Any, ...], postprocess: bool
+) -> Deployment:
+    """What to write of a lowered model."""
+    if captured.region_names == WHOLE:
+        return Deployment(model, example)
+    return deployment(model, captured, example, postprocess)
+
+
+def _write(deployed: Deployment, path: Path, metadata: dict[str, Any]) -> None:
+    model, args = deployed.module, at_least_two(deployed.args)
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
@@ -88,10 +105,11 @@ def _write(
                 model,
                 args,
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS,
+                dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
+                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
+                output_names=deployed.outputs,
                 verbose=False,
             )
     except Exception as error:

@@ -1,0 +1,1 @@
+"""Whole detectors in one file: from images to boxes, with operators of fixed shape."""

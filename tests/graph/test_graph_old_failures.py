@@ -1,0 +1,104 @@
+"""What broke detectors elsewhere, kept alive: one grid for boxes and scores, sums in 16 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import subbyte
+from detectors import detector, pictures
+from subbyte.graph.captured import Captured
+from subbyte.grid.fake_quantize import FakeQuantize
+from subbyte.grid.spec import GridSpec, grid_of
+
+THRESHOLD = 0.05
+RANGE = subbyte.Recipe(method="range", ranges="minmax")
+
+
+class Decoding(nn.Module):
+    """A detector as exported ones are: boxes in pixels and scores concatenated, [N, A, 4 + 3]."""
+
+    def __init__(self, side: int = 640) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.ReLU())
+        self.boxes, self.scores = nn.Conv2d(16, 4, 1), nn.Conv2d(16, 3, 1)
+        self.side = side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        corners = self.boxes(x).sigmoid().flatten(2).transpose(1, 2) * self.side
+        return torch.cat([corners, self.scores(x).sigmoid().flatten(2).transpose(1, 2)], 2)
+
+
+def decoding() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return Decoding().eval(), torch.stack(pictures(8))
+
+
+def test_one_grid_for_boxes_and_scores_loses_all_scores() -> None:
+    model, images = decoding()
+    with torch.no_grad():
+        outputs = model(images)
+    assert outputs[..., 4:].min() > THRESHOLD
+    shared = FakeQuantize(GridSpec(8, False), "concatenation")
+    low, high = outputs.min().reshape(1), outputs.max().reshape(1)
+    scale, zero_point = grid_of(low, high, shared.spec)
+    shared.scale.copy_(scale)
+    shared.zero_point.copy_(zero_point)
+    assert float(shared.scale) > 1.25  # of a step more than a half is what a score would need
+    assert shared.quantize(outputs)[..., 4:].max() < THRESHOLD
+
+
+def test_the_default_keeps_boxes_and_scores_off_each_others_grid() -> None:
+    model, images = decoding()
+    quantized = subbyte.quantize(model, [images], RANGE)
+    with torch.no_grad():
+        outputs, found = model(images), quantized(images)
+    torch.testing.assert_close(found[..., 4:], outputs[..., 4:], rtol=0, atol=0.02)
+    torch.testing.assert_close(found[..., :4], outputs[..., :4], rtol=0, atol=12.8)  # 2 %
+    assert {t.layer for t in quantized.tensors} <= {"body.0", "boxes", "scores"}
+
+
+class _Saturating(fx.Interpreter):
+    """Runs a region whose convolutions hold their sums in 16 bits."""
+
+    def __init__(self, captured: Captured, region: str) -> None:
+        super().__init__(captured.region(region))
+        self.steps = {
+            layer.node: (captured, layer) for layer in captured.layers if layer.region == region
+        }
+        self.saturated = self.values = 0
+
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        if n.name not in self.steps:
+            return output
+        bias = next(b for b in n.all_input_nodes if "bias" in str(b.target))
+        step = self.module.get_submodule(str(bias.target)).scale.view(1, -1, 1, 1)
+        self.values += output.numel()
+        held = torch.maximum(torch.minimum(output, 32767 * step), -32768 * step)
+        self.saturated += int((held != output).sum())
+        return held
+
+
+def test_sums_of_16_bits_saturate_and_objects_are_lost() -> None:
+    model = subbyte.quantize(detector("ssd"), [pictures(4, seed=s) for s in range(2)], RANGE)
+    images = pictures(4, seed=9)
+    runs = {name: _Saturating(model, name) for name in model.region_names}
+    with torch.no_grad():
+        right = model(images)
+        with (
+            model.interpreted("backbone", runs["backbone"]),
+            model.interpreted("head", runs["head"]),
+        ):
+            wrong = model(images)
+    assert runs["backbone"].saturated > 0.1 * runs["backbone"].values
+    kept = []
+    for one, other in zip(right, wrong, strict=True):
+        near = torch.cdist(one["boxes"], other["boxes"], p=float("inf")) < 3.2  # 5 % of the image
+        near &= one["labels"][:, None] == other["labels"]
+        near &= (one["scores"][:, None] - other["scores"]).abs() < 0.1
+        kept.append(float(near.any(1).float().mean()))
+    assert max(kept) < 0.5
