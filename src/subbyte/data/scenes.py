@@ -155,11 +155,11 @@ def _paint(rng: np.random.Generator, ground: np.ndarray, drawn: Sequence[_Drawn]
         # Of integers, whose sum is the same in every order: floats' would depend on the machine.
         mean = np.rint(under).astype(np.int64).mean((0, 1))
         colour = np.array(_colour(rng), np.float32)
-        while np.abs(colour - mean).max() < 80:  # or nobody could read it
+        while np.abs(colour - mean).max() < 100:  # or nobody could read it
             colour = np.array(_colour(rng), np.float32)
         alpha = digit.alpha[..., None].astype(np.float32) / 255
         image[digit.place] = under + alpha * (colour - under)
-    grain = (rng.random(image.shape) - 0.5) * 24
+    grain = (rng.random(image.shape) - 0.5) * 16
     return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
