@@ -50,7 +50,7 @@ def test_scenes_are_the_same_everywhere() -> None:
     pixels, found = scene("evaluation", 0)
     assert found.labels.tolist() == [1, 8]
     assert found.boxes.tolist() == [[85, 67, 119, 113], [79, 10, 102, 50]]
-    assert pixels.mean() == pytest.approx(112.452, abs=0.01)
+    assert pixels.mean() == pytest.approx(112.4405, abs=0.001)
 
 
 @pytest.mark.parametrize("split", ["train", "evaluation"])
@@ -66,7 +66,7 @@ def test_boxes_are_tight_around_what_is_in_sight(split: Split) -> None:
             assert mask.getbbox() == tuple(box)
             ink = int((digit.alpha >= 128).sum())
             in_sight = int((owner == number).sum())
-            assert 0.7 * ink <= in_sight <= ink
+            assert 0.85 * ink <= in_sight <= ink
             covered += in_sight < ink
     assert covered > 5  # some are partly under others
 

@@ -23,7 +23,7 @@ HEIGHTS = (16, 48)  # of a digit, in pixels
 COUNTS: dict[Split, int] = {"train": 4000, "evaluation": 500}
 SEED = 20180605
 
-_VISIBLE = 0.7  # of a digit's pixels stay in sight, whatever lies over it
+_VISIBLE = 0.85  # of a digit's pixels stay in sight, whatever lies over it
 _TRIES = 12
 _INK = 128  # from this level on, a pixel belongs to a digit
 
@@ -58,7 +58,7 @@ def scene(split: Split, index: int) -> tuple[np.ndarray, Objects]:
     """Scene `index` of a split: the image, uint8 [128, 128, 3], and the objects on it.
 
     Two to seven digits, 16 to 48 pixels high, scattered over a textured ground with strokes of no
-    meaning; later ones may cover earlier ones, of which at least 70 % stays in sight. A box is as
+    meaning; later ones may cover earlier ones, of which at least 85 % stays in sight. A box is as
     tight as can be around what is in sight of its digit. The same arguments give the same scene
     everywhere.
     """
@@ -155,11 +155,11 @@ def _paint(rng: np.random.Generator, ground: np.ndarray, drawn: Sequence[_Drawn]
         # Of integers, whose sum is the same in every order: floats' would depend on the machine.
         mean = np.rint(under).astype(np.int64).mean((0, 1))
         colour = np.array(_colour(rng), np.float32)
-        while np.abs(colour - mean).max() < 80:  # or nobody could read it
+        while np.abs(colour - mean).max() < 100:  # or nobody could read it
             colour = np.array(_colour(rng), np.float32)
         alpha = digit.alpha[..., None].astype(np.float32) / 255
         image[digit.place] = under + alpha * (colour - under)
-    grain = (rng.random(image.shape) - 0.5) * 24
+    grain = (rng.random(image.shape) - 0.5) * 16
     return np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
