@@ -166,6 +166,25 @@ def test_a_model_may_name_its_regions() -> None:
     assert {tensor.layer for tensor in found.tensors} == {"1"}
 
 
+class Neck(nn.Module):
+    """Concatenates what it is given with what it makes of it: one grid for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.cat([x, self.a(x)], 1))
+
+
+def test_a_grid_that_a_region_shares_with_its_own_tensors_stays_in_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Neck()).eval()
+    x = torch.randn(2, 3, 4, 4)
+    found = prepare(model, (x,), Recipe(regions=("0", "1")))
+    assert {t.region for t, _ in found.quantizers("activation") if "1.b" in t.readers} == {"1"}
+    torch.testing.assert_close(found(x), model(x))
+
+
 class Shifting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
