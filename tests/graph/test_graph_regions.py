@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -165,6 +166,25 @@ def test_a_model_may_name_its_regions() -> None:
     assert {tensor.layer for tensor in found.tensors} == {"1"}
 
 
+class Neck(nn.Module):
+    """Concatenates what it is given with what it makes of it: one grid for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.cat([x, self.a(x)], 1))
+
+
+def test_a_grid_that_a_region_shares_with_its_own_tensors_stays_in_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Neck()).eval()
+    x = torch.randn(2, 3, 4, 4)
+    found = prepare(model, (x,), Recipe(regions=("0", "1")))
+    assert {t.region for t, _ in found.quantizers("activation") if "1.b" in t.readers} == {"1"}
+    torch.testing.assert_close(found(x), model(x))
+
+
 class Shifting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -230,6 +250,8 @@ def test_torchvisions_detectors_give_the_same_boxes(name: str) -> None:
         for key, parameter in model.named_parameters():
             if "head" in key or "predictor" in key:  # else all scores are nearly equal
                 parameter.normal_(0, 1.5 / max(parameter[0].numel(), 4) ** 0.5)
+                if name.startswith("ssdlite") and re.search(r"classification.*\.1\.weight", key):
+                    parameter.mul_(40)
     images = pictures(2, LARGE[name])
     found = prepare(model, (images,), Recipe(regions=None))
     with torch.no_grad():

@@ -34,7 +34,9 @@ def rounded() -> Captured:
 
 
 def lessons(captured: Captured, *, mirror: bool = True) -> Lessons:
-    return lessons_of(captured, [(b,) for b in BATCHES], 40, mirror=mirror)
+    found = lessons_of(captured, [(b,) for b in BATCHES], 40, mirror=mirror)
+    assert found is not None
+    return found
 
 
 def outputs(captured: Captured) -> torch.Tensor:
@@ -116,6 +118,20 @@ def test_mirrored_images_have_their_own_outputs(rounded: Captured) -> None:
 def test_a_loss_that_is_no_number_leaves_all_as_it_was(rounded: Captured) -> None:
     tuned = copy.deepcopy(rounded)
     wrong = lessons(tuned)
-    wrong.outputs[0][:] = float("nan")
+    wrong.outputs[0][:] = float("nan")  # those of held-out images too
     assert not tune(tuned, wrong, 5, 16, Rates(), Silent())
     assert torch.equal(outputs(tuned), outputs(rounded))
+
+
+def test_what_is_no_better_on_images_held_out_is_not_kept(rounded: Captured) -> None:
+    tuned = copy.deepcopy(rounded)
+    wrong = lessons(tuned, mirror=False)
+    learned = [i for i in range(40) if i % 8 != 7]
+    wrong.outputs[0][learned] = wrong.outputs[0][learned].flip(1) * 5  # nothing to learn from
+    assert not tune(tuned, wrong, 40, 16, Rates(3e-2, 3e-2, 3e-2), Silent())
+    assert torch.equal(outputs(tuned), outputs(rounded))
+
+
+def test_images_of_several_sizes_are_no_lessons(rounded: Captured) -> None:
+    batches = [([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)],)]
+    assert lessons_of(rounded, batches, 40, mirror=False) is None

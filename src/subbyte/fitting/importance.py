@@ -27,9 +27,9 @@ def row_importance(
 ) -> dict[fx.Node, torch.Tensor]:
     """For each layer, (images, rows): squared gradients, mean over channels, in the float network.
 
-    The gradient is that of all outputs with random signs, whose square is in expectation the sum of
-    the squared gradients of each one. In each layer the mean is 1; a layer that no gradient reaches
-    is left out.
+    The gradient is that of all outputs with random signs, whose square is in expectation the sum
+    of the squared gradients of each one. In each layer the mean is 1. One that no gradient reaches,
+    or whose outputs are not of the images, is left out.
     """
     found: dict[fx.Node, list[torch.Tensor]] = {node: [] for node in layers}
     watch, first = _Watch(captured.region(region), layers, found), 0
@@ -37,7 +37,7 @@ def row_importance(
     with captured.in_float(), captured.interpreted(region, watch), torch.enable_grad():
         for args in progress.track(parts, "weighing rows"):
             watch.images = batch_size(args)
-            total = random_sum(captured(*args), range(first, first + watch.images))
+            total = random_sum(captured.raw(*args), range(first, first + watch.images))
             first += watch.images
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
@@ -69,7 +69,8 @@ class _Watch(fx.Interpreter):
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             geometry, found, images = self.layers[n], self.found[n], self.images
-            output.register_hook(
-                lambda g: found.append(mean_squares(g, geometry).reshape(images, -1))
-            )
+            if output.shape[0] % images == 0:
+                output.register_hook(
+                    lambda g: found.append(mean_squares(g, geometry).reshape(images, -1))
+                )
         return output

@@ -104,15 +104,23 @@ def fit_layers(
     """
     del resume
     device = next(captured.parameters()).device
-    for region in captured.region_names:
-        order = Order(captured, region)
-        store = Store(cache, device)
-        generator = torch.Generator().manual_seed(captured.recipe.seed)
-        walk = Walk(captured, region, store, sampling, order, generator)
-        walk.importance = _importance(walk, batches, progress)
-        walk.values = recorded(captured, region, batches, store)
+    store = Store(cache, device)
+    walks = [
+        _begin(captured, region, batches, store, sampling, progress)
+        for region in captured.region_names
+    ]
+    for walk in walks:
+        if walk.region != captured.region_names[0]:
+            # What it reads on grids is known now; in float it was before biases were changed.
+            given = recorded(captured, walk.region, batches, store, State.QUANTIZE)
+            walk.values = {
+                node: Values(value.exact, given[node].quantized)
+                if _alike(value.exact, given[node].quantized)
+                else value
+                for node, value in walk.values.items()
+            }
         captured.set_state(State.QUANTIZE)
-        for layer in progress.track(order.layers, "fitting layers"):
+        for layer in progress.track(walk.order.layers, "fitting layers"):
             started = time.perf_counter()
             found = _fit(walk, layer)
             note = {
@@ -126,6 +134,26 @@ def fit_layers(
     for _, quantizer in captured.quantizers("weight"):
         quantizer.instead = None
     captured.set_state(State.QUANTIZE)
+
+
+def _begin(
+    captured: Captured,
+    region: str,
+    batches: Iterable[tuple[Any, ...]],
+    store: Store,
+    sampling: Sampling,
+    progress: Progress,
+) -> Walk:
+    """A region before anything is fitted: what it reads in float, and what counts how much."""
+    generator = torch.Generator().manual_seed(captured.recipe.seed)
+    walk = Walk(captured, region, store, sampling, Order(captured, region), generator)
+    walk.importance = _importance(walk, batches, progress)
+    walk.values = recorded(captured, region, batches, store)
+    return walk
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return getattr(one, "shape", None) == getattr(other, "shape", None)
 
 
 def _importance(
@@ -210,7 +238,7 @@ def _moments(
         rows = rows[: per_image * (chosen.stop - chosen.start)]
         x, t = input_rows(inputs, rows, geometry), output_rows(target, rows, geometry)
         weights = None
-        if node in walk.importance:
+        if len(walk.importance.get(node, ())) == count:
             weights = walk.importance[node][chosen].reshape(-1)[rows]
         if count >= HELD_OUT:  # other images judge
             (held if i % HELD_OUT == HELD_OUT - 1 else seen).add(x, t, weights)

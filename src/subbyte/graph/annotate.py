@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from torch import fx
@@ -42,10 +43,13 @@ def annotate(captured: Captured) -> None:
     asked: dict[Place, Site] = {}  # by the region that reads, and the number of its input
     for name in reversed(captured.region_names):
         plans[name] = plan_of(parts[name], captured.recipe, _handed(captured, parts, plans, asked))
+        sites = plans[name].sites
+        uses = Counter(id(site.root()) for site in sites.values())
         for place, node in enumerate(_placeholders(parts[name].graph)):
-            linked = (name, place) in captured.flow.links
-            if linked and node in plans[name].sites and all_readers_ask(node, plans[name]):
-                asked[name, place] = plans[name].sites[node]
+            linked = (name, place) in captured.flow.links and node in sites
+            # A grid that is shared with tensors of this region (by a concatenation) stays here.
+            if linked and uses[id(sites[node].root())] == 1 and all_readers_ask(node, plans[name]):
+                asked[name, place] = sites[node]
     inserter = _Inserter(captured)
     for name in captured.region_names:
         inserter.insert(parts[name], plans[name])

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from subbyte.graph.batch import are_images
 from subbyte.graph.biases import bias_of
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
@@ -24,6 +25,7 @@ from subbyte.joint.objective import divergence
 from subbyte.progress import Progress
 
 AT_ONCE = 32  # images
+HELD_OUT = 8  # of so many images, one is held out to judge by
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,32 @@ class Rates:
 class Lessons:
     """Inputs, each (images, …), and the float network's outputs for them, and mirrored perhaps.
 
-    `outputs` are the leaves of a structure of the given `form`.
+    lists: which of the inputs the model takes as a list of images. `outputs` are the leaves of a
+    structure of the given `form`.
     """
 
     inputs: list[torch.Tensor]
+    lists: list[bool]
     outputs: list[torch.Tensor]
     form: Any
+
+    @property
+    def count(self) -> int:
+        """How many images, mirrored ones not counted."""
+        return len(self.inputs[0])
+
+    def images(self, chosen: torch.Tensor) -> list[Any]:
+        """The model's positional arguments for some images, those beyond `count` mirrored."""
+        found: list[Any] = [x[chosen % self.count] for x in self.inputs]
+        flipped = chosen >= self.count
+        for x in found:
+            if x.dim() == 4 and bool(flipped.any()):
+                x[flipped] = x[flipped].flip(3)
+        return [list(x) if apart else x for x, apart in zip(found, self.lists, strict=True)]
+
+    def targets(self, images: torch.Tensor) -> Any:
+        """The float network's outputs for some images, in their form."""
+        return pytree.tree_unflatten([x[images] for x in self.outputs], self.form)
 
 
 class _Parameters:
@@ -156,20 +178,27 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 @torch.no_grad()
-def lessons_of(captured: Captured, batches: Any, images: int, *, mirror: bool) -> Lessons:
+def lessons_of(captured: Captured, batches: Any, images: int, *, mirror: bool) -> Lessons | None:
     """The first so many images, mirrored ones behind them if asked, and their float outputs.
 
-    The network's biases are still those of the float network.
+    The network's biases are still those of the float network. `None` where images differ in size,
+    or where the outputs are not one row an image, as those of two-stage detectors.
     """
-    inputs = _joined(batches, images)
-    count = len(inputs[0])
+    joined = _joined(batches, images)
+    if joined is None:
+        return None
+    lessons = Lessons(*joined, [], None)
+    count = lessons.count
     parts = []
     with captured.in_float():
         for start in range(0, count * (1 + mirror), AT_ONCE):
             chosen = torch.arange(start, min(start + AT_ONCE, count * (1 + mirror)))
-            leaves, form = pytree.tree_flatten(captured(*_images(inputs, chosen, count)))
+            leaves, form = pytree.tree_flatten(captured.raw(*lessons.images(chosen)))
+            if not all(isinstance(x, torch.Tensor) and len(x) == len(chosen) for x in leaves):
+                return None
             parts.append(leaves)
-    return Lessons(inputs, [torch.cat(column) for column in zip(*parts, strict=True)], form)
+    outputs = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return Lessons(lessons.inputs, lessons.lists, outputs, form)
 
 
 def tune(
@@ -180,9 +209,10 @@ def tune(
     rates: Rates,
     progress: Progress,
 ) -> bool:
-    """Tune all scales and biases for so many steps; return whether all went well.
+    """Tune all scales and biases for so many steps; return whether that was kept.
 
-    If the loss becomes infinite or NaN, all is as it was.
+    Every eighth image is held out. Where the loss on these is no lower afterwards, or a loss was
+    infinite or NaN, all is as it was.
     """
     generator = torch.Generator().manual_seed(captured.recipe.seed + 1)
     parameters = _Parameters(captured)
@@ -193,18 +223,23 @@ def tune(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda i: min(1.0, (i + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
     )
-    inputs, well = lessons.inputs, True
-    count, total = len(inputs[0]), len(lessons.outputs[0])
+    count, total, well = lessons.count, len(lessons.outputs[0]), True
+    order = torch.arange(total)
+    held = order[:count][HELD_OUT - 1 :: HELD_OUT]
+    learned = order[order % count % HELD_OUT != HELD_OUT - 1]
+    at_first = _loss_of(captured, lessons, held)
+    scales = [quantizer.scale.clone() for _, quantizer in captured.quantizers()]
+    offsets = [quantizer.offset for _, quantizer in captured.quantizers()]
     waiting = torch.zeros(0, dtype=torch.int64)
     with torch.enable_grad():
         for _ in progress.track(range(steps), "tuning scales"):
-            if len(waiting) < min(batch, total):
-                waiting = torch.randperm(total, generator=generator)
+            if len(waiting) < min(batch, len(learned)):
+                waiting = learned[torch.randperm(len(learned), generator=generator)]
             chosen, waiting = waiting[:batch], waiting[batch:]
-            args = _images(inputs, chosen, count)
-            targets = pytree.tree_unflatten([x[chosen] for x in lessons.outputs], lessons.form)
+            args = lessons.images(chosen)
+            targets = lessons.targets(chosen)
             with parameters.in_place(captured):
-                loss = divergence(captured(*args), targets)
+                loss = divergence(captured.raw(*args), targets)
                 if not math.isfinite(float(loss.detach())):
                     well = False
                     break
@@ -214,20 +249,30 @@ def tune(
             schedule.step()
     if well:
         parameters.keep(captured)
-    else:
+        well = not _loss_of(captured, lessons, held) >= at_first or not len(held)
+    if not well:
         for bias, value in zip(parameters.biases, before, strict=True):
             bias.data.copy_(value)
+        grids = [quantizer for _, quantizer in captured.quantizers()]
+        for grid, scale, offset in zip(grids, scales, offsets, strict=True):
+            grid.scale.copy_(scale)
+            grid.offset = offset
     return well
 
 
-def _images(inputs: list[torch.Tensor], chosen: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """Some images, those beyond `count` mirrored."""
-    found = [x[chosen % count] for x in inputs]
-    flipped = chosen >= count
-    for x in found:
-        if x.dim() == 4 and flipped.any():
-            x[flipped] = x[flipped].flip(3)
-    return found
+@torch.no_grad()
+def _loss_of(captured: Captured, lessons: Lessons, images: torch.Tensor) -> float:
+    """The mean loss over some images; NaN over none, infinite where it is no number."""
+    total = 0.0
+    captured.set_state(State.QUANTIZE)
+    with captured.holding_weights():
+        for chosen in torch.split(images, AT_ONCE):
+            targets = lessons.targets(chosen)
+            outputs = captured.raw(*lessons.images(chosen))
+            total += float(divergence(outputs, targets)) * len(chosen)
+    if not len(images):
+        return math.nan
+    return total / len(images) if math.isfinite(total) else math.inf
 
 
 def _biases(captured: Captured) -> list[torch.Tensor]:
@@ -248,14 +293,29 @@ def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.dot(one.reshape(-1), other.reshape(-1))
 
 
-def _joined(batches: Any, images: int) -> list[torch.Tensor]:
-    """The first so many images of all batches, one tensor for each of the model's arguments."""
-    parts: list[list[torch.Tensor]] = []
+def _joined(batches: Any, images: int) -> tuple[list[torch.Tensor], list[bool]] | None:
+    """The first so many images, a tensor for each of the model's arguments, and which are lists.
+
+    `None` where an argument is no tensor or images differ in size.
+    """
+    columns: list[list[torch.Tensor]] = []
+    lists: list[bool] = []
     left = images
     for args in batches:
-        leaves = pytree.tree_leaves(args)
-        parts.append([leaf[:left] for leaf in leaves])
-        left -= len(leaves[0])
+        lists = [are_images(arg) for arg in args]
+        parts = [list(arg) if apart else [arg] for arg, apart in zip(args, lists, strict=True)]
+        if not all(isinstance(part, torch.Tensor) for column in parts for part in column):
+            return None
+        if any(len({part.shape for part in column}) > 1 for column in parts):
+            return None
+        whole = [
+            torch.stack(part) if apart else part[0]
+            for part, apart in zip(parts, lists, strict=True)
+        ]
+        columns.append([part[:left] for part in whole])
+        left -= len(whole[0])
         if left <= 0:
             break
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
+    if any(len({part.shape[1:] for part in column}) > 1 for column in zip(*columns, strict=True)):
+        return None
+    return [torch.cat(column) for column in zip(*columns, strict=True)], lists

@@ -49,5 +49,5 @@ def apply(
     lessons = lessons_of(captured, some, options.images, mirror=options.mirror)
     cache = int(options.cache_memory * 2**30)
     fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
-    if options.steps:
+    if options.steps and lessons is not None:
         tune(captured, lessons, options.steps, options.batch, Rates(), progress)
