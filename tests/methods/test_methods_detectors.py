@@ -45,6 +45,17 @@ def test_methods_without_training(name: str, method: str) -> None:
     assert distortion(quantize(name, method, weights=8, activations=8), pictures(2, seed=7)) < 0.01
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fit_in_closed_form(name: str) -> None:
+    found = quantize(name, {"name": "subbyte", "steps": 10, "batch": 4})
+    layers = [note["block"] for note in found.facts.blocks]
+    weights = {tensor.layer for tensor, _ in found.quantizers("weight")}
+    assert set(layers) == weights
+    assert distortion(found, pictures(2, seed=7)) < distortion(
+        quantize(name, "range"), pictures(2, seed=7)
+    )
+
+
 @pytest.mark.parametrize("name", ["ssd", "fasterrcnn"])
 @pytest.mark.parametrize(
     "method",

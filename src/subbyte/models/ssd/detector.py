@@ -14,6 +14,7 @@ from subbyte.models.ssd.loss import multibox
 from subbyte.models.ssd.network import Network
 from subbyte.models.ssd.postprocess import detections
 from subbyte.models.ssd.settings import Settings
+from subbyte.postprocessing import Anchored
 
 Detections = list[dict[str, Tensor]]
 
@@ -23,6 +24,8 @@ class SSD(nn.Module):
 
     `network` is what learns, tensors in and tensors out; `settings` say what happens around it.
     """
+
+    subbyte_regions = ("network",)
 
     def __init__(self, network: Network, defaults: Tensor, settings: Settings) -> None:
         super().__init__()
@@ -106,6 +109,23 @@ class SSD(nn.Module):
         """The default boxes, [A, 4], in the centre form (cx, cy, w, h), relative to the image."""
         defaults: Tensor = self.get_buffer("_defaults")
         return defaults
+
+    @property
+    def subbyte_postprocessing(self) -> Anchored:
+        """What a deployment must know of what happens around the network."""
+        settings = self.settings
+        return Anchored(
+            settings.mean,
+            settings.std,
+            (settings.size, settings.size),
+            self.default_boxes(),
+            settings.score_threshold,
+            settings.nms_iou,
+            settings.candidates,
+            settings.detections,
+            settings.variances,
+            antialias=settings.antialias,
+        )
 
     def losses(
         self, raw: Mapping[str, Tensor], targets: Sequence[tuple[Tensor, Tensor]]
