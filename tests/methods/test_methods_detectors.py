@@ -15,6 +15,8 @@ from subbyte.graph.captured import Captured
 
 BATCHES = [pictures(4, seed=s) for s in range(3)]
 STEPS = {"steps": 20, "batch": 4}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "ssd"]
+EVERY = ["ssd", *SLOW]
 
 
 def distortion(quantized: Captured, images: list[torch.Tensor]) -> float:
@@ -37,7 +39,7 @@ def quantize(name: str, method: Any, **fields: Any) -> Captured:
 
 
 @pytest.mark.parametrize("method", ["range", "bias_correction"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_methods_without_training(name: str, method: str) -> None:
     found = quantize(name, method)
     assert all(q.sqnr_db is not None for _, q in found.quantizers("activation"))
@@ -45,7 +47,7 @@ def test_methods_without_training(name: str, method: str) -> None:
     assert distortion(quantize(name, method, weights=8, activations=8), pictures(2, seed=7)) < 0.01
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_fit_in_closed_form(name: str) -> None:
     found = quantize(name, {"name": "subbyte", "steps": 10, "batch": 4})
     layers = [note["block"] for note in found.facts.blocks]
@@ -56,7 +58,7 @@ def test_the_fit_in_closed_form(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["ssd", "fasterrcnn"])
+@pytest.mark.parametrize("name", ["ssd", pytest.param("fasterrcnn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "method",
     [
@@ -86,6 +88,7 @@ def test_a_search_needs_outputs_of_images() -> None:
         quantize("fasterrcnn", "lapq")
 
 
+@pytest.mark.slow
 def test_more_steps_learn_more() -> None:
     few = quantize("retinanet", {"name": "qdrop", "steps": 1, "batch": 4}, weights=3)
     many = quantize("retinanet", {"name": "qdrop", "steps": 200, "batch": 4}, weights=3)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import subbyte
 from subbyte import models
 
 
+@pytest.mark.slow
 def test_its_network_is_the_region_and_its_file_gives_boxes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = models.build("mb2_ssd_lite", num_classes=5).eval()

@@ -22,6 +22,10 @@ from subbyte.runtime.detector.deploy import _facts_of
 from subbyte.runtime.detector.suppression import OUTPUTS, nms_scores
 
 ONE_STAGE = ("ssd", "retinanet", "fcos")
+EVERY = [
+    name if name in ("ssd", "retinanet") else pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+]
 RUNTIMES = ("onnxruntime", "openvino")
 RANGE = subbyte.Recipe(method="range", ranges="minmax")
 
@@ -53,7 +57,7 @@ def shares_matched(expected: list[dict[str, torch.Tensor]], found: dict[str, Any
 
 
 @pytest.mark.parametrize("size", [(64, 64), (60, 70)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_files_give_the_boxes_of_the_simulated_model(
     name: str, size: tuple[int, int], tmp_path: Path
 ) -> None:

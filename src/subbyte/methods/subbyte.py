@@ -19,7 +19,10 @@ from subbyte.validation import Checked
 
 
 class Options(Checked):
-    """images: for the fit. steps, batch: of the tuning. cache_memory: GB."""
+    """images: of the calibration, that are fitted to (the first ones). positions: rows that are taken
+    of each at least. steps, batch: of the tuning; mirror: with images mirrored as well.
+    cache_memory: GB of values between layers that are kept in memory; beyond, in temporary files.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +43,7 @@ def apply(
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> None:
-    """Fit layer by layer, then tune."""
+    """Choose all ranges in the float network, fit layer by layer, then tune scales and biases."""
     del loss
     progress = progress or Silent()
     choose_weights(captured, progress)
