@@ -19,9 +19,11 @@ from subbyte.validation import Checked
 
 
 class Options(Checked):
-    """images: of the calibration, that are fitted to (the first ones). positions: rows that are taken
-    of each at least. steps, batch: of the tuning; mirror: with images mirrored as well.
-    cache_memory: GB of values between layers that are kept in memory; beyond, in temporary files.
+    """What can be set.
+
+    images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
+    at least. steps, batch: of the tuning; mirror: with images mirrored as well. cache_memory: GB of
+    values between layers that are kept in memory; beyond, in temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
