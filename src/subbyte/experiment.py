@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 import yaml
 from pydantic import ConfigDict, Field, field_validator
 
@@ -16,7 +15,7 @@ from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
-from subbyte.validation import Checked
+from subbyte.validation import Checked, Device
 
 Runtime = Literal["onnxruntime", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
@@ -53,7 +52,7 @@ class Experiment(Checked):
     variants: dict[str, Recipe]
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
     batch_size: int = Field(default=64, ge=1)
-    device: str = "cpu"
+    device: Device = "cpu"
     seed: int = Field(default=0, ge=0)
 
     @field_validator("name")
@@ -73,15 +72,6 @@ class Experiment(Checked):
             if name not in RUNTIMES:
                 raise unknown("runtime", str(name), RUNTIMES)
         return names
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_here(cls, value: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-            raise ValueError(f"'{value}' is no device: give cpu or cuda")
-        if value.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError("there is no CUDA device here: give cpu")
-        return value
 
     @field_validator("variants", mode="before")
     @classmethod

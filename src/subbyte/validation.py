@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+import torch
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from subbyte.errors import SubbyteError, unknown
+
+
+def _device_here(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise ValueError(f"'{value}' is no device: give cpu or cuda")
+    if value.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here: give cpu")
+    return value
+
+
+Device = Annotated[str, AfterValidator(_device_here)]  # "cpu" or "cuda", of those that are here
 
 
 class Checked(BaseModel):

@@ -33,9 +33,8 @@ def test_rows_count_by_the_squares_of_what_they_add_to_the_output() -> None:
     order = Order(captured, "")
     layers = {}
     for layer in order.layers:
-        tensor = next(t for t in order.weights if t.module == layer.weight)
         node = order.nodes[layer.name]
-        layers[node] = geometry_of(node, captured.weight(tensor))
+        layers[node] = geometry_of(node, captured.weight(order.weight(layer)))
     found = row_importance(captured, "", layers, [(images[:2],), (images[2:],)], Silent())
     first = found[order.nodes["first"]]
     expected = torch.arange(1.0, 10.0).square()

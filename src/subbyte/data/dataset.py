@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,15 @@ from subbyte.preprocessing import Preprocessing, output_size, transform
 Item = tuple[Tensor, int | None]
 
 
-class Images(Protocol):
+class Indexed(Protocol):
+    """What has items by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Images(Indexed, Protocol):
     """What `Batches` needs of its images: their number, each with its label, and its name."""
 
     def __len__(self) -> int: ...
@@ -89,16 +97,14 @@ class ImageArrays(Dataset[Item]):
 
 
 @dataclass(frozen=True)
-class Batches:
-    """Batches of images in order; can be walked any number of times, one batch in memory.
+class InOrder:
+    """Images in order, so many at a time; can be walked any number of times.
 
-    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known,
-    "targets" (int64 [B]). `limit`: only the first so many images; `notes`: what the reader of
-    figures must know of them. Raises `SubbyteError` if `batch_size` or `limit` is below 1 and,
-    while walked, if a file is broken or images of different sizes come together.
+    `limit`: only the first so many images. Raises `SubbyteError` if `batch_size` or `limit` is
+    below 1.
     """
 
-    dataset: Images
+    dataset: Indexed
     batch_size: int
     limit: int | None = None
     notes: tuple[str, ...] = ()
@@ -118,18 +124,36 @@ class Batches:
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
 
+    def decoded(self) -> Iterator[tuple[range, list[Any]]]:
+        """The numbers of each batch's images, and the images, decoded one batch after the other."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, self.images, self.batch_size):
+                indices = range(start, min(start + self.batch_size, self.images))
+                with large_allowed():
+                    items = list(pool.map(self.dataset.__getitem__, indices))
+                yield indices, items
+
+
+@dataclass(frozen=True)
+class Batches(InOrder):
+    """Batches of images in order; can be walked any number of times, one batch in memory.
+
+    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known,
+    "targets" (int64 [B]). `limit`: only the first so many images; `notes`: what the reader of
+    figures must know of them. Raises `SubbyteError` if `batch_size` or `limit` is below 1 and,
+    while walked, if a file is broken or images of different sizes come together.
+    """
+
+    dataset: Images
+
     def labelled(self, labels: Sequence[int]) -> Batches:
         """The same batches with a label for each image of the data set."""
         return replace(self, dataset=self.dataset.labelled(labels))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Decode and yield one batch after the other."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            for start in range(0, self.images, self.batch_size):
-                indices = range(start, min(start + self.batch_size, self.images))
-                with large_allowed():
-                    items = list(pool.map(self.dataset.__getitem__, indices))
-                yield _collate(items, [self.dataset.name(i) for i in indices])
+        for indices, items in self.decoded():
+            yield _collate(items, [self.dataset.name(i) for i in indices])
 
 
 def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:

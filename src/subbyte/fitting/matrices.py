@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from subbyte.graph.calibrate import rows
 from subbyte.graph.operators import CONV, LINEAR
 
 
@@ -51,8 +52,8 @@ def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
 
 def as_matrices(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """A weight as (groups, outputs, inputs) of one group each."""
-    rows = weight.movedim(geometry.axis, 0).reshape(weight.shape[geometry.axis], -1)
-    return rows.reshape(geometry.groups, -1, rows.shape[1])
+    each = rows(weight, geometry.axis)
+    return each.reshape(geometry.groups, -1, each.shape[1])
 
 
 def as_weight(matrices: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:

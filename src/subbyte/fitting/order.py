@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.captured import Captured, Layer
+from subbyte.graph.captured import Captured, Layer, QuantizedTensor
 from subbyte.graph.layers import carries_data
 from subbyte.graph.operators import ADD, A, is_number, tensor_inputs
 
@@ -29,9 +29,8 @@ class Order:
         }
         self.data = {n for n in carries_data(self.graph) if not is_number(n) and n.op != "output"}
         self.batch = _length(next(n for n in self.graph.nodes if n.op == "placeholder"))
-        once: dict[
-            str | None, Layer
-        ] = {}  # a weight that several layers share is fitted in the first
+        # A weight that several layers share is fitted in the first of them.
+        once: dict[str | None, Layer] = {}
         for layer in sorted(
             (c for c in captured.layers if c.region == region and c.weight is not None),
             key=lambda c: place[names[c.node]],
@@ -40,6 +39,10 @@ class Order:
         self.layers = list(once.values())
         self.waiting = {self.nodes[layer.name] for layer in self.layers}
         self._find_ready()
+
+    def weight(self, layer: Layer) -> QuantizedTensor:
+        """A layer's weight."""
+        return next(tensor for tensor in self.weights if tensor.module == layer.weight)
 
     def fitted(self, layer: Layer) -> None:
         """A layer is, so that what waits for it alone can be computed."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +45,6 @@ class Sampling:
 
     least: int = 16
     share: int = 8
-    exponent: float = 1.0
 
 
 @dataclass
@@ -96,13 +94,11 @@ def fit_layers(
     cache: int,
     sampling: Sampling,
     progress: Progress,
-    resume: Path | None = None,
 ) -> None:
     """Fit every weight on a grid to what its layer reads on its grids, layer by layer.
 
     All grids have ranges. How it went is noted in `captured.facts.blocks`. cache: bytes.
     """
-    del resume
     device = next(captured.parameters()).device
     store = Store(cache, device)
     walks = [
@@ -161,16 +157,11 @@ def _importance(
 ) -> dict[fx.Node, torch.Tensor]:
     """What a squared error in each row of each layer's outputs counts, (images, rows)."""
     captured, order = walk.captured, walk.order
-    exponent = walk.sampling.exponent
-    if exponent == 0:
-        return {}
     layers = {}
     for layer in order.layers:
         node = order.nodes[layer.name]
-        tensor = next(t for t in order.weights if t.module == layer.weight)
-        layers[node] = geometry_of(node, captured.weight(tensor))
-    found = row_importance(captured, walk.region, layers, batches, progress)
-    return {node: value.pow_(exponent) for node, value in found.items()}
+        layers[node] = geometry_of(node, captured.weight(order.weight(layer)))
+    return row_importance(captured, walk.region, layers, batches, progress)
 
 
 @torch.no_grad()
@@ -178,7 +169,7 @@ def _fit(walk: Walk, layer: Layer) -> Fit | None:
     """Fit one layer, give it what was found, and go on to what follows it alone."""
     captured, order = walk.captured, walk.order
     node = order.nodes[layer.name]
-    tensor = next(t for t in order.weights if t.module == layer.weight)
+    tensor = order.weight(layer)
     quantizer, weight = captured.quantizer(tensor), captured.weight(tensor)
     bias = bias_of(captured.region(walk.region), node)
     partner = order.partner(node)
@@ -222,7 +213,9 @@ def _moments(
     Meanwhile the float values of the nodes `fresh` are kept.
     """
     extra = () if partner is None else (partner,)
-    exact, given = _pair(walk, (node, *extra, *fresh), (_read_by(node), *extra))
+    known = set(walk.values)
+    exact = _part(walk, (node, *extra, *fresh), known)
+    given = _part(walk, (_read_by(node), *extra), known)
     count = images_of([v.exact for v in exact.values])
     per_image = rows_wanted(matrices.shape[2], count, walk.sampling.least, walk.sampling.share)
     seen, held = Moments.none(matrices), Moments.none(matrices)
@@ -279,13 +272,6 @@ class _Part:
         """What the nodes give for some of `count` images, in the state in which the grids are."""
         known = [v.quantized if quantized else v.exact for v in self.values]
         return list(self.module(*picked(known, chosen, count, self.device)))
-
-
-def _pair(
-    walk: Walk, exact: tuple[fx.Node, ...], given: tuple[fx.Node, ...]
-) -> tuple[_Part, _Part]:
-    known = set(walk.values)
-    return _part(walk, exact, known), _part(walk, given, known)
 
 
 def _part(walk: Walk, outputs: tuple[fx.Node, ...], known: set[fx.Node]) -> _Part:

@@ -101,7 +101,7 @@ def correct_biases(
     Layers without a bias are left as they are. Returns the float network's mean outputs of the
     layers that stand last, for `correct_outputs`.
     """
-    layers = {layer.node: layer for layer in _layers(captured)}
+    layers = {layer.node: layer for layer in biased_layers(captured)}
     last = _last(captured, layers)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -131,7 +131,7 @@ def correct_outputs(
     What all grids together, those of activations too, add to the outputs in the mean is taken back
     where nothing stands behind it any more. All grids are on.
     """
-    layers = {layer.node: layer for layer in _layers(captured) if layer.node in expected}
+    layers = {layer.node: layer for layer in biased_layers(captured) if layer.node in expected}
     captured.set_state(State.QUANTIZE)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -159,7 +159,7 @@ def match_outputs(
     For methods that leave biases as they are: what the grids add in the mean, those of activations
     above all, is no business of a block's own loss.
     """
-    layers = {layer.node: layer for layer in _layers(captured)}
+    layers = {layer.node: layer for layer in biased_layers(captured)}
     last = _last(captured, layers)
 
     def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -173,7 +173,8 @@ def match_outputs(
     correct_outputs(captured, expected, batches, ALL, progress)
 
 
-def _layers(captured: Captured) -> Iterator[Layer]:
+def biased_layers(captured: Captured) -> Iterator[Layer]:
+    """The layers with a quantized weight and a bias, in the order in which they run."""
     weights = {(t.region, t.module): (t, q) for t, q in captured.quantizers("weight")}
     for layer in captured.layers:
         if layer.weight is None or (layer.region, layer.weight) not in weights:

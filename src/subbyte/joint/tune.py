@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte.graph.batch import are_images
-from subbyte.graph.biases import bias_of
+from subbyte.graph.biases import biased_layers
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize, State
 from subbyte.grid.spec import along
@@ -85,7 +85,7 @@ class _Parameters:
                 self.weights.append((quantizer, quantizer.levels(weight), log))
             else:
                 self.activations.append((quantizer, log))
-        self.biases = _biases(captured)
+        self.biases = list({id(x.bias): x.bias for x in biased_layers(captured)}.values())
 
     def groups(self, rates: Rates) -> list[dict[str, Any]]:
         """Adam's groups."""
@@ -273,20 +273,6 @@ def _loss_of(captured: Captured, lessons: Lessons, images: torch.Tensor) -> floa
     if not len(images):
         return math.nan
     return total / len(images) if math.isfinite(total) else math.inf
-
-
-def _biases(captured: Captured) -> list[torch.Tensor]:
-    """The biases of layers with a weight on a grid, each once."""
-    found: dict[int, torch.Tensor] = {}
-    for region in captured.region_names:
-        module = captured.region(region)
-        names = {node.name: node for node in module.graph.nodes}
-        for layer in captured.layers:
-            if layer.region == region and layer.weight is not None:
-                bias = bias_of(module, names[layer.node])
-                if bias is not None:
-                    found.setdefault(id(bias), bias)
-    return list(found.values())
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -46,13 +46,13 @@ def apply(
     resume: Path | None = None,
 ) -> None:
     """Choose all ranges in the float network, fit layer by layer, then tune scales and biases."""
-    del loss
+    del loss, resume
     progress = progress or Silent()
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
     some = list(portions(batches, options.images, 32))
     lessons = lessons_of(captured, some, options.images, mirror=options.mirror)
     cache = int(options.cache_memory * 2**30)
-    fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
+    fit_layers(captured, some, cache, Sampling(options.positions), progress)
     if options.steps and lessons is not None:
         tune(captured, lessons, options.steps, options.batch, Rates(), progress)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Literal
 
-import torch
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from subbyte.models import names
 from subbyte.models.config import HomePath
-from subbyte.validation import Checked
+from subbyte.validation import Checked, Device
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -58,7 +56,7 @@ class Training(Checked):
     evaluate_every: int | None = Field(default=None, ge=1)
     save_seconds: float = Field(default=60.0, ge=0)
     workers: int = Field(default=0, ge=0)
-    device: str = "cpu"
+    device: Device = "cpu"
     seed: int = Field(default=0, ge=0)
 
     @field_validator("model")
@@ -67,15 +65,6 @@ class Training(Checked):
         known = names()["ssd"]
         if value not in known:
             raise ValueError(f"{value!r} is no SSD that can be trained: give {', '.join(known)}")
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_here(cls, value: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-            raise ValueError(f"'{value}' is no device: give cpu or cuda")
-        if value.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError("there is no CUDA device here: give cpu")
         return value
 
     @model_validator(mode="after")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-
-from subbyte.errors import SubbyteError
 
 Draw = Callable[..., Path]
 Refuses = Callable[..., AbstractContextManager[None]]
@@ -24,32 +21,9 @@ OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox
 
 
 @pytest.fixture
-def draw() -> Draw:
-    """draw(path, seed=0, size=(40, 30)): save a picture of random pixels, (width, height) large."""
-
-    def save(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (size[1], size[0], 3)
-        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-        return path
-
-    return save
-
-
-@pytest.fixture
-def refuses() -> Refuses:
-    """refuses(*texts): the block raises a SubbyteError of one sentence with all texts in it."""
-
-    @contextmanager
-    def check(*texts: str) -> Iterator[None]:
-        with pytest.raises(SubbyteError) as caught:
-            yield
-        assert "\n" not in str(caught.value)
-        for text in texts:
-            assert text in str(caught.value)
-
-    return check
+def draw(draw: Draw) -> Draw:
+    """The other tests' draw, by default for pictures of 40 × 30."""
+    return partial(draw, size=(40, 30))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def listing(tmp_path: Path, draw: Draw, write_coco: WriteCoco) -> Listing:
     sizes = {f"{i}.png": (40 + i, 30) for i in range(5)}
     for seed, (name, size) in enumerate(sizes.items()):
-        draw(tmp_path / name, seed, size)
+        draw(tmp_path / name, seed, size=size)
     rows = [(i, 3, [i, 0, 10, 10]) for i in range(1, 5)]
     return read_coco(tmp_path, write_coco(tmp_path / "i.json", sizes, rows))
 

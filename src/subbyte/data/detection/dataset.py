@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from subbyte.data.dataset import ImageArrays, ImageFiles
+from subbyte.data.dataset import ImageArrays, ImageFiles, InOrder
 from subbyte.data.detection.listing import Listing, Objects
-from subbyte.data.images import THREADS, large_allowed
-from subbyte.errors import SubbyteError
 from subbyte.preprocessing import Preprocessing
 
 # Detectors resize and normalize by themselves: RGB in [0, 1], as large as it is.
@@ -57,7 +54,7 @@ class DetectionDataset(Dataset[Item]):
 
 
 @dataclass(frozen=True)
-class DetectionBatches:
+class DetectionBatches(InOrder):
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
     Each batch is a mapping with "inputs", a list of images of any sizes, and, if `labelled`,
@@ -67,42 +64,20 @@ class DetectionBatches:
     """
 
     dataset: DetectionDataset
-    batch_size: int
-    limit: int | None = None
-    notes: tuple[str, ...] = ()
     labelled: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SubbyteError(f"batch_size is {self.batch_size}: it must be at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise SubbyteError(f"the limit of images is {self.limit}: it must be at least 1")
-
-    @property
-    def images(self) -> int:
-        """The number of images in all batches together."""
-        total = len(self.dataset)
-        return total if self.limit is None else min(self.limit, total)
 
     @property
     def objects(self) -> Sequence[Objects]:
         """What is on the images of all batches, in their order: the ground truth of just these."""
         return self.dataset.objects[: self.images]
 
-    def __len__(self) -> int:
-        return -(-self.images // self.batch_size)
-
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Decode and yield one batch after the other."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            for start in range(0, self.images, self.batch_size):
-                indices = range(start, min(start + self.batch_size, self.images))
-                with large_allowed():
-                    items = list(pool.map(self.dataset.__getitem__, indices))
-                batch: dict[str, Any] = {"inputs": [image for image, _ in items]}
-                if self.labelled:
-                    batch["targets"] = [target for _, target in items]
-                yield batch
+        for _, items in self.decoded():
+            batch: dict[str, Any] = {"inputs": [image for image, _ in items]}
+            if self.labelled:
+                batch["targets"] = [target for _, target in items]
+            yield batch
 
 
 def of_listing(listing: Listing) -> DetectionDataset:
