@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -32,15 +33,25 @@ class CtrlC:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Handle SIGINT while a block runs; only the main thread can."""
+        """Handle SIGINT while a block runs; only the main thread can.
+
+        Python says nothing of a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self.pressed = False
-        before = signal.signal(signal.SIGINT, self)
+        before, unraisable = signal.signal(signal.SIGINT, self), sys.unraisablehook
+
+        def hook(dropped: sys.UnraisableHookArgs) -> None:
+            if not issubclass(dropped.exc_type, KeyboardInterrupt):
+                unraisable(dropped)
+
+        sys.unraisablehook = hook
         try:
             yield
         finally:
+            sys.unraisablehook = unraisable
             signal.signal(signal.SIGINT, before)
 
 

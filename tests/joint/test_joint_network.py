@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from residual import Residual
 from subbyte import Recipe, api
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.calibrate import calibrate
@@ -21,16 +22,6 @@ from subbyte.joint.sizes import Search, Sizes
 from subbyte.progress import Silent
 
 IMAGES = torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(8, 8, 3, padding=1)
-        self.second = nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.second(torch.relu(self.first(x))))
 
 
 class Model(nn.Module):

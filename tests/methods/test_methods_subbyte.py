@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ from torch import nn
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.graph.captured import Captured
 from subbyte.joint.objective import divergence
+from subbyte.methods.subbyte import _steps as steps_for
+from subbyte.progress import Silent
 
+T = TypeVar("T")
 IMAGES = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)
 BATCHES = list(IMAGES[:64].split(24))  # the last one is smaller
 OTHERS = IMAGES[64:]
@@ -126,3 +131,28 @@ def test_a_dead_channel_and_a_layer_that_never_varies() -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(SubbyteError, match="stepz"):
         quantize(model(), BATCHES, recipe(stepz=3))
+
+
+def test_large_images_get_fewer_steps() -> None:
+    assert steps_for(32 * 32, 32) == 200
+    assert steps_for(224 * 224, 32) == 39  # 64 million pixels are 1,275 such images
+    assert steps_for(8000 * 8000, 32) == 1
+
+
+class Counting(Silent):
+    """Counts the steps of the tuning."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            self.steps += description == "tuning the network"
+            yield item
+
+
+@pytest.mark.parametrize(("steps", "least", "most"), [(0, 0, 0), (3, 3, 9)])
+def test_as_many_steps_as_are_asked_for(steps: int, least: int, most: int) -> None:
+    progress = Counting()
+    quantize(model(), BATCHES, recipe(steps=steps), progress=progress)
+    assert least <= progress.steps <= most  # once for each of up to three rates

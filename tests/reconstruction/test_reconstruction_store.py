@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from subbyte.allocator import keeping_memory
 from subbyte.errors import SubbyteError
 from subbyte.reconstruction.store import Store
 
@@ -24,6 +25,24 @@ def test_beyond_the_limit_tensors_lie_in_files_that_vanish(tmp_path: Path) -> No
     del first
     assert store.used == 0
     store.empty((10, 20), torch.float32)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> None:
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    store, size = Store(2**30, CPU), 2**26
+    with keeping_memory():
+        before = resident()
+        tensor = store.empty((size // 4,), torch.float32).fill_(3)
+        behind = torch.ones(1000)  # on top of it, were both on the heap
+        assert resident() - before > 0.9 * size
+        del tensor
+        assert resident() - before < 0.1 * size
+    assert store.used == 0
+    assert behind.sum() == 1000
 
 
 def test_a_full_disk_is_told_before_anything_is_written(

@@ -36,7 +36,7 @@ from subbyte.progress import Progress
 from subbyte.reconstruction.store import Store
 from subbyte.reconstruction.values import AT_ONCE, Values, images_of, picked, recorded
 
-HELD_OUT = 5  # of every so many rows, one is held out to judge by
+HELD_OUT = 5  # of every so many portions of images, one is held out to judge by
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ class Walk:
             if len(wholes) <= i:
                 wholes.append(self.store.empty((count, *output.shape[1:]), output.dtype))
             wholes[i][chosen] = output
+
+
+def held_out(count: int) -> torch.Tensor:
+    """Which of so many images judge layers and are not fitted to; none, where there are few."""
+    if count < HELD_OUT:
+        return torch.zeros(0, dtype=torch.int64)
+    judging = _portions(count)[HELD_OUT - 1 :: HELD_OUT]
+    return torch.cat([torch.arange(part.start, part.stop) for part in judging])
 
 
 def fit_layers(

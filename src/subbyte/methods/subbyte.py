@@ -6,33 +6,43 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, Field
 
-from subbyte.fitting.walk import Sampling, fit_layers
+from subbyte.fitting.walk import Sampling, fit_layers, held_out
 from subbyte.graph.batch import portions
 from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
-from subbyte.joint.tune import Rates, lessons_of, tune
+from subbyte.joint.lessons import lessons_of
+from subbyte.joint.parameters import Rates
+from subbyte.joint.tune import Tuning, tune
 from subbyte.progress import Progress, Silent
 from subbyte.validation import Checked
+
+STEPS = 200
+PIXELS = 64_000_000
 
 
 class Options(Checked):
     """What can be set.
 
     images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
-    at least. steps, batch: of the tuning; mirror: with images mirrored as well. cache_memory: GB of
-    values between layers that are kept in memory; beyond, in temporary files.
+    at least. steps: of the tuning, of `batch` images each; `None`: 200, or as many as look at 64
+    million pixels if these are fewer. integers: its rate for integers of 2 bits, in levels a step,
+    twice that for every two bits more; 0: they stay. features: what the error of what blocks read
+    counts in it at first. cache_memory: GB of values between layers that are kept in memory;
+    beyond, in temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int = Field(1024, ge=1)
     positions: int = Field(16, ge=1)
-    steps: int = Field(100, ge=0)
+    steps: int | None = Field(None, ge=0)
     batch: int = Field(32, ge=1)
-    mirror: bool = True
+    integers: float = Field(0.02, ge=0, le=1)
+    features: float = Field(100.0, ge=0)
     cache_memory: float = Field(4.0, ge=0)
 
 
@@ -51,8 +61,22 @@ def apply(
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
     some = list(portions(batches, options.images, 32))
-    lessons = lessons_of(captured, some, options.images, mirror=options.mirror)
+    lessons = lessons_of(captured, some, options.images, _judges)
     cache = int(options.cache_memory * 2**30)
     fit_layers(captured, some, cache, Sampling(options.positions), progress)
-    if options.steps and lessons is not None:
-        tune(captured, lessons, options.steps, options.batch, Rates(), progress)
+    if lessons is None:
+        return
+    steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
+    if steps:
+        rates = Rates(integers=options.integers)
+        tune(captured, lessons, Tuning(steps, options.batch, rates, options.features), progress)
+
+
+def _steps(pixels: int, batch: int) -> int:
+    """Fewer for images of so many pixels than for small ones, so that the time is no multiple."""
+    return max(1, min(STEPS, PIXELS // (pixels * batch)))
+
+
+def _judges(count: int) -> torch.Tensor:
+    """Half of the images that no layer was fitted to; on others the fit looks too good."""
+    return held_out(count)[::2]

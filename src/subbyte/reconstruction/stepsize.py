@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from subbyte.grid.fake_quantize import FakeQuantize
+from subbyte.grid.steps import gradients, on_steps
 
 LEAST = 1e-8  # no step size is below
 
@@ -78,39 +79,30 @@ class _Learned:
 class _FakeQuantize(torch.autograd.Function):
     """Straight through where nothing is clipped or nothing quantized; the step size's on the side.
 
-    With y the result and m the mask, y − x is m · (Q(x) − x). The derivative of Q in the step size
-    is (Q(x) − x) / s inside of the grid and Q(x) / s beyond, so that the sum over all values of
-    gradient times derivative is (Σ g · y − Σ g' · x) / s, where g' is what is passed on to x.
+    With y the result and m the mask, y − x is m · (Q(x) − x), so that the gradients are those of a
+    grid that quantizes all, with y and m in place of its own.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, handle: torch.Tensor, learned: _Learned) -> torch.Tensor:
         grid, masks = learned.grid, learned.steps.masks
         zero_point = learned.steps.zero_points[learned.index]
-        # Masks are numbers and not booleans, whose kernels take many times as long.
-        level = torch.mul(x, grid.scale.reciprocal()).round_()
-        y = level.clamp(grid.spec.low - zero_point, grid.spec.high - zero_point)
-        stops = level.sub_(y).abs_().clamp_(max=1)  # 1 where a value is clipped, by whole levels
-        y.mul_(grid.scale)
+        low, high = grid.spec.low - zero_point, grid.spec.high - zero_point
+        y, clipped = on_steps(x, grid.scale, low, high)
         if masks is not None:
             mask = masks.like(x)
             y = torch.lerp(x, y, mask)
-            stops.mul_(mask)
-        ctx.save_for_backward(x, y, stops)
+            clipped.mul_(mask)
+        ctx.save_for_backward(x, y, clipped)
         ctx.learned = learned
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        x, y, stops = ctx.saved_tensors
+        x, y, clipped = ctx.saved_tensors
         learned: _Learned = ctx.learned
-        passed = torch.addcmul(gradient, gradient, stops, value=-1)
         grid = learned.grid
-        total = _dot(gradient, y) - _dot(passed, x)
+        passed, total = gradients(gradient, x, y, clipped)
         factor = 1 / math.sqrt(x.numel() * max(grid.spec.high, 1))
         learned.steps.gradient[learned.index] += total / grid.scale[0] * factor
         return passed, None, None
-
-
-def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return torch.dot(one.reshape(-1), other.reshape(-1))

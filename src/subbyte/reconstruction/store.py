@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import weakref
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 
 from subbyte.errors import SubbyteError
+
+APART = 2**20  # bytes from which a tensor has pages of its own
 
 
 class Store:
@@ -33,11 +36,17 @@ class Store:
         for length in shape:
             size *= length
         if self.used + size <= self.limit:
-            tensor = torch.empty(shape, dtype=dtype, device=self.device)
+            tensor = self._resident(shape, dtype, size)
             self.used += size
             weakref.finalize(tensor, self._freed, size)
             return tensor
         return self._mapped(shape, dtype, size)
+
+    def _resident(self, shape: tuple[int, ...], dtype: torch.dtype, size: int) -> torch.Tensor:
+        if self.device.type != "cpu" or size < APART:
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        # Not from the heap, in which tensors that live long leave gaps that no other one fits.
+        return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
     def _freed(self, size: int) -> None:
         self.used -= size
