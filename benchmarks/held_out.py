@@ -44,7 +44,7 @@ def main() -> None:
 
 def compare(setup: Setup, options: argparse.Namespace) -> None:
     """Print a row for each recipe at each pair of bits."""
-    batches = list(setup.data.calibration)
+    batches = list(setup.task.data.calibration)
     inputs = torch.cat([batch["inputs"] for batch in batches])
     targets = [batch["targets"] for batch in batches if "targets" in batch]
     labels = torch.cat(targets) if targets else torch.zeros(len(inputs), dtype=torch.int64)

@@ -34,6 +34,7 @@ from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.grid.spec import along
+from subbyte.methods import brecq
 from subbyte.progress import Silent
 from subbyte.reconstruction.learn import Lesson, learn
 from subbyte.reconstruction.plan import LearningOptions, Plan, plan_of
@@ -44,13 +45,7 @@ from subbyte.reconstruction.walk import Walk, _exact, _inputs, _results
 PLANS: dict[str, Plan] = {
     "adaround": replace(plan_of(LearningOptions(), ""), layers=True),
     "brecq": plan_of(LearningOptions(), ""),
-    "brecq, step sizes": replace(
-        plan_of(LearningOptions(), ""),
-        rounding=False,
-        step_sizes=True,
-        activations=True,
-        exponent=2.4,
-    ),
+    "brecq, step sizes": brecq.plan_of_step_sizes(brecq.Options()),
     "qdrop": replace(plan_of(LearningOptions(), ""), step_sizes=True, activations=True, drop=0.5),
 }
 CPU = torch.device("cpu")

@@ -14,28 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from collecting import Row, collect, left_in_float, placed, put_into
 from torch import nn
+from untrained import as_if_trained, nudged, pictures
 
 import subbyte
 from subbyte import models
 from subbyte.data import read_image_tensor
 from subbyte.data.images import image_files
-from subbyte.files import atomic
 from subbyte.graph.captured import Captured
 from subbyte.preprocessing import Preprocessing
 from subbyte.runtime import verify
@@ -43,7 +38,6 @@ from subbyte.runtime import verify
 TRAINING, CALIBRATION, EVALUATION, BATCH = 16, 16, 16, 4
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 RECIPE = subbyte.Recipe(ranges="minmax", method="range")
-MINUTES = 20  # that one model may take
 REAL = "mobilenet_v2"  # the one whose published weights and images $SUBBYTE_DATA may hold
 
 NAMED = """
@@ -68,9 +62,7 @@ MORE = """
     timm/crossvit_tiny_240 timm/volo_d1_224 timm/maxvit_tiny_tf_224 timm/swinv2_tiny_window8_256
     timm/coatnet_nano_rw_224
 """
-BEGIN, END = "<!-- made by benchmarks/models.py -->", "<!-- until here -->"
-
-Row = dict[str, Any]
+BEGIN = "<!-- made by benchmarks/models.py -->"
 
 
 def main() -> None:
@@ -86,32 +78,12 @@ def main() -> None:
     if options.one:
         options.json.write_text(json.dumps(measure(options.one, options.size)))
         return
-    rows: dict[str, Row] = json.loads(options.json.read_text()) if options.json.exists() else {}
     names = (NAMED + MORE if options.more else NAMED).split()
-    missing = [name for name in names if "failed" in rows.get(name, {"failed": ""})]
-    for name in missing if options.only is None else options.only:
-        rows[name] = in_a_process(name, options.size)
-        with atomic(options.json) as part:
-            part.write_text(json.dumps(rows, indent=1))
-        print(table_row(name, rows[name]), file=sys.stderr, flush=True)
+    more = [] if options.size is None else ["--size", str(options.size)]
+    rows = collect(__file__, options.json, names, options.only, more, table_row)
     if options.docs is not None:
-        put_into(options.docs, {name: rows[name] for name in NAMED.split() if name in rows})
+        put_into(options.docs, BEGIN, told({n: rows[n] for n in NAMED.split() if n in rows}))
     print(table(rows))
-
-
-def in_a_process(name: str, size: int | None) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "row.json"
-        command = [sys.executable, __file__, "--one", name, "--json", str(file)]
-        command += [] if size is None else ["--size", str(size)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"not done after {MINUTES} minutes"}
-        if file.exists():
-            row: Row = json.loads(file.read_text())
-            return row
-        return {"failed": f"exit code {done.returncode}: {done.stderr.strip()[-400:]}"}
 
 
 def measure(name: str, size: int | None) -> Row:
@@ -140,22 +112,6 @@ def measure(name: str, size: int | None) -> Row:
     return row
 
 
-def placed(quantized: Captured) -> Row:
-    """How many layers are on integers, and why the others are not."""
-    reasons = Counter(
-        layer.reason or "one of its operands is not on a grid"
-        for layer in quantized.layers
-        if not layer.integer
-    )
-    norms = [n for n in quantized.region("").graph.nodes if "batch_norm" in str(n.target)]
-    return {
-        "layers": len(quantized.layers),
-        "integer": sum(layer.integer for layer in quantized.layers),
-        "in_float": dict(reasons),
-        "norms_left": len(norms),
-    }
-
-
 def deployed(runtime: str, quantized: Captured, images: torch.Tensor, exact: np.ndarray) -> Row:
     """What a runtime gives of its own file: integer kernels, and how it differs from simulation."""
     module = verify.runtime(runtime)
@@ -173,28 +129,6 @@ def deployed(runtime: str, quantized: Captured, images: torch.Tensor, exact: np.
             **error(in_batches(run, images, BATCH), simulated, exact),
             "alone": error(in_batches(run, images[:BATCH], 1), simulated[:BATCH], exact[:BATCH]),
         }
-
-
-@contextmanager
-def nudged(quantized: Captured, seed: int = 2) -> Iterator[None]:
-    """While it lasts, all that comes to a grid of activations is off by a millionth, at random.
-
-    Sums in float32 are as uncertain, whatever computes them. Where a value lies between two levels
-    this decides which it becomes, and so from layer to layer: a runtime that computes right is as
-    far from the simulation as the simulation so is from itself.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def nudge(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-        return inputs[0] * (1 + 1e-6 * torch.randn(inputs[0].shape, generator=generator))
-
-    grids = [quantizer for _, quantizer in quantized.quantizers("activation")]
-    hooks = [quantizer.register_forward_pre_hook(nudge) for quantizer in grids]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def error(outputs: np.ndarray, expected: np.ndarray, exact: np.ndarray) -> Row:
@@ -252,88 +186,13 @@ def photographs(folder: Path, count: int, preprocessing: Preprocessing) -> torch
     return torch.cat([read_image_tensor(file, preprocessing) for file in chosen])
 
 
-def pictures(count: int, size: int, preprocessing: Preprocessing) -> torch.Tensor:
-    """Random images with the 1/f spectrum and the related colours of photographs, normalized."""
-    generator = torch.Generator().manual_seed(0)
-    across = torch.fft.rfftfreq(size)[None, :].square()
-    frequency = (torch.fft.fftfreq(size)[:, None].square() + across).sqrt().clamp(min=1 / size)
-    noise = torch.randn(count, 4, size, size, generator=generator)
-    smooth = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(size, size))
-    smooth = smooth / smooth.std((2, 3), keepdim=True)
-    colours = smooth[:, :1] + 0.5 * smooth[:, 1:]
-    contrast = 0.1 + 0.2 * torch.rand(count, 1, 1, 1, generator=generator)
-    light = 0.3 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
-    shown = (light + contrast * colours).clamp(0, 1)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    return (shown - mean) / std
-
-
-@torch.no_grad()
-def as_if_trained(module: nn.Module, images: torch.Tensor) -> None:
-    """Random weights that let images through, and batch norms that know their statistics.
-
-    Weights have the variance of He et al. 2015, "Delving Deep into Rectifiers" (gain √2 for
-    convolutions, 1 for matrices). Parameters that all begin at one value (norms' scales at 1 or 0,
-    layer scales at 1e-6, shifts at 0) would hide what they do, and are drawn: scales from 0.5 …
-    1.5, shifts with a deviation of 0.1. Running means and variances become those of `images`.
-    """
-    generator = torch.Generator().manual_seed(1)
-    shifts = {id(part.bias) for part in module.modules() if getattr(part, "bias", None) is not None}
-    for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-            draw_weight(part.weight, 1 if isinstance(part, nn.Linear) else 2, generator)
-    for parameter in module.parameters():
-        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-            if id(parameter) in shifts:
-                parameter.normal_(0, 0.1, generator=generator)
-            else:
-                parameter.uniform_(0.5, 1.5, generator=generator)
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
-    module(images)
-    for hook in hooks:
-        hook.remove()
-
-
-def take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-    """Give a batch norm the mean and variance of what it is about to normalize.
-
-    A channel that hardly varies is not blown up: no variance is below a tenth of the average.
-    """
-    values = inputs[0].transpose(0, 1).flatten(1)
-    variance = values.var(1)
-    norm.running_mean.copy_(values.mean(1))
-    norm.running_var.copy_(variance.clamp(min=float(variance.mean()) / 10))
-
-
-def draw_weight(weight: torch.Tensor, gain: float, generator: torch.Generator) -> None:
-    """Independent numbers for a matrix; for a filter mostly a bump, as trained ones have it.
-
-    Filters of independent numbers let pass what differs from pixel to pixel, noise above all, and
-    a deep network of them tells no picture from another.
-    """
-    weight.normal_(0, math.sqrt(gain / weight[0].numel()), generator=generator)
-    if weight.dim() != 4 or weight.shape[2] * weight.shape[3] == 1:
-        return
-    channels = torch.randn(*weight.shape[:2], 1, 1, generator=generator)
-    if weight.shape[1] == 1:  # a channel by itself must not be near 0
-        channels = channels.sign() * (0.5 + torch.rand(channels.shape, generator=generator))
-    rows, columns = (torch.hann_window(n + 2, periodic=False)[1:-1] for n in weight.shape[2:])
-    bump = rows[:, None] * columns
-    weight.mul_(0.3).add_(channels * bump / bump.sum() * math.sqrt(gain / weight.shape[1]))
-
-
-def put_into(docs: Path, rows: dict[str, Row]) -> None:
-    """Replace the table in a file, and what it was measured with."""
-    text = docs.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+def told(rows: dict[str, Row]) -> str:
+    """The table, and what it was measured with."""
     row = next(row for row in rows.values() if "failed" not in row)
     versions = {shown: row[key]["version"] for key, shown in RUNTIMES.items()}
     versions |= {name: version(name) for name in ("torch", "torchvision", "timm")}
-    told = ", ".join(f"{name} {number.split('-')[0]}" for name, number in versions.items())
-    with atomic(docs) as part:
-        part.write_text(f"{before}{BEGIN}\n{table(rows)}\n\n{told}.\n{END}{after}")
+    numbers = ", ".join(f"{name} {number.split('-')[0]}" for name, number in versions.items())
+    return f"{table(rows)}\n\n{numbers}."
 
 
 def table(rows: dict[str, Row]) -> str:
@@ -354,10 +213,7 @@ def table_row(name: str, row: Row) -> str:
     cells += [f"{run['int8_ops']} / {row['integer']}" if run else "–" for run in runs]
     errors = [row if "sqnr_db" in row else None, row.get("nudged"), *runs]
     cells += [shown(found) if found else "–" for found in errors]
-    left = [f"{count}: {reason}" for reason, count in row.get("in_float", {}).items()]
-    left += [f"{row['norms_left']} batch norms"] if row.get("norms_left") else []
-    left += [f"failed: {row['failed']}"] if "failed" in row else []
-    return f"| {' | '.join([*cells, '; '.join(left) or '–'])} |"
+    return f"| {' | '.join([*cells, left_in_float(row)])} |"
 
 
 def shown(found: Row) -> str:

@@ -70,7 +70,7 @@ def measure(name: str, key: str, paths: dict[str, Path], options: argparse.Names
         loaded[way] = time.perf_counter() - started
     example = latency.made_up(options.size)[0][:1].numpy()
     runs = {way: latency.deployed(session, example) for way, session in sessions.items()}
-    times = latency.interleaved(runs, options.rounds, f"{name}, {key}")
+    times = latency.interleaved(runs, options.rounds, seed=0)
     for way, session in sessions.items():
         ratio = latency.said(latency.ratio(times[way], times["int8"]))
         print(

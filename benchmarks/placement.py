@@ -54,7 +54,7 @@ def main() -> None:
 
 def table(setup: Setup, count: int, bits: str) -> str:
     """A row for each of what was run; top-1 where the calibration images have labels."""
-    batches = list(setup.data.calibration)
+    batches = list(setup.task.data.calibration)
     images = torch.cat([batch["inputs"] for batch in batches])
     if not MEANS <= count < len(images):
         raise SubbyteError(f"--images {count}: give {MEANS} or more, and fewer than {len(images)}")
@@ -62,7 +62,9 @@ def table(setup: Setup, count: int, bits: str) -> str:
     targets = [batch["targets"] for batch in batches if "targets" in batch]
     labels = torch.cat(targets)[count:].numpy() if targets else None
     calibration = list(images[:count].split(setup.experiment.batch_size))
-    quantized = subbyte.quantize(setup.module, calibration, recipe_of(bits, "{}"), progress=Bars())
+    quantized = subbyte.quantize(
+        setup.module, calibration, recipe_of(bits, "{method: bias_correction}"), progress=Bars()
+    )
     exact = models.in_batches(verify.simulated(setup.module.eval(), "cpu"), seen, BATCH)
     lines = [
         f"{bits.upper()}; {count} images calibrate, {len(seen) - MEANS} others judge.\n",

@@ -63,8 +63,8 @@ def measure(
     Raises:
         SubbyteError: `path` holds measurements of another experiment.
     """
-    calibration = list(setup.data.calibration)
-    evaluation = list(setup.data.evaluation)
+    calibration = list(setup.task.data.calibration)
+    evaluation = list(setup.task.data.evaluation)
     reference = outputs(setup.module, evaluation, setup, progress, "float")
     header = {
         "version": subbyte.__version__,
@@ -72,8 +72,8 @@ def measure(
         "data": setup.experiment.data.model_dump(mode="json", exclude_unset=True),
         "seed": setup.experiment.seed,
         "images": reference.images,
-        "calibration_images": setup.data.calibration.images,
-        "overlap_images": setup.data.overlap,
+        "calibration_images": setup.task.data.calibration.images,
+        "overlap_images": setup.task.data.overlap,
         "float": task.metrics(reference),
     }
     rows = finished(path, header)
@@ -105,9 +105,10 @@ def outputs(
     model: Any, evaluation: list[Any], setup: Setup, progress: Progress, name: str
 ) -> task.Outputs:
     """Logits and labels of all evaluation images."""
-    run = verify.simulated(model, setup.experiment.device)
-    logits, labels = verify.outputs({"simulation": run}, evaluation, progress, name)
-    return task.Outputs(logits["simulation"], labels)
+    runs = {name: setup.task.simulated(model)}
+    parts, targets = verify.collected(runs, evaluation, progress, name)
+    found: task.Outputs = setup.task.outputs(parts[name], targets)
+    return found
 
 
 def scores(reference: task.Outputs, found: task.Outputs) -> dict[str, float | None]:

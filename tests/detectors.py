@@ -7,11 +7,25 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
+from torchvision.models import detection
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+# torchvision's own, and a size of images for each.
+LARGE = {
+    "ssd300_vgg16": (300, 300),
+    "ssdlite320_mobilenet_v3_large": (320, 320),
+    "retinanet_resnet50_fpn": (128, 160),
+    "retinanet_resnet50_fpn_v2": (128, 160),
+    "fcos_resnet50_fpn": (128, 160),
+    "fasterrcnn_resnet50_fpn": (128, 160),
+    "fasterrcnn_resnet50_fpn_v2": (128, 160),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (128, 160),
+}
+# The last layers of all of them.
+LAST = r"(cls_logits|cls_score|bbox_pred|bbox_reg)$|head\.module_list\.\d+(\.1)?$"
 CLASSES = 4
 NAMES = ("ssd", "retinanet", "fcos", "fasterrcnn")
 
@@ -84,6 +98,44 @@ def detector(name: str, seed: int = 0) -> nn.Module:
             else:
                 parameter.normal_(0, 0.3)
     return model.eval()
+
+
+def large(name: str) -> nn.Module:
+    """One of torchvision's own, `LARGE`, with random weights that give many detections.
+
+    Batch norms have the statistics of `pictures` and the last layers results that spread as those
+    of trained ones do: else all scores are alike, or all are 1, and any order of boxes is right.
+    """
+    torch.manual_seed(0)
+    sizes = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}
+    build = getattr(detection, name)
+    model = build(weights=None, weights_backbone=None, num_classes=6, **sizes).eval()
+    images = pictures(4, LARGE[name], seed=3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train().momentum = None  # a plain average
+    spreads: dict[nn.Module, list[float]] = {
+        module: []
+        for key, module in model.named_modules()
+        if re.search(LAST, key) and isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    names = {module: key for key, module in model.named_modules()}
+    handles = [
+        module.register_forward_hook(lambda m, _, y: spreads[m].append(float(y.std())))
+        for module in spreads
+    ]
+    with torch.no_grad():
+        model(images)
+        model.eval()
+        for values in spreads.values():
+            values.clear()
+        model(images)
+        for module, values in spreads.items():
+            boxes = re.search("bbox_pred|bbox_reg|regression", names[module])
+            module.weight.mul_((0.5 if boxes else 2.0) / max(values))
+    for handle in handles:
+        handle.remove()
+    return model
 
 
 def pictures(count: int = 2, size: tuple[int, int] = (64, 64), seed: int = 1) -> list[torch.Tensor]:

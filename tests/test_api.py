@@ -225,6 +225,7 @@ def test_sqnr_of_a_weight_and_of_an_activation_by_hand() -> None:
         per_channel=False,
         first_last=None,
         ranges="minmax",
+        method="range",
     )
     activation, weights = subbyte.layers(subbyte.quantize(model, [x], recipe))
     # Weights −0.8 … 0.7 on −8 … 7: a step of 0.1. Rounding errors: 0.04, 0.01 and 0.02.
@@ -243,7 +244,9 @@ def test_a_weight_without_any_noise_has_no_sqnr() -> None:
     model = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0, -0.5, 0.0, 0.5]]))
-    recipe = subbyte.Recipe(weights=2, symmetric_weights=True, first_last=None, ranges="minmax")
+    recipe = subbyte.Recipe(
+        weights=2, symmetric_weights=True, first_last=None, ranges="minmax", method="range"
+    )
     rows = subbyte.layers(subbyte.quantize(model, [normal(8, 4)], recipe))
     (weight,) = (row for row in rows if row["role"] == "weight")
     assert (weight["scale"], weight["sqnr_db"]) == ([0.5], None)

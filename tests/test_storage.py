@@ -162,7 +162,7 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
         assert metadata["classes"] == ["größe", "b"]
         assert metadata["preprocessing"] == {"resize": 7}
         assert metadata["version"] == subbyte.__version__
-        assert metadata["method"] == "bias_correction"
+        assert metadata["method"] == "subbyte"
         assert subbyte.Recipe(**metadata["recipe"]) == quantized.recipe
 
 

@@ -24,9 +24,10 @@ from subbyte.graph.captured import Captured, QuantizedTensor
 from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.regions import capture_regions
+from subbyte.graph.training import training_loss
 from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.progress import Progress, Silent
-from subbyte.recipe import Recipe, choice
+from subbyte.recipe import Recipe
 from subbyte.reconstruction.finished import claim
 from subbyte.runtime import onnx as onnx_runtime
 from subbyte.tasks import classification
@@ -65,7 +66,8 @@ def quantize(
         captured = prepare(model, first, recipe)
     if resume is not None:
         claim(resume, _work(captured, first))
-    loss = classification.loss if captured.region_names == WHOLE else None
+    whole = captured.region_names == WHOLE
+    loss = classification.loss if whole else training_loss(captured, model)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(
@@ -160,7 +162,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
-    method = methods.resolve(choice(recipe.method))
+    method = methods.resolve(recipe)
     return method.name, methods.method(method.name).Options(**method.options)
 
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ from subbyte.interrupt import CtrlC, Interruptible
 from subbyte.progress import Progress, Silent
 from subbyte.report.bars import Bars
 from subbyte.report.tables import run_table
+from subbyte.training import parallel
+from subbyte.training import run as training
 from subbyte.version import __version__
 
 OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -29,7 +32,7 @@ WIDTH = 120  # of tables where there is no terminal
 
 app = typer.Typer(
     name="subbyte",
-    help="Quantize image classifiers from 8 bits down to 2, with proof in the runtimes.",
+    help="Quantize classifiers and detectors from 8 bits down to 2, with proof in the runtimes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -91,9 +94,40 @@ def run(
 
 
 @app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_YAML", help="An experiment.")],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: trained/NAME).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an SSD on images with boxes; the folder is a model.checkpoint.
+
+    Example: subbyte train bccd.yaml --set training.epochs=20 --out trained/bccd
+    """
+    with _guarded():
+        chosen = [*(settings or []), *([f"training.device={device}"] if device else [])]
+        trained = training.run(
+            training.load(name, chosen), out, resume=resume, progress=_progress(as_json or quiet)
+        )
+        if not parallel.is_first():
+            return
+        if as_json:
+            _print_json(asdict(trained) | {"folder": str(trained.folder)})
+        elif not quiet:
+            found = ", ".join(f"{key} {value:.3f}" for key, value in trained.metrics.items())
+            typer.echo(f"{trained.folder}: {found}")
+            _print_notes(trained.notes)
+
+
+@app.command()
 def quantize(
     model: ModelName,
-    calibration: Annotated[str, typer.Option(help="Folder of images, or 'digits'.")],
+    calibration: Annotated[
+        str, typer.Option(help="Folder of images, or bundled ones: digits, digit-scenes.")
+    ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
@@ -140,6 +174,9 @@ def export(
     target: Annotated[
         str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
     ] = None,
+    postprocess: Annotated[
+        bool, typer.Option(help="Of a detector: from images to boxes, or its raw outputs.")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one of them.
@@ -148,7 +185,7 @@ def export(
     """
     with _guarded():
         config = commands.model_config(model, pretrained, checkpoint, num_classes)
-        commands.export_model(config, quantized, out, target)
+        commands.export_model(config, quantized, out, target, postprocess)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
 
@@ -156,7 +193,9 @@ def export(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    data: Annotated[str, typer.Option(help="Folder of class folders, or 'digits'.")],
+    data: Annotated[
+        str, typer.Option(help="Class folders, a detector's data set, or digits, digit-scenes.")
+    ],
     classes: Annotated[
         Path | None, typer.Option(help="File: one class folder a line; or imagenet.")
     ] = None,
@@ -176,11 +215,7 @@ def evaluate(
         if as_json:
             _print_json(result)
         elif not quiet:
-            low, high = result["intervals"]["top1"]
-            typer.echo(
-                f"top1 {result['metrics']['top1']:.2%} ({low:.1%} to {high:.1%}) "
-                f"on {result['images']} images in {runtime}"
-            )
+            typer.echo(f"{_told(result)} on {result['images']} images in {runtime}")
             _print_notes(result["notes"])
 
 
@@ -188,11 +223,11 @@ def evaluate(
 def predict(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many classes or objects to show.")] = 5,
     runtime: RuntimeName = "onnxruntime",
     as_json: Json = False,
 ) -> None:
-    """Classify images with an exported model.
+    """Classify images with an exported model, or find objects on them.
 
     Example: subbyte predict model.onnx cat.jpg dog.jpg --top 3
     """
@@ -201,14 +236,7 @@ def predict(
         if as_json:
             _print_json(predictions)
         else:
-            table = Table("image", "class", "probability")
-            for prediction in predictions:
-                for i, guess in enumerate(prediction["classes"]):
-                    shown = prediction["image"] if i == 0 else ""
-                    table.add_row(
-                        escape(shown), escape(guess["class"]), f"{guess['probability']:.3f}"
-                    )
-            _print(table)
+            _print(_predicted(predictions))
 
 
 @app.command("models")
@@ -279,6 +307,35 @@ def _timm(count: int) -> str:
     if not count:
         return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
     return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
+
+
+def _told(result: dict[str, Any]) -> str:
+    """The metrics of an evaluation in a line."""
+    metrics, intervals = result["metrics"], result["intervals"]
+    if "top1" in metrics:
+        low, high = intervals["top1"]
+        return f"top1 {metrics['top1']:.2%} ({low:.1%} to {high:.1%})"
+    return (
+        ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value is not None)
+        or "no AP"
+    )
+
+
+def _predicted(predictions: list[dict[str, Any]]) -> Table:
+    """A row for each class or object, with the image at its first."""
+    detects = any("objects" in prediction for prediction in predictions)
+    table = Table("image", "class", *(("score", "box") if detects else ("probability",)))
+    for prediction in predictions:
+        rows = [
+            [guess["class"], f"{guess['probability']:.3f}"]
+            if "probability" in guess
+            else [guess["class"], f"{guess['score']:.3f}", " ".join(f"{x:g}" for x in guess["box"])]
+            for guess in prediction.get("classes") or prediction.get("objects") or []
+        ]
+        for i, cells in enumerate(rows or [["–", "–"]]):
+            shown = prediction["image"] if i == 0 else ""
+            table.add_row(*map(escape, [shown, *cells]))
+    return table
 
 
 def _print(table: Table) -> None:

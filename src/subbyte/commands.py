@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,25 @@ from pydantic import ValidationError
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models, storage
-from subbyte.data import open_calibration, open_evaluation, read_image_tensor
+from subbyte.data import (
+    open_calibration,
+    open_detection_calibration,
+    open_detection_evaluation,
+    open_evaluation,
+    read_image_tensor,
+)
+from subbyte.data.detection.dataset import PLAIN
 from subbyte.errors import SubbyteError, unknown
 from subbyte.experiment import RUNTIMES, read_setting
+from subbyte.measure import classification, detection
+from subbyte.measure.canvas import canvas_for, canvas_of
 from subbyte.models import ModelConfig
 from subbyte.preprocessing import Preprocessing
 from subbyte.progress import Progress
 from subbyte.recipe import Recipe
 from subbyte.runtime import machine, onnx, verify
-from subbyte.tasks import classification as task
+from subbyte.runtime.detector.suppression import OUTPUTS
+from subbyte.tasks.detection import outputs_of
 from subbyte.validation import explain
 
 
@@ -68,38 +78,56 @@ def quantize_model(
     if device != "cpu" and not torch.cuda.is_available():
         raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
     spec = models.load(config)
-    batches = open_calibration(
-        calibration,
-        spec.preprocessing,
-        images=images,
-        seed=recipe.seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    quantized = api.quantize(spec.module.to(device), batches, recipe, progress=progress)
-    preprocessing = spec.preprocessing or Preprocessing()
+    module = spec.module.to(device)
+    chosen = {"images": images, "seed": recipe.seed, "batch_size": batch_size}
+    facts: dict[str, Any]
+    batches: Any
+    if spec.task == "detection":
+        batches = open_detection_calibration(calibration, **chosen, progress=progress)
+        few = replace(batches, limit=min(detection.EXAMPLES, batches.images))
+        detection.check_detector(
+            module, [image.to(device) for batch in few for image in batch["inputs"]]
+        )
+        canvas = canvas_for(module, {found.size for found in batches.objects})
+        facts = {"preprocessing": None, "images": canvas.facts()}
+    else:
+        batches = open_calibration(calibration, spec.preprocessing, **chosen, progress=progress)
+        preprocessing = spec.preprocessing or Preprocessing()
+        facts = {"preprocessing": preprocessing.model_dump(mode="json")}
+    quantized = api.quantize(module, batches, recipe, progress=progress)
     quantized.facts.metadata |= {
         "task": spec.task,
         "model": spec.name,
-        "preprocessing": preprocessing.model_dump(mode="json"),
         "classes": None if spec.classes is None else list(spec.classes),
+        **facts,
     }
     storage.save(quantized, out)
     return api.layers(quantized), list(batches.notes)
 
 
 def export_model(
-    config: ModelConfig, quantized: Path, out: Path, target: str | None = None
+    config: ModelConfig,
+    quantized: Path,
+    out: Path,
+    target: str | None = None,
+    postprocess: bool = True,
 ) -> None:
-    """Write a saved quantized model as ONNX, for all runtimes or for one, `target`."""
+    """Write a saved quantized model as ONNX, for all runtimes or for one, `target`.
+
+    `postprocess`: a detector with the whole way from images to boxes, else its raw outputs.
+    """
     if target is not None and target not in RUNTIMES:
         raise unknown("target", target, RUNTIMES)
     captured = storage.load(models.load(config).module, quantized)
-    example = pytree.tree_map(
-        lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
-        captured.facts.example,
-    )
-    onnx.export(captured, out, example, target)
+    images = captured.facts.metadata.get("images")
+    if images is not None:  # a detector's, calibrated on images of any sizes
+        example: Any = (torch.zeros(2, 3, *images["size"]),)
+    else:
+        example = pytree.tree_map(
+            lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
+            captured.facts.example,
+        )
+    onnx.export(captured, out, example, target, postprocess)
 
 
 def evaluate_model(
@@ -111,31 +139,65 @@ def evaluate_model(
     progress: Progress,
 ) -> dict[str, Any]:
     """Metrics of an ONNX file on labelled images, with their interval and number of images."""
-    preprocessing, names = _described(path)
+    metadata = _described(path)
+    if metadata["task"] == "detection":
+        return _evaluate_detector(path, metadata, source, classes, runtime, batch_size, progress)
+    preprocessing, names = Preprocessing(**metadata["preprocessing"]), metadata.get("classes")
     run = verify.deployed(_load(path, runtime))
     found = open_evaluation(
         source, preprocessing, classes=classes, batch_size=batch_size, progress=progress
     )
     first = run(next(iter(found.batches))["inputs"])
     images = found.labelled(first.shape[1], names)
-    logits, labels = verify.outputs({runtime: run}, images.batches, progress, "evaluating")
-    outputs = task.Outputs(logits[runtime], labels)
-    metrics = task.metrics(outputs)
+    parts, labels = verify.collected({runtime: run}, images.batches, progress, "evaluating")
     return {
-        "metrics": metrics,
-        "images": outputs.images,
-        "intervals": {"top1": list(task.interval(metrics["top1"], outputs.images))},
+        **classification.scores(classification.joined(parts[runtime], labels)),
         "runtime": runtime,
         "classes": asdict(images.coverage),
         "notes": list(images.batches.notes),
     }
 
 
+def _evaluate_detector(
+    path: Path,
+    metadata: dict[str, Any],
+    source: str,
+    classes: Path | None,
+    runtime: str,
+    batch_size: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """COCO's metrics of a detector's file, and of VOC's data VOC's."""
+    run = _detector(path, metadata, runtime)
+    found, is_voc = open_detection_evaluation(
+        source, classes=classes, batch_size=batch_size, progress=progress
+    )
+    names = metadata["classes"]
+    data = found.labelled(None if names is None else len(names) + 1, names)
+    parts, _ = verify.collected({runtime: run}, data.evaluation, progress, "evaluating")
+    ids = [known.image_id for known in data.evaluation.objects]
+    outputs = outputs_of([one for part in parts[runtime] for one in part], ids)
+    scores, notes = detection.scores(outputs, data, is_voc=is_voc)
+    return {**scores, "runtime": runtime, "notes": [*data.notes, *notes]}
+
+
 def predict_images(
     path: Path, images: Sequence[Path], top: int, runtime: str
 ) -> list[dict[str, Any]]:
-    """The likeliest classes of each image, with their probabilities."""
-    preprocessing, classes = _described(path)
+    """The likeliest classes of each image, with their probabilities; of a detector the objects.
+
+    `top`: how many at most.
+    """
+    metadata = _described(path)
+    classes = metadata.get("classes")
+    if metadata["task"] == "detection":
+        plain = [read_image_tensor(image, PLAIN) for image in images]
+        run = _detector(path, metadata, runtime)
+        return [
+            {"image": str(image), "objects": _objects(run(list(tensor))[0], classes, top)}
+            for image, tensor in zip(images, plain, strict=True)
+        ]
+    preprocessing = Preprocessing(**metadata["preprocessing"])
     tensors = [read_image_tensor(image, preprocessing) for image in images]
     session = _load(path, runtime)
     predictions = []
@@ -158,14 +220,40 @@ def summary(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
-def _described(path: Path) -> tuple[Preprocessing, list[str] | None]:
+def _described(path: Path) -> dict[str, Any]:
+    """What a file says of itself; `SubbyteError` if not how it takes images."""
     metadata = onnx.read_metadata(path)
-    if "preprocessing" not in metadata:
+    if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(
             f"{path} does not say how to prepare images: name a file that subbyte run or subbyte "
             "export has written"
         )
-    return Preprocessing(**metadata["preprocessing"]), metadata.get("classes")
+    return {"task": "classification", **metadata}
+
+
+def _detector(path: Path, metadata: dict[str, Any], runtime: str) -> verify.Run:
+    """Run a detector's file; `SubbyteError` if it gives no boxes."""
+    if onnx.output_names(path) != list(OUTPUTS):
+        raise SubbyteError(
+            f"{path} gives raw outputs and no boxes: name a file that was written with "
+            "post-processing (export.postprocess: true)"
+        )
+    return detection.deployed(_load(path, runtime), canvas_of(metadata["images"]))
+
+
+def _objects(
+    found: dict[str, Any], classes: Sequence[str] | None, top: int
+) -> list[dict[str, Any]]:
+    """The detections of the highest scores, as plain data."""
+    rows = zip(found["labels"].tolist(), found["scores"], found["boxes"], strict=True)
+    return [
+        {
+            "class": classes[label - 1] if classes and label <= len(classes) else str(label),
+            "score": float(score),
+            "box": [round(float(side), 2) for side in box],
+        }
+        for label, score, box in list(rows)[:top]
+    ]
 
 
 def _load(path: Path, runtime: str) -> verify.Session:

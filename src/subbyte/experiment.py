@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
@@ -22,6 +22,8 @@ RUNTIMES: tuple[str, ...] = get_args(Runtime)
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
     ("model", "checkpoint"),
+    ("training", "checkpoint"),
+    ("training", "backbone"),
     ("data", "root"),
     ("data", "calibration"),
     ("data", "evaluation"),
@@ -33,12 +35,24 @@ EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weight
 SOURCES = ("name", "root", "calibration", "evaluation")
 
 
+class ExportConfig(BaseModel):
+    """How files are written.
+
+    `postprocess`: a detector's with the whole way from images to boxes, non-maximum suppression and
+    all, or with its raw outputs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    postprocess: bool = True
+
+
 class Experiment(Checked):
     """An experiment. `model`, `data` and `variants` are needed; every other key has a default.
 
     `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
-    `device`: where the simulation runs, "cpu" or "cuda". `seed`: of the choice of images, and of
-    every variant that has none of its own.
+    `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
+    of the choice of images, and of every variant that has none of its own.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -53,6 +67,7 @@ class Experiment(Checked):
     runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
     batch_size: int = Field(default=64, ge=1)
     device: Device = "cpu"
+    export: ExportConfig = ExportConfig()
     seed: int = Field(default=0, ge=0)
 
     @field_validator("name")
@@ -102,12 +117,25 @@ def builtin() -> dict[str, Path]:
 def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
 
+    A section `training` in it is for `subbyte.training.run`, and nothing here.
+
+    Raises:
+        SubbyteError: As `read`, and where a key or value is wrong.
+    """
+    raw = read(name, settings)
+    raw.pop("training", None)
+    return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
+
+
+def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys of a built-in experiment or a YAML file, with `KEY=VALUE` settings on top.
+
     Paths in a file are relative to the file's folder, those in settings to the current one.
     `model.checkpoint` set takes the place of the file's `model.weights`, and the reverse.
 
     Raises:
         SubbyteError: There is no such experiment, the YAML does not parse (line and column are
-            named), a key or value is wrong, or a built-in one is not told where its images are.
+            named), or a built-in one is not told where its images are.
     """
     path = known = builtin().get(name)
     if path is None:
@@ -120,15 +148,15 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
             )
     raw = read_yaml(path)
     _absolute(raw, path.resolve().parent)
-    read = [read_setting(setting) for setting in settings]
-    _make_room(raw, {key for key, value in read if value is not None})
-    for key, value in read:
+    settled = [read_setting(setting) for setting in settings]
+    _make_room(raw, {key for key, value in settled if value is not None})
+    for key, value in settled:
         _put(raw, key, value)
     if known is not None:
         _require_images(name, raw.get("data"))
     _absolute(raw, Path.cwd())
     raw.setdefault("name", path.stem)
-    return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
+    return raw
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -206,6 +234,11 @@ def _make_room(raw: dict[str, Any], keys: Collection[str]) -> None:
 def _require_images(name: str, data: Any) -> None:
     """Refuse a built-in experiment for images of the user's own, as long as none are named."""
     if isinstance(data, dict) and all(data.get(key) is None for key in SOURCES):
+        if data.get("format") is not None:
+            raise SubbyteError(
+                f"{name} runs on images of yours: give --set data.root=DIR, a data set in the "
+                f"layout of {str(data['format']).upper()}"
+            )
         raise SubbyteError(
             f"{name} runs on images of yours: give --set data.root=DIR, where DIR holds train/ and "
             "val/ with a folder of images for each class, or --set data.calibration=DIR and "

@@ -5,31 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy as np
-import torch
 
 from subbyte import api, files
 from subbyte.experiment import Experiment
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import Clipping
+from subbyte.measure.measuring import Deployed, measure
 from subbyte.progress import Progress, Silent
 from subbyte.recipe import Recipe
 from subbyte.report import clipping
 from subbyte.report.tables import write_layers
 from subbyte.runfolder import RunFolder, open_folder
-from subbyte.runtime import machine, onnx, verify
+from subbyte.runtime import machine, onnx
 from subbyte.setup import Setup, set_up
-from subbyte.tasks import classification as task
 
 FLOAT = Recipe(weights=None, activations=None, first_last=None)
-LATENCY_BATCH = 1
 CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
@@ -66,16 +60,19 @@ def run(
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
     """Measure the model before quantization and write the folder `float`, whole or not at all."""
+    task = setup.task
     with progress.working("float: capturing the model"):
-        captured = _described(api.prepare(setup.module, (setup.example,), FLOAT), setup)
-    with files.atomic_folder(folder.float_path) as part:
-        path = part / "model.onnx"
+        captured = _described(api.prepare(setup.module, task.example, FLOAT), setup)
+    with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
+        path, raw = part / "model.onnx", Path(scratch) / "model.onnx"
         with progress.working("float: writing ONNX"):
-            onnx.export_float(captured, path, (setup.example,))
-        paths = dict.fromkeys(map(str, setup.experiment.runtimes), path)
-        entry, outputs = _measure(setup, setup.module, paths, "float", progress, None)
-        entry["size_bytes"] = path.stat().st_size
-        np.savez(part / "outputs.npz", logits=outputs.logits, labels=outputs.labels)
+            onnx.export_float(captured, path, task.written, task.postprocess, raw)
+        deployed = _deployed(
+            captured, dict.fromkeys(map(str, setup.experiment.runtimes), path), raw
+        )
+        found = measure(task, setup.module, deployed, "float", progress, None)
+        entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
+        task.save(found.outputs, part / "outputs.npz")
         files.write_text(part / "float.json", json.dumps(_finite(entry), indent=2))
 
 
@@ -98,22 +95,24 @@ def run_variant(
         run_float(setup, folder, progress)
     recipe = setup.experiment.variants[name]
     log.info("variant %s: %s", name, recipe.as_dict())
+    task = setup.task
     captured = api.quantize(
         setup.module,
-        setup.data.calibration,
+        task.data.calibration,
         recipe,
         progress=progress,
         resume=folder.unfinished_path(name),
     )
     _described(captured, setup)
     calibrated = _clipped_in_calibration(captured, name, setup, progress)
-    with files.atomic_folder(folder.variant_path(name)) as part:
+    with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            paths = _write_files(captured, path, setup)
-        reference = _reference(folder)
+            deployed = _write_files(captured, path, setup, Path(scratch))
+        reference = task.load(folder.float_path / "outputs.npz")
         with clipping.counting(captured) as evaluated:
-            entry, _ = _measure(setup, captured, paths, name, progress, reference)
+            found = measure(task, captured, deployed, name, progress, reference)
+        task.illustrate(part, name, reference, found.outputs)
         size = path.stat().st_size
         rows = api.layers(captured)
         for row, counts, before in zip(rows, evaluated, calibrated, strict=True):
@@ -121,12 +120,13 @@ def run_variant(
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, captured.layers)
         notes = [clipping.note(captured, evaluated, calibrated), _fallen_back(captured)]
+        notes += found.notes
         entry = {
             "name": name,
             "weights": recipe.weights,
             "activations": recipe.activations,
             "method": captured.facts.metadata["method"],
-            **entry,
+            **found.entry,
             "seconds": round(captured.facts.seconds, 3),
             "size_bytes": size,
             "packed_bytes": _packed_bytes(size, captured),
@@ -152,143 +152,53 @@ def _clipped_in_calibration(
     captured: Captured, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
     """What each grid clips of some of the calibration images, for comparison."""
-    batches = replace(setup.data.calibration, limit=CLIPPING_IMAGES)
-    run = verify.simulated(captured, setup.experiment.device)
+    batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
+    run = setup.task.simulated(captured)
     with clipping.counting(captured) as counts:
         for batch in progress.track(batches, f"{name}: counting clipped values"):
             run(batch["inputs"])
     return counts
 
 
-def _write_files(captured: Captured, path: Path, setup: Setup) -> dict[str, Path]:
-    """Write `path`, and `model.RUNTIME.onnx` where it is another; runtime → the file it runs."""
-    onnx.export(captured, path, (setup.example,))
+def _write_files(captured: Captured, path: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write `path`, and `model.RUNTIME.onnx` where it is another."""
+    example, postprocess = setup.task.written, setup.task.postprocess
+    onnx.export(captured, path, example, None, postprocess, scratch / path.name)
     paths = dict.fromkeys(map(str, setup.experiment.runtimes), path)
     for key in onnx.own_files(captured, paths):
         paths[key] = path.with_suffix(f".{key}.onnx")
-        onnx.export(captured, paths[key], (setup.example,), key)
-    return paths
+        own = scratch / paths[key].name
+        onnx.export(captured, paths[key], example, key, postprocess, own)
+    return _deployed(captured, paths, scratch / path.name)
 
 
-def _measure(
-    setup: Setup,
-    model: torch.nn.Module,
-    paths: dict[str, Path],
-    name: str,
-    progress: Progress,
-    reference: task.Outputs | None,
-) -> tuple[dict[str, Any], task.Outputs]:
-    """Metrics of the simulation and of each runtime on the same images, and latency.
-
-    `paths`: runtime → the file that it runs. Each is compared with the simulation of that file.
-    """
-    device = setup.experiment.device
-    runtimes = {key: verify.runtime(key) for key in paths}
-    threads = os.cpu_count() or 1
-    sessions = {key: runtime.load(paths[key], threads) for key, runtime in runtimes.items()}
-    runs: dict[str, verify.Run] = {"simulation": verify.simulated(model, device)}
-    if isinstance(model, Captured):
-        runs |= {_simulation(key): _placed(model, key, device) for key in _apart(model, paths)}
-    runs |= {key: verify.deployed(session) for key, session in sessions.items()}
-    logits, labels = verify.outputs(runs, setup.data.evaluation, progress, f"{name}: evaluating")
-    outputs = {key: task.Outputs(values, labels) for key, values in logits.items()}
-    simulated = outputs["simulation"]
-    entry = _scores(simulated)
-    if reference is not None:
-        entry["agreement_with_float"] = task.agreement(reference, simulated)
-        entry["sqnr_db"] = task.sqnr_db(reference, simulated)
-    if threads != machine.threads():  # the latency's: what is loaded already will do if they agree
-        threads = machine.threads()
-        sessions = {key: runtime.load(paths[key], threads) for key, runtime in runtimes.items()}
-    candidates = sum(layer.integer for layer in getattr(model, "layers", []))
-    entry["deployed"] = {
-        key: {"file": paths[key].name, "version": runtime.version()}
-        | _deployed(sessions[key], setup, outputs[key], outputs.get(_simulation(key), simulated))
-        | {"int8_candidates": candidates}
-        for key, runtime in progress.track(list(runtimes.items()), f"{name}: measuring latency")
-    }
-    return entry, simulated
-
-
-def _simulation(runtime: str) -> str:
-    return f"simulation of {runtime}'s file"
-
-
-def _apart(captured: Captured, runtimes: Iterable[str]) -> list[str]:
-    """The runtimes whose file has not all the grids of the simulation."""
-    return [key for key in runtimes if not all(t.stands_for(key) for t in captured.tensors)]
-
-
-def _placed(captured: Captured, runtime: str, device: str) -> verify.Run:
-    """Simulate what the file for `runtime` computes. What it clips is not counted."""
-    run = verify.simulated(captured, device)
-
-    def placed(inputs: torch.Tensor) -> np.ndarray:
-        with captured.placed_for(runtime), _uncounted(captured):
-            return run(inputs)
-
-    return placed
-
-
-@contextmanager
-def _uncounted(captured: Captured) -> Iterator[None]:
-    counts = [(quantizer, quantizer.clipping) for _, quantizer in captured.quantizers()]
-    for quantizer, _ in counts:
-        quantizer.clipping = None
-    try:
-        yield
-    finally:
-        for quantizer, count in counts:
-            quantizer.clipping = count
-
-
-def _scores(outputs: task.Outputs) -> dict[str, Any]:
-    metrics = task.metrics(outputs)
-    interval = task.interval(metrics[task.PRIMARY_METRIC], outputs.images)
-    return {
-        "metrics": metrics,
-        "images": outputs.images,
-        "intervals": {task.PRIMARY_METRIC: list(interval)},
-    }
-
-
-def _deployed(
-    session: verify.Session,
-    setup: Setup,
-    outputs: task.Outputs,
-    simulated: task.Outputs,
-) -> dict[str, Any]:
-    example = setup.example[:LATENCY_BATCH].cpu().numpy()
-    return _scores(outputs) | {
-        "latency_ms": verify.latency_ms(session, example),
-        "latency_batch": LATENCY_BATCH,
-        "latency_threads": machine.threads(),
-        "simulated": task.metrics(simulated),
-        "agreement": task.agreement(simulated, outputs),
-        "max_abs_diff": task.largest_difference(simulated, outputs),
-        "int8_ops": session.int8_ops(),
-    }
+def _deployed(captured: Captured, paths: dict[str, Path], raw: Path) -> Deployed:
+    """A model's files, and beside `raw` those of a detector without post-processing."""
+    beside = {key: raw.with_name(path.name) for key, path in paths.items()}
+    return Deployed(captured, paths, {key: p for key, p in beside.items() if p.is_file()})
 
 
 def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     """Put what is finished together into `results.json`."""
-    experiment, data = setup.experiment, setup.data
+    experiment, task = setup.experiment, setup.task
+    float_entry = folder.read_float()
     variants = [folder.read(name) for name in experiment.variants if folder.is_done(name)]
+    said = [("float", float_entry), *((entry["name"], entry) for entry in variants)]
     results = {
         "schema": 1,
         "experiment": experiment.name,
         "model": setup.model_name,
-        "task": "classification",
-        "primary_metric": task.PRIMARY_METRIC,
-        "calibration_images": data.calibration.images,
-        "evaluation_images": data.evaluation.images,
-        "overlap_images": data.overlap,
-        "skipped_images": list(data.skipped),
-        "classes": asdict(data.coverage),
+        "task": task.name,
+        "primary_metric": task.primary_metric,
+        "calibration_images": task.data.calibration.images,
+        "evaluation_images": task.data.evaluation.images,
+        "overlap_images": task.data.overlap,
+        "skipped_images": list(task.data.skipped),
+        "classes": dict(task.coverage()),
         "seed": experiment.seed,
         "notes": setup.notes
-        + [f"{entry['name']}: {note}" for entry in variants for note in entry.get("notes", [])],
-        "float": folder.read_float(),
+        + [f"{name}: {note}" for name, entry in said for note in entry.get("notes", [])],
+        "float": float_entry,
         "variants": variants,
     }
     files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
@@ -306,18 +216,8 @@ def _finite(value: Any) -> Any:
 
 def _described(captured: Captured, setup: Setup) -> Captured:
     """Let the model's files say how to prepare an image and what the classes are called."""
-    captured.facts.metadata |= {
-        "task": "classification",
-        "preprocessing": setup.data.preprocessing.model_dump(mode="json"),
-        "classes": list(setup.classes),
-        "model": setup.model_name,
-    }
+    captured.facts.metadata |= setup.task.metadata() | {"model": setup.model_name}
     return captured
-
-
-def _reference(folder: RunFolder) -> task.Outputs:
-    with np.load(folder.float_path / "outputs.npz") as arrays:
-        return task.Outputs(arrays["logits"], arrays["labels"])
 
 
 def _packed_bytes(size: int, captured: Captured) -> int:

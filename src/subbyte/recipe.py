@@ -157,6 +157,13 @@ class Recipe(Checked):
         symmetric = self.symmetric_weights if asked is None else asked
         return bits == 8 if symmetric is None else symmetric
 
+    def lowest_bits(self) -> int | None:
+        """The fewest bits that are asked for anywhere; `None`: everything stays in float."""
+        widths = [self.weights, self.activations]
+        widths += [bits for o in self.overrides.values() for bits in (o.weights, o.activations)]
+        asked = [bits for bits in widths if bits is not None]
+        return min(asked, default=None)
+
 
 def rule_of(ranges: Named, role: str) -> Choice:
     """The range rule that `ranges` names for `role`; where it names only the other one, `mse`."""

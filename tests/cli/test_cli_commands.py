@@ -146,7 +146,7 @@ def test_a_saved_model_belongs_to_its_float_weights(own: Own, cli: Cli, refusal:
 
 def test_the_lists_and_the_version(cli: Cli) -> None:
     models = json.loads(cli("models", "--json").stdout)
-    assert models["bundled"] == ["digits"]
+    assert models["bundled"] == ["digits", "digit-scenes"]
     assert "resnet18" in models["torchvision"]
     assert "cifar: cifar_resnet20, " in cli("models").stdout
     experiments = json.loads(cli("experiments", "--json").stdout)

@@ -50,7 +50,14 @@ def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.Mon
     process = start("run", "digts")
     stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stdout) == (2, "")
-    known = "digits, seeds/cifar10, seeds/resnet18, seeds/resnet18-lapq, seeds/resnet50"
+    seeds = "cifar10, resnet18, resnet18-lapq, resnet50, ssd-checkpoint, ssd-hub, ssd-lapq-voc, "
+    known = ", ".join(
+        [
+            "digit-scenes",
+            "digits",
+            *(f"seeds/{seed}" for seed in (seeds + "ssd300-nvidia").split(", ")),
+        ]
+    )
     assert stderr == f"unknown experiment 'digts': did you mean 'digits'? (known: {known})\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from residual import Residual
 from subbyte.api import prepare
 from subbyte.graph.blocks import Block, find_blocks, leading_to, single_layers
 from subbyte.graph.captured import Captured
@@ -16,21 +17,11 @@ from subbyte.recipe import Recipe
 torch.set_num_threads(1)
 
 
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(4, 4, 3, padding=1)
-        self.second = nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.second(torch.relu(self.first(x))))
-
-
 def small() -> nn.Module:
     torch.manual_seed(0)
     stem, pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(
-        stem, nn.ReLU(), nn.MaxPool2d(2), Residual(), pool, nn.Flatten(), nn.Linear(4, 2)
+        stem, nn.ReLU(), nn.MaxPool2d(2), Residual(4), pool, nn.Flatten(), nn.Linear(4, 2)
     ).eval()
 
 

@@ -148,6 +148,23 @@ def test_in_place_operators_do_what_they_did() -> None:
     assert not [n for n in module.graph.nodes if re.search(r"[a-z]_\.", str(n.target))]
 
 
+def test_a_view_does_not_mind_how_values_lie_in_memory() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(12, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.view(x.shape[0], 12))
+
+    model, x = Views(), torch.randn(2, 3, 2, 2)
+    module = capture(model, (x,))
+    apart = x.contiguous(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        model(apart)
+    torch.testing.assert_close(module(apart), model(x))
+
+
 def test_several_inputs_and_named_outputs() -> None:
     model = TwoInputs()
     module = capture(model, (torch.randn(1, 3), torch.randn(1, 2)))

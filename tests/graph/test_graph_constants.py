@@ -81,6 +81,51 @@ def test_a_parameter_that_is_read_in_two_ways_keeps_both(computed: bool) -> None
     assert len({layer.name for layer in found}) == 2
 
 
+class OneFromAnother(nn.Module):
+    """Two constants that the rest reads, the second of which is computed from the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.steps = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.steps.exp()
+        second = first.cumsum(0)
+        return self.linear(x * first) + second
+
+
+def test_a_constant_that_is_computed_from_another_one() -> None:
+    model, x = OneFromAnother().eval(), torch.randn(2, 3)
+    module = capture(model, (x,))
+    torch.testing.assert_close(module(x), model(x))
+    steps = model.steps.detach().double().exp()
+    read = [node for node in module.graph.nodes if node.op == "get_attr"]
+    constants = [module.get_parameter(str(n.target)) for n in read if "linear" not in str(n.target)]
+    torch.testing.assert_close([c.double() for c in constants], [steps, steps.cumsum(0)])
+    assert not any("exp" in str(n.target) for n in module.graph.nodes if n.op == "call_function")
+
+
+class MadeAsItRuns(nn.Module):
+    """Constants that are no parameters, but numbers in the user's code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shown = torch.tensor([True, False, True]).to(x.dtype)  # the exporter checks its type
+        return self.linear(x) * shown + (torch.tensor([1.0, 2.0, 4.0]) * 2).log2()
+
+
+def test_what_is_computed_from_numbers_in_the_code() -> None:
+    model, x = MadeAsItRuns().eval(), torch.randn(2, 3)
+    module = capture(model, (x,))
+    torch.testing.assert_close(module(x), model(x))
+    added = torch.tensor([1.0, 2.0, 3.0])
+    assert any(torch.equal(value, added) for value in module.parameters())
+
+
 class SpreadOut(nn.Module):
     """Position biases of two heads in a table, spread out over all pairs of positions."""
 

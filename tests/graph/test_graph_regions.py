@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import copy
-import re
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models import detection
 
-from detectors import NAMES, detector, pictures
+from detectors import LARGE, NAMES, detector, large, pictures
 from subbyte.api import prepare
 from subbyte.errors import SubbyteError
 from subbyte.graph.captured import Captured
@@ -223,35 +221,10 @@ def test_regions_that_cannot_be(
         prepare(model.eval(), (torch.randn(*shape),), Recipe(regions=regions))
 
 
-LARGE = {
-    "ssd300_vgg16": (300, 300),
-    "ssdlite320_mobilenet_v3_large": (320, 320),
-    "retinanet_resnet50_fpn": (128, 160),
-    "retinanet_resnet50_fpn_v2": (128, 160),
-    "fcos_resnet50_fpn": (128, 160),
-    "fasterrcnn_resnet50_fpn": (128, 160),
-    "fasterrcnn_resnet50_fpn_v2": (128, 160),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": (128, 160),
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_torchvisions_detectors_give_the_same_boxes(name: str) -> None:
-    torch.manual_seed(0)
-    sizes = {} if name.startswith("ssd") else {"min_size": 128, "max_size": 160}
-    build = getattr(detection, name)
-    model = build(weights=None, weights_backbone=None, num_classes=6, **sizes).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if hasattr(module, "running_var"):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-        for key, parameter in model.named_parameters():
-            if "head" in key or "predictor" in key:  # else all scores are nearly equal
-                parameter.normal_(0, 1.5 / max(parameter[0].numel(), 4) ** 0.5)
-                if name.startswith("ssdlite") and re.search(r"classification.*\.1\.weight", key):
-                    parameter.mul_(40)
+    model = large(name)
     images = pictures(2, LARGE[name])
     found = prepare(model, (images,), Recipe(regions=None))
     with torch.no_grad():

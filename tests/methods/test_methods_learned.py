@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from residual import Residual
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.graph.captured import Captured
 from subbyte.reconstruction import learn
@@ -17,16 +18,6 @@ from subbyte.reconstruction import learn
 LEARNED = ("adaround", "brecq", "qdrop")
 IMAGES = 10 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)
 BATCHES = list(IMAGES.split(24))  # the last one is smaller
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(8, 8, 3, padding=1)
-        self.second = nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.second(torch.relu(self.first(x))))
 
 
 def model() -> nn.Module:

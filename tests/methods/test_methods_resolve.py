@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,25 +12,34 @@ from subbyte.recipe import Choice, method_names
 BATCHES = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
 
 
-def test_auto_stands_for_a_method_and_keeps_its_options() -> None:
-    resolved = methods.resolve(Choice("auto", {"a": 1}))
-    assert resolved.name in method_names()
-    assert resolved.name != "auto"
-    assert resolved.options == {"a": 1}
+def test_auto_keeps_its_options() -> None:
+    recipe = Recipe(method={"name": "auto", "images": 3})
+    assert methods.resolve(recipe) == Choice("bias_correction", {"images": 3})
 
 
-def test_a_name_stands_for_itself() -> None:
-    assert methods.resolve(Choice("range", {})) == Choice("range", {})
-
-
-def test_auto_corrects_biases() -> None:
-    batches = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
-    assert quantize(nn.Linear(4, 2), batches).facts.metadata["method"] == "bias_correction"
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "bias_correction"),
+        ({"weights": None}, "bias_correction"),
+        ({"weights": None, "activations": None}, "bias_correction"),
+        ({"weights": 4}, "subbyte"),
+        ({"activations": 7}, "subbyte"),
+        ({"weights": None, "activations": 4}, "subbyte"),
+        ({"overrides": {".*": {"weights": 4}}}, "subbyte"),
+        ({"weights": 4, "method": "range"}, "range"),
+    ],
+)
+def test_auto_is_chosen_by_the_fewest_bits(fields: dict[str, Any], expected: str) -> None:
+    recipe = Recipe(**fields)
+    assert methods.resolve(recipe).name == expected
+    quantized = quantize(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), BATCHES, recipe)
+    assert quantized.facts.metadata["method"] == expected
 
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(SubbyteError, match=r"unknown method 'rang': did you mean 'range'\?"):
-        methods.resolve(Choice("rang", {}))
+        methods.resolve(Recipe(method="rang"))
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if n != "auto"])

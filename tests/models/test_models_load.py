@@ -10,7 +10,7 @@ from subbyte.models import build, names
 def test_names_are_grouped_and_hold_what_torchvision_has() -> None:
     groups = names()
     assert set(groups) == {"bundled", "cifar", "ssd", "torchvision", "timm"}
-    assert groups["bundled"] == ["digits"]
+    assert groups["bundled"] == ["digits", "digit-scenes"]
     assert "cifar_resnet110" in groups["cifar"]
     for name in groups["torchvision"]:
         assert callable(getattr(torchvision.models, name))

@@ -19,6 +19,7 @@ from subbyte import experiment as experiments
 from subbyte import pipeline
 from subbyte.data.digits import digits_split
 from subbyte.experiment import Experiment
+from subbyte.measure import measuring
 from subbyte.models import build
 from subbyte.progress import Silent
 from subbyte.runtime import verify
@@ -205,7 +206,7 @@ def test_a_file_is_loaded_once_where_the_threads_agree(
 ) -> None:
     runtime = Loads()
     monkeypatch.setattr(verify, "runtime", lambda name: runtime)
-    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(measuring.os, "cpu_count", lambda: cores)
     results = run(tmp_path / "out", pictures, "full", runtimes=["onnxruntime"])
     assert runtime.threads == loaded * 2  # the float file and that of the variant
     deployed = results["variants"][0]["deployed"]["onnxruntime"]

@@ -89,9 +89,12 @@ def test_a_layer_that_clips_much_more_is_told(model: Captured) -> None:
 
 RECIPES = {
     "w8a8": subbyte.Recipe(),
-    "w4a4 percentile": subbyte.Recipe(weights=4, activations=4, ranges="percentile"),
+    "w4a4 percentile": subbyte.Recipe(
+        weights=4, activations=4, ranges="percentile", method="bias_correction"
+    ),
     "w8a8 minmax": subbyte.Recipe(ranges="minmax"),
-    "w2a2": subbyte.Recipe(weights=2, activations=2),
+    "w2a2": subbyte.Recipe(weights=2, activations=2, method="bias_correction"),
+    "w4a4": subbyte.Recipe(weights=4, activations=4),
 }
 SOME = [
     "w4a4 percentile",

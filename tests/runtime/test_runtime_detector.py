@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import subbyte
-from detectors import NAMES, detector, pictures
+from detectors import LARGE, NAMES, detector, large, pictures
 from subbyte.errors import SubbyteError
 from subbyte.postprocessing import Anchored
 from subbyte.runtime import verify
 from subbyte.runtime.detector.deploy import _facts_of
 from subbyte.runtime.detector.suppression import OUTPUTS, nms_scores
+from subbyte.runtime.onnx import export_float
 
 ONE_STAGE = ("ssd", "retinanet", "fcos")
 EVERY = [
@@ -72,6 +73,25 @@ def test_files_give_the_boxes_of_the_simulated_model(
         assert tuple(found) == OUTPUTS
         # A score that lies between two, or an overlap on the threshold, may be taken or not.
         assert min(shares_matched(expected, found)) >= 0.94
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_torchvisions_own_are_written_whole_and_run(name: str, tmp_path: Path) -> None:
+    """In float the boxes of the model, on 8 bits boxes, in both runtimes."""
+    model, images = large(name), pictures(2, LARGE[name])
+    prepared = subbyte.quantize(model, [images], RANGE)
+    assert all(layer.integer for layer in prepared.layers)
+    with torch.no_grad():
+        expected = model(images)
+    export_float(prepared, tmp_path / "float.onnx", (images,))
+    subbyte.export(prepared, tmp_path / "model.onnx", images)
+    for runtime in RUNTIMES:
+        assert min(shares_matched(expected, run(tmp_path / "float.onnx", runtime, images))) >= 0.94
+        found = run(tmp_path / "model.onnx", runtime, images)
+        assert tuple(found) == OUTPUTS
+        assert min(found["count"]) > 0
+        assert all(np.isfinite(found[key]).all() for key in ("boxes", "scores"))
 
 
 def test_regions_that_float_code_connects_have_inputs_of_their_own(tmp_path: Path) -> None:

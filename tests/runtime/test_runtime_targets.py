@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from runtime_helpers import (
     RUNTIMES,
     WIDTH,
+    Pooled,
     SelfAttention,
     SideBySide,
     TwoConvs,
@@ -122,9 +123,13 @@ def test_keys_are_transposed_within_openvinos_kernel(tmp_path: Path) -> None:
 
 
 def test_a_file_is_another_only_where_its_nodes_are() -> None:
-    for bits, others in ((8, []), (4, ["openvino"])):
+    for make, bits, others in (
+        (Pooled, 8, []),
+        (Pooled, 4, ["openvino"]),
+        (TwoConvs, 8, ["onnxruntime"]),  # whose last convolution is a product there
+    ):
         recipe = subbyte.Recipe(weights=bits, activations=bits, first_last=None)
-        quantized = subbyte.quantize(seeded(TwoConvs), [images()], recipe)
+        quantized = subbyte.quantize(seeded(make), [images()], recipe)
         assert own_files(quantized, RUNTIMES) == others
 
 

@@ -34,11 +34,11 @@ def test_every_run_sees_the_same_images_which_are_decoded_once() -> None:
             yield {"inputs": images, "targets": torch.arange(size)}
 
     runs = {"plus": lambda x: (x + 1).numpy(), "minus": lambda x: (x - 1).numpy()}
-    outputs, labels = verify.outputs(runs, batches(), Silent(), "evaluating")
+    outputs, targets = verify.collected(runs, batches(), Silent(), "evaluating")
     assert len(walked) == 2
-    np.testing.assert_array_equal(outputs["plus"], torch.cat(walked).numpy() + 1)
-    np.testing.assert_array_equal(outputs["minus"], torch.cat(walked).numpy() - 1)
-    assert labels.tolist() == [0, 1, 2, 0, 1]
+    np.testing.assert_array_equal(np.concatenate(outputs["plus"]), torch.cat(walked).numpy() + 1)
+    np.testing.assert_array_equal(np.concatenate(outputs["minus"]), torch.cat(walked).numpy() - 1)
+    assert torch.cat(targets).tolist() == [0, 1, 2, 0, 1]
 
 
 def test_a_simulation_and_a_session_are_run_alike() -> None:

@@ -89,15 +89,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("after", "optimizer"), [(1, "sgd"), (3, "adamw")])
+@pytest.mark.parametrize(
+    ("after", "optimizer", "bfloat16"), [(1, "sgd", False), (3, "adamw", True)]
+)
 def test_an_interrupted_run_goes_on_to_the_same_weights(
-    after: int, optimizer: str, tmp_path: Path
+    after: int, optimizer: str, bfloat16: bool, tmp_path: Path
 ) -> None:
-    config, parallel = (_config(optimizer=optimizer, workers=count) for count in (0, 1))
+    fields = {"optimizer": optimizer, "bfloat16": bfloat16}
+    config, parallel = (_config(**fields, workers=count) for count in (0, 1))
     torch.manual_seed(3)
-    whole = train(
-        _config(optimizer=optimizer, evaluate_every=1), Squares(), _count, tmp_path / "whole"
-    )
+    whole = train(_config(**fields, evaluate_every=1), Squares(), _count, tmp_path / "whole")
     torch.manual_seed(4)  # the caller's random numbers do not matter
     random = torch.random.get_rng_state()
     part = tmp_path / "part"
@@ -106,7 +107,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert {file.name for file in part.iterdir()} >= {"state.pt"}
     with pytest.raises(SubbyteError, match="interrupted: resume it"):
         train(_config(), Squares(), None, part)
-    changed = _config(optimizer=optimizer, learning_rate=0.1)
+    changed = _config(**fields, learning_rate=0.1)
     with pytest.raises(SubbyteError, match=r"has learning_rate 0.001, and not 0.1: go on with"):
         train(changed, Squares(), None, part, resume=True)
     progress = Interrupting(100)
@@ -116,6 +117,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "part")]
     first, second = (safetensors.torch.load_file(file) for file in files)
     assert all(torch.equal(first[key], second[key]) for key in first)
+    assert {value.dtype for value in first.values()} == {torch.float32}
     ours, theirs = (
         [{k: v for k, v in row.items() if k in ("step", "classification")} for row in run.rows]
         for run in (resumed, whole)

@@ -44,10 +44,17 @@ class ArgumentsOf:
         return len(self.batches)
 
     def labelled(self) -> Iterator[Batch]:
-        """The same batches, each with its targets, which stay where they are."""
+        """The same batches, each with its targets, which stay where they are.
+
+        A detector's targets, dictionaries, get the `size` of their images, height and width.
+        """
         for raw in self.batches:
             batch = read_batch(raw)
-            yield replace(batch, args=to_device(batch.args, self.device))
+            targets = batch.targets
+            if _are_dictionaries(targets) and batch.args:
+                images = zip(batch.args[0], cast("Any", targets), strict=True)
+                targets = [{**target, "size": tuple(x.shape[-2:])} for x, target in images]
+            yield replace(batch, args=to_device(batch.args, self.device), targets=targets)
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

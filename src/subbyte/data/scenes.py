@@ -54,17 +54,18 @@ def scenes(split: Split, indices: Sequence[int]) -> DetectionDataset:
     return of_arrays(images.astype(np.uint8), [found for _, found in made], CLASSES)
 
 
-def scene(split: Split, index: int) -> tuple[np.ndarray, Objects]:
+def scene(split: Split, index: int, *, varied: bool = False) -> tuple[np.ndarray, Objects]:
     """Scene `index` of a split: the image, uint8 [128, 128, 3], and the objects on it.
 
     Two to seven digits, 16 to 48 pixels high, scattered over a textured ground with strokes of no
     meaning; later ones may cover earlier ones, of which at least 85 % stays in sight. A box is as
     tight as can be around what is in sight of its digit. The same arguments give the same scene
-    everywhere.
+    everywhere. `varied`, for training: digits are also turned by up to 10 degrees, and written with
+    a thinner or thicker pen.
     """
     rng = np.random.Generator(np.random.PCG64([SEED, list(COUNTS).index(split), index]))
     ground = _ground(rng)
-    drawn, owner = _scatter(rng, split)
+    drawn, owner = _scatter(rng, split, varied)
     image = _paint(rng, ground, drawn)
     corners = []
     for number in range(1, len(drawn) + 1):
@@ -111,7 +112,9 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _scatter(rng: np.random.Generator, split: Split) -> tuple[list[_Drawn], np.ndarray]:
+def _scatter(
+    rng: np.random.Generator, split: Split, varied: bool = False
+) -> tuple[list[_Drawn], np.ndarray]:
     """Digits on their places, and for each pixel which of them is in sight there (from 1; 0: none).
 
     A digit is put where it leaves enough of the others in sight; where no such place is found, it
@@ -123,7 +126,7 @@ def _scatter(rng: np.random.Generator, split: Split) -> tuple[list[_Drawn], np.n
     for number in range(_integer(rng, *DIGITS)):
         tries = _TRIES if number >= DIGITS[0] else 1000
         for _ in range(tries):
-            digit = _digit(rng, split)
+            digit = _digit(rng, split, varied)
             ink = digit.alpha >= _INK
             covered = np.bincount(owner[digit.place][ink], minlength=len(drawn) + 1)[1:]
             in_sight = np.bincount(owner.ravel(), minlength=len(drawn) + 1)[1:] - covered
@@ -135,15 +138,20 @@ def _scatter(rng: np.random.Generator, split: Split) -> tuple[list[_Drawn], np.n
     return drawn, owner
 
 
-def _digit(rng: np.random.Generator, split: Split) -> _Drawn:
+def _digit(rng: np.random.Generator, split: Split, varied: bool) -> _Drawn:
     """A digit of a split's half, its size and its place, wholly in the image."""
     digits = _digits(split)
     label = _integer(rng, 0, 9)
     image = digits[label][_integer(rng, 0, len(digits[label]) - 1)]
     height = _integer(rng, *HEIGHTS)
     width = max(8, round(height * image.width / image.height * (0.9 + 0.5 * rng.random())))
-    smooth = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.int64)
-    alpha = np.clip((smooth - 96) * 4, 0, 255)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    pen = 96
+    if varied:
+        image = image.rotate(20 * rng.random() - 10, Image.Resampling.BICUBIC, expand=True)
+        pen = _integer(rng, 66, 126)
+    alpha = np.clip((np.asarray(image, np.int64) - pen) * 4, 0, 255)
+    height, width = alpha.shape
     top, left = _integer(rng, 0, SIZE - height), _integer(rng, 0, SIZE - width)
     return _Drawn(label + 1, top, left, alpha)
 

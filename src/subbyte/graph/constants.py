@@ -17,12 +17,14 @@ def fold_constants(module: fx.GraphModule) -> None:
     with a weight, and keeps its name. A value with more elements than what it is computed from (a
     table of position biases, spread out) stays computed, so that models do not grow.
     """
+    # All values first: one that is folded may be computed from another that is folded too.
+    found = {node: (_value(module, node), _sources(node)) for node in _foldable(module)}
     folded = {}
-    for node in _foldable(module):
+    for node, value_and_sources in found.items():
         new = module.graph.create_node("get_attr", node.name)
         node.prepend(new)
         new.meta = dict(node.meta)
-        folded[new] = (_value(module, node), _sources(node))
+        folded[new] = value_and_sources
         node.replace_all_uses_with(new)
     read = _read(module.graph) - {str(node.target) for node in folded}
     for node, (value, sources) in folded.items():

@@ -192,8 +192,9 @@ def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
     """Set the parameter `name` (qualified; its parents exist) to `value`."""
     path, _, attribute = name.rpartition(".")
     parent = module.get_submodule(path) if path else module
-    parent._buffers.pop(attribute, None)
-    parent._parameters.pop(attribute, None)
+    # A tensor that the user's code makes as it runs is neither: `torch.export` keeps it as it is.
+    for place in (parent._buffers, parent._parameters, parent.__dict__):
+        place.pop(attribute, None)
     parent.register_parameter(attribute, nn.Parameter(value.detach(), requires_grad=False))
 
 

@@ -9,6 +9,8 @@ from torch import fx
 
 from subbyte.graph.operators import A, add_constant
 
+# They ask for strides that a tensor need not have any more when something was put in front.
+VIEWS = {A.view.default, A._unsafe_view.default}
 # Tensors that take no more than the type (and the shape) of the one they are made from.
 FILLED = {
     A.new_zeros.default: 0,
@@ -21,13 +23,16 @@ FILLED = {
 def tidy(module: fx.GraphModule) -> None:
     """Replace, in place, what only looks as if it did something.
 
-    A padding by nothing goes, an `_unsafe_view` becomes a reshape, and a tensor of zeros or ones
+    A padding by nothing goes, and so does a check of a tensor's type and device, which holds at
+    capture and nowhere else; views become reshapes, and a tensor of zeros or ones
     that takes its type from another becomes a constant: it does not depend on the other's values.
     """
     for node in list(module.graph.nodes):
         if node.target is A.pad.default and not any(node.args[1]):
             _use(module, node, node.args[0])
-        elif node.target is A._unsafe_view.default:
+        elif node.target is A._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+        elif node.target in VIEWS:
             node.target = A.reshape.default
         elif node.target in FILLED and _is_fixed(node.meta.get("val")):
             _use(module, node, _constant(module, node, FILLED[node.target]))

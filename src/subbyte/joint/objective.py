@@ -74,7 +74,5 @@ def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
     """The first so many images, with their targets, a few at a time."""
     for batch, chosen in parts(batches.labelled(), lambda batch: batch.size, images, AT_ONCE):
         args = cut(batch.args, chosen)
-        labels = batch.targets
-        # Boxes are no labels to a loss of outputs.
-        targets = labels[chosen] if isinstance(labels, torch.Tensor) else None
+        targets = None if batch.targets is None else batch.targets[chosen]
         yield Batch(args, targets, chosen.stop - chosen.start)

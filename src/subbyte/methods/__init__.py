@@ -19,9 +19,10 @@ from subbyte.errors import unknown
 from subbyte.graph.captured import Captured
 from subbyte.joint.network import Loss
 from subbyte.progress import Progress
-from subbyte.recipe import Choice, method_names
+from subbyte.recipe import Choice, Recipe, choice, method_names
 
-AUTO = "bias_correction"  # no training, and better than `range` at every width
+# What `auto` stands for at 8 bits, where rounding to nearest is good enough, and below.
+AT_8, BELOW_8 = "bias_correction", "subbyte"
 
 
 class Method(Protocol):
@@ -45,15 +46,18 @@ class Method(Protocol):
         """
 
 
-def resolve(choice: Choice) -> Choice:
-    """The method that `auto` stands for; any other stands for itself.
+def resolve(recipe: Recipe) -> Choice:
+    """The method that a recipe asks for, with its options; for `auto` the one that suits its bits.
 
     Raises:
         SubbyteError: There is no method of this name.
     """
-    if choice.name not in method_names():
-        raise unknown("method", choice.name, method_names())
-    return Choice(AUTO, choice.options) if choice.name == "auto" else choice
+    asked = choice(recipe.method)
+    if asked.name not in method_names():
+        raise unknown("method", asked.name, method_names())
+    if asked.name != "auto":
+        return asked
+    return Choice(BELOW_8 if (recipe.lowest_bits() or 8) < 8 else AT_8, asked.options)
 
 
 def method(name: str) -> Method:

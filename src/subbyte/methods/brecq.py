@@ -16,7 +16,7 @@ from subbyte.graph.biases import match_outputs
 from subbyte.graph.calibrate import choose_activations, choose_weights
 from subbyte.graph.captured import Captured
 from subbyte.progress import Progress, Silent
-from subbyte.reconstruction.plan import LearningOptions, plan_of
+from subbyte.reconstruction.plan import LearningOptions, Plan, plan_of
 from subbyte.reconstruction.walk import reconstruct
 
 
@@ -24,6 +24,18 @@ class Options(LearningOptions):
     """activation_steps: of each block's step sizes; `steps` are those of its weights."""
 
     activation_steps: int = Field(1000, ge=0)
+
+
+def plan_of_step_sizes(options: Options) -> Plan:
+    """The second pass: step sizes of activations, by the loss |error|^2.4."""
+    return replace(
+        plan_of(options, "learning step sizes"),
+        steps=options.activation_steps,
+        rounding=False,
+        step_sizes=True,
+        activations=True,
+        exponent=2.4,
+    )
 
 
 def apply(
@@ -41,13 +53,5 @@ def apply(
     choose_weights(captured, progress)
     reconstruct(captured, batches, plan_of(options, "learning weights"), progress, resume)
     choose_activations(captured, batches, progress)
-    plan = replace(
-        plan_of(options, "learning step sizes"),
-        steps=options.activation_steps,
-        rounding=False,
-        step_sizes=True,
-        activations=True,
-        exponent=2.4,
-    )
-    reconstruct(captured, batches, plan, progress, resume)
+    reconstruct(captured, batches, plan_of_step_sizes(options), progress, resume)
     match_outputs(captured, batches, progress)

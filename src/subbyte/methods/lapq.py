@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
 from subbyte.data.batches import ArgumentsOf
+from subbyte.errors import SubbyteError
 from subbyte.graph.calibrate import choose, choose_activations, choose_weights, observe, rows
 from subbyte.graph.captured import Captured
 from subbyte.grid import ranges
@@ -76,7 +77,15 @@ def apply(
     """
     del resume
     progress = progress or Silent()
-    portions, labelled = portions_of(captured, batches, options.images, options.targets)
+    targets = options.targets
+    if loss is None:
+        if targets == "labels":
+            raise SubbyteError(
+                "targets is 'labels' and how this model is wrong by labels is not known: give "
+                "targets: outputs"
+            )
+        targets = "outputs"
+    portions, labelled = portions_of(captured, batches, options.images, targets)
     if loss is None or not labelled:
         loss = divergence
     if options.start == "lp":

@@ -12,14 +12,24 @@ from pydantic import ValidationError
 from torch import nn
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models import cifar_resnet, digits, factory, ssd
+from subbyte.models import cifar_resnet, digit_scenes, digits, factory, ssd
 from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
-from subbyte.models.config import TIMM, ModelConfig
+from subbyte.models.config import BUNDLED, TIMM, ModelConfig
+from subbyte.models.detectors import label_count
 from subbyte.models.spec import ModelSpec
 from subbyte.validation import explain
 
-__all__ = ["ModelConfig", "ModelSpec", "build", "load", "names"]
+__all__ = [
+    "BUNDLED",
+    "ModelConfig",
+    "ModelSpec",
+    "build",
+    "is_classifier",
+    "label_count",
+    "load",
+    "names",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +38,12 @@ class _Family:
     load: Callable[[ModelConfig], ModelSpec]
 
 
+def _bundled(config: ModelConfig) -> ModelSpec:
+    return digits.load(config) if config.name in digits.names() else digit_scenes.load(config)
+
+
 _FAMILIES = {
-    "bundled": _Family(digits.names, digits.load),
+    "bundled": _Family(lambda: [*digits.names(), *digit_scenes.names()], _bundled),
     "cifar": _Family(cifar_resnet.names, cifar_resnet.load),
     "ssd": _Family(ssd.names, ssd.load),
     "torchvision": _Family(torchvision_models.names, torchvision_models.load),
@@ -80,6 +94,13 @@ def build(
     except ValidationError as error:
         raise explain(error, ModelConfig) from None
     return load(config).module
+
+
+def is_classifier(config: ModelConfig) -> bool:
+    """Whether a configuration can be told to be of a classifier before anything is loaded."""
+    name = str(config.name)
+    detectors = (*ssd.names(), *digit_scenes.names())
+    return config.factory is None and name not in detectors
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 TIMM = "timm/"  # before the names of timm's models
+BUNDLED = ("digits", "digit-scenes")  # models that come with their weights
 
 HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 
@@ -65,10 +66,10 @@ class ModelConfig(BaseModel):
     def _name_problem(self) -> str | None:
         if self.weights and _tag(self.name) not in (None, self.weights):
             return f"{self.name} names weights already: leave weights out, or the name's ending"
-        if self.name == "digits" and self.weights is not None:
-            return "digits comes with its weights: leave weights out, or give a checkpoint"
-        if self.name == "digits" and self.num_classes is not None:
-            return "digits always has 10 classes: leave num_classes out"
+        if self.name in BUNDLED and self.weights is not None:
+            return f"{self.name} comes with its weights: leave weights out, or give a checkpoint"
+        if self.name in BUNDLED and self.num_classes is not None:
+            return f"{self.name} always has 10 classes: leave num_classes out"
         if (self.name or "").startswith("cifar_resnet") and self.weights is not None:
             return f"{self.name} has no weights by name: give its published file as checkpoint"
         return None

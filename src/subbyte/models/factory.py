@@ -18,6 +18,7 @@ from torch import nn
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.config import ModelConfig
+from subbyte.models.detectors import DETECTORS
 from subbyte.models.spec import ModelSpec
 
 
@@ -39,7 +40,8 @@ def load(config: ModelConfig) -> ModelSpec:
     if config.checkpoint is not None:
         load_checkpoint(module, config.checkpoint)
     name = f"{Path(source).name if is_file else source}:{function}"
-    return ModelSpec(name, module, "classification", preprocessing=None, classes=None)
+    task = "detection" if isinstance(module, DETECTORS) else "classification"
+    return ModelSpec(name, module, task, preprocessing=None, classes=None)
 
 
 def _parts(factory: str) -> tuple[str, str]:

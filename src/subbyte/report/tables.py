@@ -31,24 +31,22 @@ LAYER_COLUMNS = (
 
 def run_table(results: dict[str, Any]) -> Table:
     """A variant in its simulation, and below it in each runtime on the same images."""
-    metric = results["primary_metric"]
     table = Table(
         title=escape(_title(results)),
         caption=escape(_caption(results)),
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("variant", no_wrap=True)
-    table.add_column("run in", no_wrap=True)
-    table.add_column(f"{metric} %", justify="right", no_wrap=True)
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("agree %", justify="right", no_wrap=True)
-    table.add_column("SQNR dB", justify="right", no_wrap=True)
-    table.add_column("int8 ops", justify="right", no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("kB (packed)", justify="right", no_wrap=True)
+    for name in ("variant", "run in"):
+        table.add_column(name, no_wrap=True)
+    detects = _detects(results)
+    shown = [f"{metric} %" for metric in _metrics(results)]
+    shown += [] if detects else ["95 % interval"]
+    shown += ["agree %", *(["lost/gained %"] if detects else []), "SQNR dB", "int8 ops"]
+    for name in (*shown, "ms (raw)" if detects else "ms", "kB (packed)"):
+        table.add_column(name, justify="right", no_wrap=True)
     for entry in [{"name": "float", **results["float"]}, *results["variants"]]:
-        for cells in _rows(entry, metric):
+        for cells in _rows(entry, results):
             table.add_row(*(escape(cell) for cell in cells))
         table.add_section()
     return table
@@ -66,34 +64,63 @@ def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[La
                 writer.writerow({"layer": layer.name, "left_in_float": layer.reason})
 
 
-def _rows(entry: dict[str, Any], metric: str) -> Iterator[list[str]]:
+def _rows(entry: dict[str, Any], results: dict[str, Any]) -> Iterator[list[str]]:
     sqnr = entry.get("sqnr_db")
+    detects = _detects(results)
     yield [
         entry["name"],
         "simulation",
-        *_score(entry, metric),
+        *_score(entry, results),
         _percent(entry.get("agreement_with_float")),
+        *([_lost(entry)] if detects else []),
         "–" if sqnr is None else f"{sqnr:.1f}",
         "",
         "",
         _size(entry),
     ]
     for runtime, deployed in entry["deployed"].items():
+        raw = deployed.get("latency_raw_ms")
         yield [
             "",
             runtime,
-            *_score(deployed, metric),
+            *_score(deployed, results),
             _percent(deployed["agreement"]),
+            *([""] if detects else []),
             "",
             f"{deployed['int8_ops']} of {deployed['int8_candidates']}",
-            f"{deployed['latency_ms']:.{3 if deployed['latency_ms'] < 1000 else 6}g}",
+            _milliseconds(deployed["latency_ms"])
+            + (f" ({_milliseconds(raw)})" if detects and raw is not None else ""),
             "",
         ]
 
 
-def _score(entry: dict[str, Any], metric: str) -> tuple[str, str]:
-    low, high = entry["intervals"][metric]
-    return _percent(entry["metrics"][metric]), f"{_percent(low, 1)}–{_percent(high, 1)}"
+def _detects(results: dict[str, Any]) -> bool:
+    return bool(results["primary_metric"] == "AP")
+
+
+def _metrics(results: dict[str, Any]) -> tuple[str, ...]:
+    """The metrics that have a column."""
+    return ("AP", "AP50") if _detects(results) else (results["primary_metric"],)
+
+
+def _score(entry: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    found = [_percent(entry["metrics"][metric]) for metric in _metrics(results)]
+    if not _detects(results):
+        low, high = entry["intervals"][results["primary_metric"]]
+        found.append(f"{_percent(low, 1)}–{_percent(high, 1)}")
+    return found
+
+
+def _lost(entry: dict[str, Any]) -> str:
+    """Shares of the objects that quantization lost and gained."""
+    found = entry.get("objects") or {}
+    if found.get("lost") is None:
+        return "–"
+    return f"{_percent(found['lost'], 1)}/{_percent(found['gained'], 1)}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.{3 if value < 1000 else 6}g}"
 
 
 def _size(entry: dict[str, Any]) -> str:
@@ -111,11 +138,18 @@ def _title(results: dict[str, Any]) -> str:
 
 def _caption(results: dict[str, Any]) -> str:
     lines = ["agree: same top-1 as float (simulation), as the simulation (runtimes)"]
+    if _detects(results):
+        lines = [
+            "agree: detections matched with float's (simulation), with the simulation's "
+            "(runtimes), of the same class and at IoU 0.9",
+            "lost/gained: detections at the score where float's F1 is best, as shares of float's",
+        ]
     deployed = list(results["float"]["deployed"].values())
     if deployed:
         lines.append(
             f"ms: median latency at batch {deployed[0]['latency_batch']} "
             f"on {deployed[0]['latency_threads']} threads"
+            + (" (raw: without post-processing)" if _detects(results) else "")
         )
     return "\n".join([*lines, *(f"note: {note}" for note in results["notes"])])
 

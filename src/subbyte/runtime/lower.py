@@ -26,11 +26,10 @@ from subbyte.graph.operators import (
 )
 from subbyte.grid.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.grid.spec import along
+from subbyte.runtime.convolutions import Grids, write_last_convolutions
 from subbyte.runtime.operators import ONE_SCALE, OPS, ORT, OV, Style
 from subbyte.runtime.parts import split_linears
 from subbyte.runtime.products import write_products
-
-Grids = dict[fx.Node, tuple[Any, ...]]  # scale and zero point
 
 
 def lower(captured: Captured, target: str | None = None, integers: bool = True) -> torch.nn.Module:
@@ -95,6 +94,7 @@ def _lower_region(
     write_products(module, target)
     if target == ORT:
         _repeat_grids(module, given)
+        write_last_convolutions(module, given)  # which then read a grid, or one that is given
     if hasattr(module, QUANTIZERS):
         delattr(module, QUANTIZERS)
     module.graph.eliminate_dead_code()

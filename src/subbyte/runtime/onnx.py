@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.utils
 import torch
 from torch import fx, nn
 
@@ -35,18 +36,21 @@ def export(
     example: tuple[Any, ...],
     target: str | None = None,
     postprocess: bool = True,
+    raw: Path | None = None,
 ) -> None:
     """Write the quantized model to `path`. `example`: a batch's arguments; any batch size runs.
 
     `target`: the runtime that the file is for; `None` makes one for both. `postprocess`: a detector
-    is written with the whole way from images to boxes, and not its raw outputs.
+    is written with the whole way from images to boxes, and not its raw outputs; then to `raw`, if
+    it is given and the detector has one stage, the same up to these.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
     metadata = captured.facts.metadata
     metadata = metadata if target is None else {**metadata, "target": target}
-    _write(_deployed(captured, lower(captured, target), example, postprocess), path, metadata)
+    deployed = _deployed(captured, lower(captured, target), example, postprocess)
+    _write(deployed, path, metadata, raw)
 
 
 def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
@@ -56,11 +60,28 @@ def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
 
 
 def export_float(
-    captured: Captured, path: Path, example: tuple[Any, ...], postprocess: bool = True
+    captured: Captured,
+    path: Path,
+    example: tuple[Any, ...],
+    postprocess: bool = True,
+    raw: Path | None = None,
 ) -> None:
     """Write the model before quantization: the same graph, all of it in float32."""
-    model = lower(captured, integers=False)
-    _write(_deployed(captured, model, example, postprocess), path, captured.facts.metadata)
+    deployed = _deployed(captured, lower(captured, integers=False), example, postprocess)
+    _write(deployed, path, captured.facts.metadata, raw)
+
+
+def arguments(
+    captured: Captured, example: tuple[Any, ...], postprocess: bool = True
+) -> tuple[torch.Tensor, ...]:
+    """What a file of the model is run with for the images of `example`.
+
+    These themselves, but for raw outputs of a detector whose file begins at its regions.
+
+    Raises:
+        SubbyteError: The whole way cannot be written for this kind of model.
+    """
+    return _deployed(captured, captured.model, example, postprocess).args
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -69,6 +90,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         SubbyteError: `path` is missing or no ONNX file.
     """
+    prefix = "subbyte."
+    return {
+        entry.key.removeprefix(prefix): json.loads(entry.value)
+        for entry in _read(path).metadata_props
+        if entry.key.startswith(prefix)
+    }
+
+
+def output_names(path: Path) -> list[str]:
+    """What a file's outputs are called; raises `SubbyteError` as `read_metadata` does."""
+    return [output.name for output in _read(path).graph.output]
+
+
+def _read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
@@ -77,12 +112,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise SubbyteError(f"{path} is no ONNX file that can be read: {error}") from error
     if not model.ir_version:
         raise SubbyteError(f"{path} is no ONNX file that can be read: it holds nothing")
-    prefix = "subbyte."
-    return {
-        entry.key.removeprefix(prefix): json.loads(entry.value)
-        for entry in model.metadata_props
-        if entry.key.startswith(prefix)
-    }
+    return model
 
 
 def _deployed(
@@ -94,7 +124,9 @@ def _deployed(
     return deployment(model, captured, example, postprocess)
 
 
-def _write(deployed: Deployment, path: Path, metadata: dict[str, Any]) -> None:
+def _write(
+    deployed: Deployment, path: Path, metadata: dict[str, Any], raw: Path | None = None
+) -> None:
     model, args = deployed.module, at_least_two(deployed.args)
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
@@ -119,8 +151,24 @@ def _write(deployed: Deployment, path: Path, metadata: dict[str, Any]) -> None:
     _rename_output(proto)
     pack(proto)
     _set_metadata(proto, metadata)
+    if deployed.raw and raw is not None:
+        _save(_cut(proto, names, deployed.raw), raw)
+    for output in [output for output in proto.graph.output if output.name in deployed.raw]:
+        proto.graph.output.remove(output)
+    _save(proto, path)
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
     with atomic(path) as part:
         onnx.save(proto, str(part))
+
+
+def _cut(proto: onnx.ModelProto, inputs: list[str], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """The part of a model that leads to some of its outputs."""
+    found: onnx.ModelProto = onnx.utils.Extractor(proto).extract_model(inputs, list(outputs))
+    found.metadata_props.extend(proto.metadata_props)
+    del found.graph.value_info[:]
+    return found
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

@@ -91,6 +91,26 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     return product if bias is None else product + bias
 
 
+@torch.library.custom_op("subbyte::patches", mutates_args=())
+def _patches(
+    x: torch.Tensor,
+    scale: float,
+    zero_point: int,
+    sides: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> torch.Tensor:
+    x = torch.nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    _, *lengths, _ = _patched(x, sides, stride, [0, 0], dilation)
+    (rows, columns), (down, right) = lengths, stride
+    taken = []
+    for i, j in np.ndindex(*sides):
+        corner = x[:, :, i * dilation[0] :, j * dilation[1] :]
+        taken.append(corner[:, :, : rows * down : down, : columns * right : right])
+    return torch.cat(taken, 1).permute(0, 2, 3, 1).contiguous()
+
+
 @torch.library.custom_op("subbyte::global_average_pool", mutates_args=())
 def _global_average_pool(x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3), keepdim=True)
@@ -111,8 +131,24 @@ _to_levels.register_fake(
 )
 _from_levels.register_fake(lambda q, *_: torch.empty_like(q, dtype=torch.float32))
 _linear.register_fake(lambda x, weight, _: x @ weight)
+_patches.register_fake(
+    lambda x, _scale, _zero_point, *settings: x.new_empty(_patched(x, *settings))
+)
 _global_average_pool.register_fake(lambda x: x.new_empty((*x.shape[:2], 1, 1)))
 _flatten.register_fake(lambda x: x.new_empty((x.shape[0], x.shape[1:].numel())))
+
+
+def _patched(
+    x: torch.Tensor, sides: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[Any, ...]:
+    """The shape of all patches of `x` that a convolution reads: [N, height, width, values]."""
+    lengths = [
+        (n + 2 * around - step * (side - 1) - 1) // by + 1
+        for n, side, by, around, step in zip(
+            x.shape[2:], sides, stride, padding, dilation, strict=True
+        )
+    ]
+    return (x.shape[0], *lengths, x.shape[1] * sides[0] * sides[1])
 
 
 def _constant(value: float | int, kind: int) -> Any:
@@ -182,6 +218,37 @@ def _onnx_linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return product if bias is None else op.Sum(product, bias)
 
 
+def _onnx_patches(
+    x: Any,
+    scale: float,
+    zero_point: int,
+    sides: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Any:
+    factor = _constant(float(np.float32(scale)), onnx.TensorProto.FLOAT)
+    zero = _constant(zero_point, onnx.TensorProto.UINT8)
+    q = op.Transpose(op.QuantizeLinear(x, factor, zero), perm=[0, 2, 3, 1])
+    if any(padding):
+        q = op.Pad(q, _integers([0, *padding, 0, 0, *padding, 0]), zero)
+    taken = []
+    for i, j in np.ndindex(*sides):
+        begin = [i * dilation[0], j * dilation[1]]
+        # From the end, as lengths are those of the example alone; 0 would be the beginning.
+        left = [(side - 1) * step for side, step in zip(sides, dilation, strict=True)]
+        end = [a - b or 2**31 for a, b in zip(begin, left, strict=True)]
+        taken.append(
+            op.Slice(q, _integers(begin), _integers(end), _integers([1, 2]), _integers(stride))
+        )
+    q = op.Concat(*taken, axis=3) if len(taken) > 1 else taken[0]
+    return op.DequantizeLinear(q, factor, zero)
+
+
+def _integers(values: list[int]) -> Any:
+    return op.Constant(value_ints=values)
+
+
 def _onnx_global_average_pool(x: Any) -> Any:
     return op.GlobalAveragePool(x)
 
@@ -197,6 +264,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     OPS.to_levels.default: _onnx_to_levels,
     OPS.from_levels.default: _onnx_from_levels,
     OPS.linear.default: _onnx_linear,
+    OPS.patches.default: _onnx_patches,
     OPS.global_average_pool.default: _onnx_global_average_pool,
     OPS.flatten.default: _onnx_flatten,
 }

@@ -14,7 +14,7 @@ import torch
 
 from subbyte.progress import Progress
 
-Run = Callable[[torch.Tensor], np.ndarray]
+Run = Callable[[Any], Any]  # from a batch's inputs to what a model gives for them
 WARM_UP, RUNS, SECONDS = 5, 50, 3.0
 
 
@@ -50,7 +50,7 @@ def runtime(name: str) -> Runtime:
 
 
 def simulated(model: torch.nn.Module, device: str) -> Run:
-    """Run the model in PyTorch."""
+    """Run a model that gives one tensor in PyTorch; its output as a float32 array."""
 
     @torch.no_grad()
     def run(inputs: torch.Tensor) -> np.ndarray:
@@ -61,36 +61,38 @@ def simulated(model: torch.nn.Module, device: str) -> Run:
 
 
 def deployed(session: Session) -> Run:
-    """Run the model in a runtime."""
-    return lambda inputs: session.run(inputs.numpy())[0]
+    """Run a model that gives one tensor in a runtime."""
+
+    def run(inputs: torch.Tensor) -> np.ndarray:
+        return session.run(inputs.numpy())[0]
+
+    return run
 
 
-def outputs(
+def collected(
     runs: Mapping[str, Run],
-    batches: Iterable[Mapping[str, torch.Tensor]],
+    batches: Iterable[Mapping[str, Any]],
     progress: Progress,
     description: str,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What each of `runs` gives for the same images, decoded once; and the images' labels."""
-    collected: dict[str, list[np.ndarray]] = {name: [] for name in runs}
-    labels = [np.zeros(0, np.int64)]
+) -> tuple[dict[str, list[Any]], list[Any]]:
+    """What each of `runs` gives for the same batches, decoded once; and the batches' targets."""
+    found: dict[str, list[Any]] = {name: [] for name in runs}
+    targets = []
     for batch in progress.track(batches, description):
-        labels.append(batch["targets"].numpy())
+        targets.append(batch.get("targets"))
         for name, run in runs.items():
-            collected[name].append(run(batch["inputs"]))
-    return {name: np.concatenate(parts) for name, parts in collected.items()}, np.concatenate(
-        labels
-    )
+            found[name].append(run(batch["inputs"]))
+    return found, targets
 
 
-def latency_ms(session: Session, example: np.ndarray) -> float:
+def latency_ms(session: Session, *example: np.ndarray) -> float:
     """Median time of one run in ms, after a warm-up; at most `RUNS` runs or `SECONDS` seconds."""
     for _ in range(WARM_UP):
-        session.run(example)
+        session.run(*example)
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < RUNS and time.perf_counter() - started < SECONDS:
         before = time.perf_counter()
-        session.run(example)
+        session.run(*example)
         times.append(time.perf_counter() - before)
     return median(times) * 1000

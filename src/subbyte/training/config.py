@@ -26,9 +26,13 @@ class Training(Checked):
     `momentum`, or AdamW; `weight_decay` is for weights of layers only; gradients longer than
     `clip_gradient` are cut.
 
+    `box_beta`: error of a box, in units of the default box over its variance, from which on the
+    loss grows linearly; a small one places boxes more exactly.
+
     `distort`, `zoom_out` (largest factor), `crop`, `flip`: augmentation. `evaluate_every`: epochs
     from one evaluation to the next, beside that after the last one. `save_seconds`: from one saved
-    state to the next. `workers`: processes that read images.
+    state to the next. `workers`: processes that read images. `bfloat16`: the network computes in
+    this format, its weights stay in float32; half the time where the processor or GPU has it.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -49,6 +53,7 @@ class Training(Checked):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, allow_inf_nan=False)
     clip_gradient: float | None = Field(default=10.0, gt=0)
+    box_beta: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     distort: bool = True
     zoom_out: float = Field(default=4.0, ge=1, allow_inf_nan=False)
     crop: bool = True
@@ -56,6 +61,7 @@ class Training(Checked):
     evaluate_every: int | None = Field(default=None, ge=1)
     save_seconds: float = Field(default=60.0, ge=0)
     workers: int = Field(default=0, ge=0)
+    bfloat16: bool = False
     device: Device = "cpu"
     seed: int = Field(default=0, ge=0)
 

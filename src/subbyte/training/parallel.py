@@ -42,6 +42,11 @@ class Group:
         return values
 
 
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
     """The group of processes that torchrun has started; without it, this process alone."""

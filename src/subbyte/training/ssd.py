@@ -110,6 +110,9 @@ def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: b
             f"{group.size} processes: give a batch_size of at least as many"
         )
     model = _model(config, dataset).to(group.device)
+    model.beta = config.box_beta
+    if config.bfloat16:  # convolutions of this format are faster with the channels last
+        model = model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(config, model)
     position = Position(processes=group.size)
     if resume and (out / STATE).exists():
@@ -179,10 +182,11 @@ def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> 
     rate = learning_rate(run.config, run.position.step, run.batches.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    losses = run.forward(
-        [image.to(device) for image in images],
-        [{key: value.to(device) for key, value in target.items()} for target in targets],
-    )
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=run.config.bfloat16):
+        losses = run.forward(
+            [image.to(device) for image in images],
+            [{key: value.to(device) for key, value in target.items()} for target in targets],
+        )
     loss = losses["bbox_regression"] + losses["classification"]
     means = {key: run.group.mean(value).item() for key, value in losses.items()}
     if not math.isfinite(sum(means.values())):

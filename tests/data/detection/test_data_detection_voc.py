@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from subbyte.categories import VOC
 from subbyte.data.detection import of_listing, read_voc
-from subbyte.data.detection.voc import CLASSES, voc_root
+from subbyte.data.detection.voc import voc_root
 
 if TYPE_CHECKING:
     from .conftest import Refuses, WriteVoc
@@ -33,14 +34,14 @@ def test_boxes_count_pixels_from_1_and_include_their_last(
     assert first.size == (30, 40)
     assert len(second) == 0
     assert [o.image_id for o in found.objects] == [1, 2]
-    assert found.to_learn_from().objects[0].labels.tolist() == [2]
+    assert of_listing(found).to_learn_from().objects[0].labels.tolist() == [2]
 
 
 def test_vocs_own_classes_are_all_there_in_their_order(tmp_path: Path, write_voc: WriteVoc) -> None:
     write_voc(tmp_path, "val", {"a": [("person", (1, 1, 9, 9)), ("cat", (1, 1, 9, 9))]})
     found = read_voc(tmp_path, "val")
-    assert found.classes == CLASSES
-    assert len(CLASSES) == 20
+    assert found.classes == VOC
+    assert len(VOC) == 20
     assert found.objects[0].labels.tolist() == [15, 8]
 
 

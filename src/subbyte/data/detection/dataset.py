@@ -48,6 +48,11 @@ class DetectionDataset(Dataset[Item]):
         objects = tuple(found.relabelled(labels) for found in self.objects)
         return replace(self, objects=objects, classes=tuple(classes))
 
+    def to_learn_from(self) -> DetectionDataset:
+        """The same without crowds and difficult objects, as detectors are trained."""
+        kept = tuple(found.only(~(found.iscrowd | found.difficult)) for found in self.objects)
+        return replace(self, objects=kept)
+
     def name(self, index: int) -> str:
         """What to call image `index` in a message: its path, or its number."""
         return self.images.name(index)

@@ -36,13 +36,7 @@ def format_of(config: DataConfig) -> Format:
     if isinstance(config.annotations, Annotations):
         return "coco"
     folder = _folder(config, "evaluation")
-    found: list[Format] = []
-    if _coco_files(folder):
-        found.append("coco")
-    if voc_root(folder) is not None:
-        found.append("voc")
-    if _data_yaml(folder) is not None or _has_labels(folder):
-        found.append("yolo")
+    found = formats_in(folder)
     if len(found) == 1:
         return found[0]
     told = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
@@ -50,6 +44,18 @@ def format_of(config: DataConfig) -> Format:
         f"{folder} {told}: give data.format, which is coco, voc or yolo, and for coco "
         "data.annotations where its JSON file lies elsewhere"
     )
+
+
+def formats_in(folder: Path) -> list[Format]:
+    """The formats that the files in a folder show."""
+    found: list[Format] = []
+    if _coco_files(folder):
+        found.append("coco")
+    if voc_root(folder) is not None:
+        found.append("voc")
+    if _data_yaml(folder) is not None or _has_labels(folder):
+        found.append("yolo")
+    return found
 
 
 def find(config: DataConfig, side: Side) -> tuple[Found, bool]:
@@ -102,7 +108,7 @@ def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[Found, bool]
     if config.root is not None:
         images = _images_of_split(folder, split)
         if side == "calibration" and file is None and images and not _json_files(folder, split):
-            return _unlabelled(images), False
+            return unlabelled(images), False
         file = file or _instances(folder, split)
         name = file.stem.removeprefix("instances_")
         places = [folder / top / part for part in (name, split) for top in ("", "images")]
@@ -119,7 +125,7 @@ def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[Found, bool]
             f"nothing says what is on the images in {folder}: give data.annotations, a JSON file "
             "in COCO's form"
         )
-    return _unlabelled(folder), False
+    return unlabelled(folder), False
 
 
 def _instances(root: Path, split: str) -> Path:
@@ -161,7 +167,7 @@ def _coco_files(root: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(root.glob(pattern))]
 
 
-def _unlabelled(folder: Path) -> Found:
+def unlabelled(folder: Path) -> Found:
     """The images of a folder, of which nobody says what is on them."""
     paths = image_files(folder)
     if not paths:

@@ -121,11 +121,6 @@ class Listing:
         chosen = np.random.default_rng(seed).choice(len(self), count, replace=False)
         return self.take(sorted(int(i) for i in chosen))
 
-    def to_learn_from(self) -> Listing:
-        """The same without crowds and difficult objects, as detectors are trained."""
-        kept = tuple(o.only(~(o.iscrowd | o.difficult)) for o in self.objects)
-        return replace(self, objects=kept)
-
     def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> Listing:
         """The same with other labels (`labels`: those here → those wanted) and class names."""
         return replace(

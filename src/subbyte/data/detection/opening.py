@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from subbyte.data.config import DataConfig
+import numpy as np
+
+from subbyte.data.config import BUNDLED_SCENES, DataConfig
 from subbyte.data.detection.dataset import (
     PLAIN,
     DetectionBatches,
     of_listing,
 )
 from subbyte.data.detection.labels import LabelMap, label_map, without_background
-from subbyte.data.detection.layout import find
+from subbyte.data.detection.layout import find, format_of, formats_in, unlabelled
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
-from subbyte.data.images import MISSING, ImageFacts, inspect, refuse_broken
+from subbyte.data.images import MISSING, ImageFacts, image_files, inspect, refuse_broken
 from subbyte.data.loading import oddities
 from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
@@ -66,16 +68,27 @@ class DetectionData:
 
 
 def open_detection(
-    config: DataConfig, *, seed: int, batch_size: int, progress: Progress = _SILENT
+    config: DataConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress = _SILENT,
+    whole: bool = False,
 ) -> DetectionData:
     """Find, check and choose the images that `config` names, and what is on them.
 
-    `seed` chooses the images. Every chosen file is decoded once here, so that nothing is found
-    broken later. Raises `SubbyteError` if a file or folder is missing or not laid out as it should
-    be, annotations are cut off or do not fit the images, or there are fewer images than asked for.
+    `seed` chooses the images; `whole`: all there are to calibrate with, whatever `config` says.
+    Every chosen file is decoded once here, so that nothing is found broken later. Raises
+    `SubbyteError` if a file or folder is missing or not laid out as it should be, annotations are
+    cut off or do not fit the images, or there are fewer images than asked for.
     """
     if config.name is not None:
-        return _open_scenes(config, seed, batch_size)
+        if config.name not in BUNDLED_SCENES:
+            raise SubbyteError(
+                f"data.name is {config.name}, images in classes, and a detector needs images with "
+                "objects: give data.name: digit-scenes, or a data set as data.root"
+            )
+        return _open_scenes(_whole(config, COUNTS["train"], whole), seed, batch_size)
     calibration, labelled = find(config, "calibration")
     evaluation, _ = find(config, "evaluation")
     if labelled and calibration.classes != evaluation.classes:
@@ -89,7 +102,8 @@ def open_detection(
     if config.skip_broken:
         facts, faults = _looked(one, other, progress)
         one, other = (_without(side, faults) for side in (one, other))
-    one = tuple(one[i] for i in calibration_indices(len(one), config, seed))
+    chosen = calibration_indices(len(one), _whole(config, len(one), whole), seed)
+    one = tuple(one[i] for i in chosen)
     other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
     if not config.skip_broken:
         facts, faults = _looked(one, other, progress)
@@ -108,16 +122,70 @@ def open_detection(
     return _listed(replace(data, notes=tuple(notes)), config)
 
 
+def open_detection_calibration(
+    source: str, *, images: int, seed: int, batch_size: int, progress: Progress = _SILENT
+) -> DetectionBatches:
+    """Calibration images alone, without labels: those of a folder, or of the bundled scenes.
+
+    Of a data set in a layout that is known, the images of its training split; else all images in
+    the folder. `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as
+    `open_detection` does.
+    """
+    if source in BUNDLED_SCENES:
+        config = DataConfig(name=source, calibration_images=min(images, COUNTS["train"]))
+        return replace(_scenes("train", config, seed, batch_size), labelled=False)
+    folder = Path(source).expanduser()
+    known = folder.is_dir() and not _holds_images(folder) and formats_in(folder)
+    found = find(DataConfig(root=folder), "calibration")[0] if known else unlabelled(folder)
+    chosen = np.random.default_rng(seed).permutation(len(found.annotated))[:images]
+    annotated = tuple(found.annotated[i] for i in chosen)
+    facts, faults = _looked(annotated, (), progress)
+    refuse_broken(faults)
+    listing = settle(annotated, found.classes, found.category_ids, facts, labelled=False)
+    return _batches(listing, facts, batch_size, "calibration")
+
+
+def open_detection_evaluation(
+    source: str, *, classes: Path | None = None, batch_size: int, progress: Progress = _SILENT
+) -> tuple[DetectionData, bool]:
+    """Evaluation images alone, on both sides of the data, and whether they are in VOC's form.
+
+    `source`: a data set in a layout that is known, of which its split val is taken; a folder of
+    images with what is on them; or the bundled scenes. `classes`: as in `DataConfig`. Raises
+    `SubbyteError` as `open_detection` does.
+    """
+    if source in BUNDLED_SCENES:
+        scenes_ = _scenes("evaluation", DataConfig(name=source), 0, batch_size)
+        return DetectionData(scenes_, scenes_, CLASSES, _SCENE_IDS), False
+    folder = Path(source).expanduser()
+    keys = ("calibration", "evaluation") if _holds_images(folder) else ("root",)
+    config = DataConfig(**dict.fromkeys(keys, folder), classes=classes)
+    found, _ = find(config, "evaluation")
+    facts, faults = _looked(found.annotated, (), progress)
+    refuse_broken(faults)
+    listing = settle(found.annotated, found.classes, found.category_ids, facts)
+    batches = _batches(listing, facts, batch_size, "evaluation")
+    data = DetectionData(batches, batches, found.classes, found.category_ids, notes=batches.notes)
+    return _listed(data, config), format_of(config) == "voc"
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in a folder itself, and not in folders below it."""
+    return folder.is_dir() and any(path.parent == folder for path in image_files(folder))
+
+
+_SCENE_IDS = {label: label - 1 for label in range(1, len(CLASSES) + 1)}  # the digit itself
+
+
 def _open_scenes(config: DataConfig, seed: int, batch_size: int) -> DetectionData:
-    indices: dict[Split, list[int]] = {
-        "train": calibration_indices(COUNTS["train"], config, seed),
-        "evaluation": evaluation_indices(COUNTS["evaluation"], config, seed),
-    }
-    calibration, evaluation = (
-        DetectionBatches(scenes(split, chosen), batch_size) for split, chosen in indices.items()
-    )
-    ids = {label: label - 1 for label in range(1, len(CLASSES) + 1)}  # the digit itself
-    return DetectionData(calibration, evaluation, CLASSES, ids)
+    calibration = _scenes("train", config, seed, batch_size)
+    evaluation = _scenes("evaluation", config, seed, batch_size)
+    return DetectionData(calibration, evaluation, CLASSES, _SCENE_IDS)
+
+
+def _scenes(split: Split, config: DataConfig, seed: int, batch_size: int) -> DetectionBatches:
+    choose = calibration_indices if split == "train" else evaluation_indices
+    return DetectionBatches(scenes(split, choose(COUNTS[split], config, seed)), batch_size)
 
 
 def _looked(
@@ -185,3 +253,9 @@ def _relabelled(batches: DetectionBatches, found: LabelMap) -> DetectionBatches:
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f", … {len(names)} in all" if len(names) > 4 else "")
+
+
+def _whole(config: DataConfig, available: int, whole: bool) -> DataConfig:
+    if not whole:
+        return config
+    return config.model_copy(update={"calibration_images": available})

@@ -8,19 +8,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from subbyte.categories import VOC
 from subbyte.data.detection.coco import Found
 from subbyte.data.detection.listing import Annotated, Listing, read_lines, settle
 from subbyte.data.images import EXTENSIONS
 from subbyte.errors import SubbyteError, unknown
 
-# Pascal VOC 2005 to 2012: its 20 classes in the order that every published model has them in.
-# fmt: off
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)
-# fmt: on
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -119,8 +112,8 @@ def _classes(root: Path) -> tuple[str, ...]:
         except ElementTree.ParseError:  # told where the file belongs to a split that is read
             continue
         names.update((name.text or "").strip() for name in tree.iterfind("object/name"))
-    if names <= set(CLASSES):
-        return CLASSES
+    if names <= set(VOC):
+        return VOC
     return tuple(sorted(names))
 
 

@@ -95,7 +95,7 @@ def small() -> Backbone:
     """Residual blocks (He et al. 2016) for images of 128 pixels; maps of 16 × 16 and 8 × 8."""
     layers: list[nn.Module] = [nn.Sequential(*conv_bn(3, 16, 3, 2))]
     inputs = 16
-    for outputs, stride in [(32, 2), (64, 2), (64, 1), (80, 2), (80, 1)]:
+    for outputs, stride in [(40, 2), (80, 2), (80, 1), (96, 2), (96, 1)]:
         shortcut = nn.Sequential(*conv_bn(inputs, outputs, 1, stride)[:2]) if stride > 1 else None
         layers.append(BasicBlock(inputs, outputs, stride, shortcut))
         inputs = outputs

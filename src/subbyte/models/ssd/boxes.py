@@ -23,25 +23,28 @@ class Level:
     """The default boxes of one feature map.
 
     `cells`: height and width of the map; `step`: pixels of the image from one cell to the next;
-    `smallest`, `largest`: sides in pixels, of which the second square has the geometric mean;
-    `ratios`: w / h of the other boxes, each of which comes lying and standing.
+    `shapes`: width and height in pixels of the boxes at each place of the map, in their order.
     """
 
     cells: int
     step: float
-    smallest: float
-    largest: float
-    ratios: tuple[float, ...]
+    shapes: tuple[tuple[float, float], ...]
 
-    @property
-    def shapes(self) -> list[tuple[float, float]]:
-        """Width and height in pixels of the boxes at each place of the map, in their order."""
-        mean = sqrt(self.smallest * self.largest)
-        shapes = [(self.smallest, self.smallest), (mean, mean)]
-        for ratio in self.ratios:
-            long, short = self.smallest * sqrt(ratio), self.smallest / sqrt(ratio)
-            shapes += [(long, short), (short, long)]
-        return shapes
+
+def shapes(
+    smallest: float, largest: float, ratios: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Width and height in pixels of an SSD's usual boxes: two squares, and two for each ratio.
+
+    The first square has the side `smallest`, the second the geometric mean with `largest`;
+    `ratios`: w / h of the other boxes, of the first one's area, which come lying and standing.
+    """
+    mean = sqrt(smallest * largest)
+    found = [(smallest, smallest), (mean, mean)]
+    for ratio in ratios:
+        long, short = smallest * sqrt(ratio), smallest / sqrt(ratio)
+        found += [(long, short), (short, long)]
+    return tuple(found)
 
 
 def default_boxes(levels: Sequence[Level], size: int, order: Order) -> Tensor:
@@ -55,11 +58,11 @@ def default_boxes(levels: Sequence[Level], size: int, order: Order) -> Tensor:
         # In this order of operations as the projects have it, so that not even rounding differs.
         centres = [(index + 0.5) / (size / level.step) for index in range(level.cells)]
         places = [(x, y) for y in centres for x in centres]
-        shapes = [(w / size, h / size) for w, h in level.shapes]
+        sides = [(w / size, h / size) for w, h in level.shapes]
         if order == "place":
-            boxes += [(x, y, w, h) for x, y in places for w, h in shapes]
+            boxes += [(x, y, w, h) for x, y in places for w, h in sides]
         else:
-            boxes += [(x, y, w, h) for w, h in shapes for x, y in places]
+            boxes += [(x, y, w, h) for w, h in sides for x, y in places]
     return torch.tensor(boxes, dtype=torch.float32).clamp(0, 1)
 
 

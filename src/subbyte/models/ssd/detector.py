@@ -23,6 +23,7 @@ class SSD(nn.Module):
     """A single-shot detector (Liu et al. 2016).
 
     `network` is what learns, tensors in and tensors out; `settings` say what happens around it.
+    `beta`: of the loss of boxes, see `multibox`.
     """
 
     subbyte_regions = ("network",)
@@ -32,6 +33,7 @@ class SSD(nn.Module):
         self.network = network
         self.settings = settings
         self.num_classes = network.num_classes
+        self.beta = 1.0
         self.register_buffer("_defaults", defaults, persistent=False)
 
     def forward(
@@ -138,6 +140,7 @@ class SSD(nn.Module):
             targets,
             (defaults, to_corners(defaults)),
             self.settings.variances,
+            self.beta,
         )
 
     def _relative(

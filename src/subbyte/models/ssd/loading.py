@@ -11,18 +11,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from subbyte import categories
 from subbyte.errors import SubbyteError
 from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
-from subbyte.models.ssd import classes
 from subbyte.models.ssd.members import COCO, MEMBERS, VOC, Member, make
 
 # Of a folder that training has written: the file of the weights, and the key of what it says.
 FILE = "model.safetensors"
 METADATA = "subbyte"
 # The classes that the published checkpoints have, by their number with the background.
-PUBLISHED = {VOC: classes.VOC, COCO: classes.COCO}
+PUBLISHED = {VOC: categories.VOC, COCO: categories.COCO}
 
 
 def names() -> list[str]:

@@ -43,10 +43,12 @@ def multibox(
     targets: Sequence[tuple[Tensor, Tensor]],
     defaults: tuple[Tensor, Tensor],
     variances: tuple[float, float],
+    beta: float = 1.0,
 ) -> dict[str, Tensor]:
     """The two losses of a batch, each a sum over boxes divided by the number of matched ones.
 
-    `bbox_regression`: smooth L1 of the regressions [N, A, 4] of matched default boxes;
+    `bbox_regression`: smooth L1, linear from `beta` on, of the regressions [N, A, 4] of matched
+    default boxes;
     `classification`: cross entropy of the logits [N, A, C] of these and, in each image, of thrice
     as many others, those with the highest. `targets`: objects [G, 4] in the corner form, relative,
     and labels [G] of each image; `defaults`: the default boxes in the centre and corner form.
@@ -63,7 +65,7 @@ def multibox(
     positive = label > 0
     count = positive.sum().clamp(min=1)
     target = encode(torch.stack(wanted), centred, variances)
-    box_loss = F.smooth_l1_loss(regression[positive], target[positive], reduction="sum")
+    box_loss = F.smooth_l1_loss(regression[positive], target[positive], reduction="sum", beta=beta)
     entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
     entropy = entropy.view_as(label)
     chosen = positive | _hardest(entropy.detach(), positive)

@@ -13,7 +13,7 @@ from functools import partial
 from torch import nn
 
 from subbyte.models.ssd import backbones
-from subbyte.models.ssd.boxes import Level, Order, default_boxes
+from subbyte.models.ssd.boxes import Level, Order, default_boxes, shapes
 from subbyte.models.ssd.detector import SSD
 from subbyte.models.ssd.layers import ConvReLU, InvertedResidual, ScaledNorm, conv_bn, separable
 from subbyte.models.ssd.network import Backbone, Names, Network
@@ -86,7 +86,9 @@ def _levels(
     ratios: tuple[tuple[float, ...], ...],
 ) -> tuple[Level, ...]:
     rows = zip(cells, steps, sides[:-1], sides[1:], ratios, strict=True)
-    return tuple(Level(*row) for row in rows)
+    return tuple(
+        Level(cell, step, shapes(low, high, lying)) for cell, step, low, high, lying in rows
+    )
 
 
 _SSD300 = partial(
@@ -215,19 +217,19 @@ _MB1_SSD = Member(
 )
 
 
-def _small_extras() -> list[nn.Module]:
-    return [nn.Sequential(*conv_bn(80, 80, 3, 2))]
-
-
-# For scenes of digits, 16 to 48 pixels high on 128 × 128.
+# For scenes of digits, 16 to 48 pixels high on 128 × 128: boxes of a digit's shapes.
+_SMALL_LEVELS = (
+    Level(16, 8, ((12, 17), (12, 23), (17, 22), (16, 30), (23, 29), (26, 38))),
+    Level(8, 16, ((22, 36), (30, 36), (24, 46), (35, 46))),
+)
 _SMALL = Member(
     names=Names("backbone", "extras", "boxes", "classes"),
     settings=Settings((0.5,) * 3, (0.25,) * 3, 0.05, 0.45, size=128, candidates=100, detections=50),
-    levels=_levels_of(_levels((16, 8, 4), (8, 16, 32), (16, 24, 36, 54), ((2,),) * 3)),
+    levels=_levels_of(_SMALL_LEVELS),
     backbone=backbones.small,
-    extras=_small_extras,
-    channels=(64, 80, 80),
-    heads=(_conv,) * 3,
+    extras=list,
+    channels=(80, 96),
+    heads=(_conv,) * 2,
     classes=11,
 )
 

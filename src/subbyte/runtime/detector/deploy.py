@@ -23,19 +23,23 @@ from subbyte.runtime.detector.suppression import OUTPUTS
 
 OF_DETECTORS = suppression.TRANSLATIONS | two_stage.TRANSLATIONS  # operator → ONNX
 
+RAW = ("bbox_regression", "cls_logits")  # as torchvision's heads call what they give
+
 
 @dataclass(frozen=True)
 class Deployment:
     """A module to write, its arguments for one batch, and what its outputs are called.
 
     shapes: which dimensions are dynamic; `None`: the first of all that has as many entries as the
-    first argument.
+    first argument. raw: names of the last outputs, which are what the network gives and no part of
+    the file, but of one without post-processing.
     """
 
     module: nn.Module
     args: tuple[Any, ...]
     outputs: tuple[str, ...] | None = None
     shapes: Any = None
+    raw: tuple[str, ...] = ()
 
 
 class Whole(nn.Module):
@@ -46,13 +50,11 @@ class Whole(nn.Module):
         self.frame, self.network, self.boxes = frame, network, boxes
 
     def forward(self, images: Tensor) -> Any:
-        """Detections, or what the network gives."""
+        """Detections and, behind these, what the network gives; or that alone."""
         outputs = self.network(self.frame(images))
         if self.boxes is None:
             return outputs
-        if isinstance(self.boxes, levels.Boxes):
-            return self.boxes(outputs)
-        return self.boxes(*_pair(outputs))
+        return *detections(self.boxes, outputs), *pytree.tree_leaves(outputs)
 
 
 class OneStage(nn.Module):
@@ -118,13 +120,14 @@ def deployment(
     if isinstance(model, FasterRCNN) and postprocess:
         return _of_stages(model, captured, _images(args))
     if not postprocess:
-        inputs = _read(captured, args)
+        inputs = _read(captured, _as_called(captured, args))
         shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
         return Deployment(Chain(model, captured), inputs, shapes=(shapes,))
-    if any(are_images(arg) for arg in args):
+    if any(are_images(arg) for arg in (*args, *captured.facts.example)):
         raise SubbyteError(
             f"how {type(model).__name__} makes boxes of its outputs cannot be written as ONNX: "
-            "export with postprocess=False, which gives the raw outputs of its regions"
+            "export with postprocess=False (in an experiment export.postprocess: false), which "
+            "gives the raw outputs of its regions"
         )
     return Deployment(model, args)
 
@@ -133,8 +136,7 @@ def _anchored(network: nn.Module, facts: Anchored, images: Tensor, post: bool) -
     given = _size(images)
     frame = Frame(facts.mean, facts.std, given, facts.size, antialias=facts.antialias)
     boxes = anchored.Boxes(facts, given) if post else None
-    module = Whole(frame, network, boxes).to(images.device).eval()
-    return Deployment(module, (images,), OUTPUTS if post else _names(module, images))
+    return _whole(Whole(frame, network, boxes), images)
 
 
 def _facts_of(model: SSD, images: Tensor) -> Anchored:
@@ -164,8 +166,7 @@ def _facts_of(model: SSD, images: Tensor) -> Anchored:
 def _of_levels(model: RetinaNet | FCOS, images: Tensor, post: bool) -> Deployment:
     frame = frame_of(model.transform, _size(images)).to(images.device)
     boxes = levels.Boxes(model, frame, *_anchors(model, frame, images.device)) if post else None
-    module = Whole(frame, OneStage(model), boxes).to(images.device).eval()
-    return Deployment(module, (images,), OUTPUTS if post else _names(module, images))
+    return _whole(Whole(frame, OneStage(model), boxes), images)
 
 
 @torch.no_grad()
@@ -178,7 +179,7 @@ def _of_stages(model: FasterRCNN, captured: Captured, images: Tensor) -> Deploym
     pool.scales, pool.map_levels = (
         getattr(inner.roi_heads.box_roi_pool, name) for name in ("scales", "map_levels")
     )
-    module = two_stage.TwoStages(model, frame, *anchors).to(images.device).eval()
+    module = _still(two_stage.TwoStages(model, frame, *anchors), images.device)
     return Deployment(module, (images,), OUTPUTS)
 
 
@@ -192,6 +193,14 @@ def _anchors(model: Any, frame: Frame, device: torch.device) -> tuple[Tensor, li
     anchors: Tensor = generator(ImageList(batch, [frame.resized]), maps)[0]
     places = [x.shape[-2] * x.shape[-1] for x in maps]
     return anchors, [n * len(anchors) // sum(places) for n in places]
+
+
+def _as_called(captured: Captured, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Images as one tensor become a list, if that is how the model is called."""
+    listed = any(are_images(arg) for arg in captured.facts.example)
+    if listed and isinstance(args[0], Tensor) and args[0].dim() == 4:
+        return (list(args[0]), *args[1:])
+    return args
 
 
 @torch.no_grad()
@@ -218,17 +227,36 @@ def _read(captured: Captured, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     )
 
 
+def _still(module: nn.Module, device: torch.device) -> nn.Module:
+    """A module on a device and in evaluation mode, its regions too, which refuse `eval`."""
+    module.to(device)
+    for part in module.modules():
+        part.training = False
+    return module
+
+
 @torch.no_grad()
-def _names(module: nn.Module, images: Tensor) -> tuple[str, ...] | None:
-    """The names of a network's outputs, where it has some."""
-    outputs = module(images[:1])
-    return tuple(outputs) if isinstance(outputs, Mapping) else None
+def _whole(module: Whole, images: Tensor) -> Deployment:
+    """What to write of a one-stage detector; a network that names its outputs names the file's."""
+    _still(module, images.device)
+    raw = module.network(module.frame(images[:1]))
+    names = tuple(raw) if isinstance(raw, Mapping) else RAW
+    if module.boxes is None:
+        return Deployment(module, (images,), names)
+    return Deployment(module, (images,), (*OUTPUTS, *names), raw=names)
+
+
+def detections(boxes: nn.Module, outputs: Any) -> suppression.Detections:
+    """Boxes, scores, labels and count of what a network gives, by the part that makes them."""
+    made = boxes(outputs) if isinstance(boxes, levels.Boxes) else boxes(*_pair(outputs))
+    found: suppression.Detections = made
+    return found
 
 
 def _pair(outputs: Any) -> tuple[Tensor, Tensor]:
     """Regressions and logits of what a network gives."""
     if isinstance(outputs, Mapping):
-        return outputs["bbox_regression"], outputs["cls_logits"]
+        return outputs[RAW[0]], outputs[RAW[1]]
     regression, logits = outputs
     return regression, logits
 

@@ -1,8 +1,8 @@
-"""The classes of the data sets that the published SSDs were trained on, without the background."""
+"""The classes of Pascal VOC and COCO in the order that published models have them in."""
 
 from __future__ import annotations
 
-# Everingham et al. 2010, in alphabetic order, as all the projects have them.
+# Everingham et al. 2010: the 20 classes of 2007 to 2012, in alphabetic order.
 _VOC = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor"

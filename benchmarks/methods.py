@@ -1,0 +1,182 @@
+"""Accuracy and processor seconds of `subbyte` and others on ResNet-20, against a plain QDrop.
+
+    uv run python benchmarks/methods.py [--bits w2a2 …] [--seeds 2 3 4] [--json FILE]
+
+ResNet-20 for CIFAR-10 with its published weights and all test images, from $SUBBYTE_DATA; one
+thread. A seed draws the 1,024 calibration images and is the recipe's. The yardstick is the plain
+loop of QDrop's arithmetic (`learning.plain`) over all blocks, 2,000 steps each, run once at the
+first bits; with fewer `--steps` its learning is scaled up in proportion. Accuracy is that of the
+simulation; `seconds` is a method's whole call. Results are added to the JSON file as they come, and
+what is in it is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from learning import CPU, PLANS, plain
+
+import subbyte
+from subbyte import api, experiment
+from subbyte.commands import recipe_of
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.blocks import find_blocks
+from subbyte.graph.calibrate import choose_activations, choose_weights
+from subbyte.grid.fake_quantize import State
+from subbyte.progress import Silent
+from subbyte.reconstruction.learn import Lesson
+from subbyte.reconstruction.store import Store
+from subbyte.reconstruction.values import recorded, states
+from subbyte.reconstruction.walk import Walk, _exact, _results
+from subbyte.setup import Setup, set_up
+
+EXPERIMENT = Path(__file__).parent / "cifar10_resnet20.yaml"
+IMAGES = 1024
+METHODS = ["bias_correction", "{name: subbyte, steps: 0}", "subbyte"]
+BITS = ["w4a4", "w3a3", "w2a4", "w2a2"]
+STEPS = 2000  # of the yardstick, a block
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bits", nargs="+", default=BITS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="a recipe's method, in YAML")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the yardstick; 0: none")
+    parser.add_argument("--json", type=Path, default=Path("methods.json"))
+    options = parser.parse_args()
+    found: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    if "SUBBYTE_DATA" not in os.environ:
+        sys.exit("SUBBYTE_DATA is not set: it names the folder of real data")
+    torch.set_num_threads(1)
+    setup = opened(options.seeds[0])
+    module, accuracy = setup.module, judge(setup)
+
+    def known(key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        if key not in found:
+            found[key] = make()
+            options.json.write_text(json.dumps(found, indent=2))
+            print(key, found[key], flush=True)
+        row: dict[str, float] = found[key]
+        return row
+
+    known("float", lambda: {"top1": accuracy(module)})
+    if options.steps:
+        known("yardstick", partial(yardstick, setup, options.bits[0], options.steps, accuracy))
+    for seed in options.seeds:
+        images: list[torch.Tensor] = []
+        for bits in options.bits:
+            for method in options.methods:
+                key = f"{bits} | {method} | {seed}"
+                if key not in found and not images:
+                    images = [batch["inputs"] for batch in opened(seed).task.data.calibration]
+                known(key, partial(quantized, module, bits, method, seed, images, accuracy))
+    report(found, options)
+
+
+def opened(seed: int) -> Setup:
+    """The model and the images, of which a seed draws those that calibrate."""
+    root = Path(os.environ["SUBBYTE_DATA"]) / "cifar10"
+    settings = [
+        "runtimes=[]",
+        f"seed={seed}",
+        f"data.calibration={root / 'train'}",
+        f"data.evaluation={root / 'test'}",
+        f"data.calibration_images={IMAGES}",
+        f"model.checkpoint={root / 'resnet20-12fca82f.th'}",
+    ]
+    return set_up(experiment.load(str(EXPERIMENT), settings), (), Silent())
+
+
+def judge(setup: Setup) -> Callable[[torch.nn.Module], float]:
+    """A function that gives a model's top-1 accuracy on all test images, decoded once."""
+    batches = list(setup.task.data.evaluation)
+
+    @torch.no_grad()
+    def accuracy(model: torch.nn.Module) -> float:
+        hits = [model(b["inputs"]).argmax(1) == b["targets"] for b in batches]
+        return round(float(torch.cat(hits).double().mean()), 4)
+
+    return accuracy
+
+
+def quantized(
+    module: torch.nn.Module,
+    bits: str,
+    method: str,
+    seed: int,
+    images: list[torch.Tensor],
+    accuracy: Callable[[torch.nn.Module], float],
+) -> dict[str, float]:
+    """A method's accuracy and its processor seconds."""
+    base = recipe_of(bits, [], seed=seed)
+    recipe = subbyte.Recipe(**base.model_dump() | {"method": yaml.safe_load(method)})
+    started = time.process_time()
+    model = subbyte.quantize(module, images, recipe)
+    seconds = time.process_time() - started
+    return {"top1": accuracy(model), "seconds": round(seconds, 1)}
+
+
+def yardstick(
+    setup: Setup, bits: str, steps: int, accuracy: Callable[[torch.nn.Module], float]
+) -> dict[str, float]:
+    """The plain loop over all blocks in turn: accuracy, and processor seconds of 2,000 steps."""
+    seed = setup.experiment.seed
+    batches = ArgumentsOf([batch["inputs"] for batch in setup.task.data.calibration], CPU)
+    began = time.process_time()
+    captured = api.prepare(setup.module, next(iter(batches)), recipe_of(bits, [], seed=seed))
+    choose_weights(captured, Silent())
+    choose_activations(captured, batches, Silent(), State.OFF)
+    plan = replace(PLANS["qdrop"], steps=steps)
+    walk = Walk(captured, batches, plan, Store(2**33, CPU))
+    values = recorded(captured, "", batches, walk.store)
+    learning = 0.0
+    for i, block in enumerate(find_blocks(captured, "")):
+        inputs = [values[node] for node in block.inputs]
+        exact = _exact(walk, block, inputs)
+        grids = [quantizer for _, quantizer in block.tensors(captured, "activation")]
+        generator = torch.Generator().manual_seed(i)
+        started = time.process_time()
+        with states(captured, block, State.QUANTIZE, plan.activation_state), torch.enable_grad():
+            plain(captured, block, Lesson(inputs, exact), grids, plan, generator)
+        learning += time.process_time() - started
+        values |= _results(walk, block, values, exact)
+    seconds = time.process_time() - began + learning * (STEPS / steps - 1)
+    for _, quantizer in captured.quantizers():
+        quantizer.state = State.QUANTIZE
+    return {"top1": accuracy(captured), "seconds": round(seconds, 1), "steps": steps}
+
+
+def report(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """A table: mean and extremes over the seeds, and the share of the yardstick's time."""
+    base = found.get("yardstick", {}).get("seconds")
+    print(f"\nfloat {100 * found['float']['top1']:.2f} %; ", end="")
+    print(f"yardstick {found['yardstick']}" if base else "no yardstick")
+    print("\n| bits | method | top-1 %, mean (least to most) | s | of the yardstick |")
+    print("|---|---|---:|---:|---:|")
+    for bits in options.bits:
+        for method in options.methods:
+            rows = [found[f"{bits} | {method} | {seed}"] for seed in options.seeds]
+            tops = [100 * row["top1"] for row in rows]
+            seconds = statistics.mean(row["seconds"] for row in rows)
+            share = f"1/{base / seconds:.1f}" if base else "–"
+            print(
+                f"| {bits} | `{method}` | {statistics.mean(tops):.2f} ({min(tops):.2f} to "
+                f"{max(tops):.2f}) | {seconds:.0f} | {share} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

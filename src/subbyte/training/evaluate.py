@@ -1,0 +1,33 @@
+"""What a trained SSD is worth: COCO's and Pascal VOC's metrics on images with objects."""
+
+from __future__ import annotations
+
+import torch
+
+from subbyte.data.detection.dataset import DetectionBatches, DetectionDataset
+from subbyte.models.ssd import SSD
+from subbyte.progress import Progress, Silent
+from subbyte.tasks import coco, voc
+from subbyte.tasks.detection import outputs_of
+
+BATCH_SIZE = 16
+
+
+def figures(
+    model: SSD, dataset: DetectionDataset, progress: Progress | None = None
+) -> dict[str, float | None]:
+    """COCO's metrics and VOC's, as `subbyte.tasks` has them, of a model in eval mode.
+
+    Labels 1, 2, … of the model are those of the data set.
+    """
+    device = model.default_boxes().device
+    batches = DetectionBatches(dataset, BATCH_SIZE, labelled=False)
+    found = []
+    with torch.no_grad():
+        for batch in (progress or Silent()).track(batches, "evaluating", len(batches)):
+            found += model([image.to(device) for image in batch["inputs"]])
+    outputs = outputs_of(found, [objects.image_id for objects in dataset.objects])
+    return {
+        **coco.metrics(outputs, dataset.objects, dataset.classes).metrics,
+        **voc.metrics(outputs, dataset.objects),
+    }

@@ -1,0 +1,141 @@
+"""A training, from an experiment's file to a folder that is a model's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict
+
+from subbyte import experiment
+from subbyte.data import DataConfig, open_detection
+from subbyte.errors import SubbyteError, unknown
+from subbyte.experiment import Experiment
+from subbyte.files import write_text
+from subbyte.models.ssd import SSD
+from subbyte.progress import Progress, Silent
+from subbyte.training.config import Training
+from subbyte.training.evaluate import figures
+from subbyte.training.parallel import is_first
+from subbyte.training.ssd import train
+from subbyte.validation import Checked
+
+FILE = "training.yaml"
+
+
+class TrainingExperiment(Checked):
+    """What is trained, and on which images: those of `data`'s calibration side, all of them.
+
+    Raises:
+        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    data: DataConfig
+    training: Training
+
+
+@dataclass(frozen=True)
+class Result:
+    """`folder`: a checkpoint; `metrics`: after the last epoch; `rows`: one an epoch, as logged."""
+
+    folder: Path
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
+def load(name: str, settings: Iterable[str] = ()) -> TrainingExperiment:
+    """The training that a built-in experiment or a YAML file describes, with settings on top.
+
+    Its section `training` has the fields of `Training`; `model`, `device` and `seed` are those of
+    the experiment where it has none of its own. What else an experiment has is not for training.
+
+    Raises:
+        SubbyteError: As `subbyte.experiment.read`, and where a key or value is wrong.
+    """
+    raw = experiment.read(name, settings)
+    known = {*Experiment.model_fields, "training"}
+    for key in raw:
+        if key not in known:
+            raise unknown("key", str(key), known)
+    section = raw.get("training")
+    if not isinstance(section, dict):
+        raise SubbyteError(
+            f"{name} has no section training: give one, as training: {{model: mb2_ssd_lite}}"
+        )
+    model = raw.get("model")
+    outer: dict[str, Any] = {key: raw[key] for key in ("device", "seed") if key in raw}
+    if isinstance(model, dict) and model.get("name") is not None:
+        outer["model"] = model["name"]
+    try:
+        training = Training(**{**outer, **{str(key): value for key, value in section.items()}})
+    except SubbyteError as error:
+        raise SubbyteError(f"training: {error}") from None
+    fields = {key: raw[key] for key in ("name", "data") if key in raw}
+    return TrainingExperiment(**fields, training=training)
+
+
+def run(
+    asked: TrainingExperiment,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Train as `asked`, evaluate on the evaluation side, and write the folder `out`.
+
+    `out` is `trained/NAME` by default; beside what `subbyte.training.ssd.train` writes, it holds
+    the resolved experiment, training.yaml. Of several processes only the first shows progress.
+
+    Raises:
+        SubbyteError: As `train`, and where the images cannot be opened or have no annotations.
+    """
+    progress = (progress if is_first() else None) or Silent()
+    folder = out if out is not None else Path("trained") / asked.name
+    data = open_detection(
+        asked.data, seed=asked.training.seed, batch_size=1, progress=progress, whole=True
+    )
+    if not data.calibration.labelled:
+        raise SubbyteError(
+            "nothing says what is on the images to train on: give data.annotations.calibration, a "
+            "JSON file in COCO's form"
+        )
+    notes = list(data.notes)
+    if data.overlap:
+        notes.append(f"{data.overlap} of the images trained on are evaluated too")
+    if data.skipped:
+        notes.append(f"{len(data.skipped)} broken images were skipped")
+
+    def evaluation(model: SSD) -> Mapping[str, float | None]:
+        return figures(model, data.evaluation.dataset)
+
+    trained = train(
+        asked.training,
+        data.calibration.dataset.to_learn_from(),
+        evaluation,
+        folder,
+        resume=resume,
+        progress=progress,
+    )
+    if is_first():
+        write_text(folder / FILE, dump(asked))
+    return Result(folder, _metrics(trained.rows), trained.rows, notes)
+
+
+def dump(asked: TrainingExperiment) -> str:
+    """The experiment as YAML that `load` reads back to the same."""
+    fields = asked.model_dump(mode="json")
+    fields["data"] = asked.data.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Those of the last row, all of which are capitals; none where there are none."""
+    last = rows[-1] if rows else {}
+    return {k: v for k, v in last.items() if k[:1].isupper() and v is not None}
