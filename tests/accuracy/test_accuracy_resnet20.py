@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from processor import exact_sums
 from subbyte import experiment, pipeline
 
 DATA = Path(os.environ.get("SUBBYTE_DATA", "")) / "cifar10"
@@ -20,6 +21,7 @@ pytestmark = [
 ]
 
 
+@exact_sums
 def test_deployed_accuracy_is_what_the_documentation_says(tmp_path: Path) -> None:
     loaded = experiment.load(
         str(YAML),

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from processor import exact_sums
 from subbyte.data.digits import digits_split
 from subbyte.runtime.onnx import read_metadata
 
@@ -54,6 +55,7 @@ def test_export_for_one_runtime(exported: Path, cli: Cli) -> None:
     assert "unknown target 'onnxruntme': did you mean 'onnxruntime'?" in refused.stderr
 
 
+@exact_sums
 def test_evaluate_counts_what_the_file_gets_right(exported: Path, cli: Cli) -> None:
     images, labels = digits_split()[2:]
     expected = float((logits_of(exported, images).argmax(1) == labels).mean())

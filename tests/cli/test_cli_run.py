@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from processor import exact_sums
 from subbyte import pipeline
 from subbyte.data.digits import digits_split
 from subbyte.models import build
@@ -115,6 +116,7 @@ def test_metrics_are_those_of_the_file(digits: Run, name: str) -> None:
         assert abs(other["simulated"]["top1"] - other["metrics"]["top1"]) <= 1 - other["agreement"]
 
 
+@exact_sums
 def test_float_and_its_agreement_are_the_models_own(digits: Run) -> None:
     inputs = evaluation_inputs()
     logits = build("digits")(torch.from_numpy(inputs)).detach().numpy()

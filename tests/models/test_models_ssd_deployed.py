@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import subbyte
+from processor import FITTING
 from subbyte import models
 
 
@@ -16,7 +17,9 @@ def test_its_network_is_the_region_and_its_file_gives_boxes(tmp_path: Path) -> N
     torch.manual_seed(0)
     model = models.build("mb2_ssd_lite", num_classes=5).eval()
     images = torch.rand(4, 3, 300, 300)
-    quantized = subbyte.quantize(model, [list(images[:2]), list(images[2:])])
+    quantized = subbyte.quantize(
+        model, [list(images[:2]), list(images[2:])], subbyte.Recipe(**FITTING)
+    )
     assert quantized.region_names == ("network",)
     subbyte.export(quantized, tmp_path / "model.onnx", images[:2])
     import onnxruntime

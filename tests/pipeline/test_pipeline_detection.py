@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from annotated import FACTORY, NAMES, coco_set, seen_by, write_coco, write_images
 from detectors import detector, pictures
+from processor import FITTING
 from subbyte import pipeline
 from subbyte.errors import SubbyteError
 from subbyte.experiment import Experiment
@@ -45,7 +46,7 @@ def experiment(folder: Path, data: Any = None, **changes: Any) -> Experiment:
     fields: dict[str, Any] = {
         "model": {"factory": f"{folder / 'net.py'}:build"},
         "data": data or {"root": folder / "coco"},
-        "variants": {"w8a8": {"method": "range"}},
+        "variants": {"w8a8": {"method": "range", **FITTING}},
         "runtimes": [],
         "batch_size": 3,
     }

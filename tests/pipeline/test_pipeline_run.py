@@ -7,6 +7,7 @@ import onnxruntime
 import openvino
 import pytest
 
+from processor import FITTING
 from subbyte import pipeline
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
@@ -90,7 +91,10 @@ def test_a_processor_that_saturates_is_told(
 def run_gated(experiment: Experiment, out: Path, **changes: object) -> tuple[Path, dict]:
     """A network with functions that OpenVINO computes within convolutions, run with changes."""
     (file := out.with_suffix(".py")).write_text(GATED)
-    changes |= {"model": {"factory": f"{file}:build"}, "variants": {"w8a8": {"method": "range"}}}
+    changes |= {
+        "model": {"factory": f"{file}:build"},
+        "variants": {"w8a8": {"method": "range", **FITTING}},
+    }
     folder, results = pipeline.run(
         Experiment(**{**experiment.model_dump(exclude_unset=True), **changes}), out
     )

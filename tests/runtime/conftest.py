@@ -10,6 +10,7 @@ import runtime_helpers as helpers
 import torch
 
 import subbyte
+from processor import FITTING
 from subbyte.graph.captured import Captured
 from subbyte.models import build
 
@@ -27,7 +28,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     def make(**fields: object) -> tuple[Captured, Path]:
         key = repr(sorted(fields.items()))
         if key not in made:
-            recipe = subbyte.Recipe(**fields)
+            recipe = subbyte.Recipe(**{"method": "bias_correction", **FITTING, **fields})
             quantized = subbyte.quantize(build("digits"), [calibration], recipe)
             path = tmp_path_factory.mktemp("digits") / "model.onnx"
             subbyte.export(quantized, path, calibration[:2])

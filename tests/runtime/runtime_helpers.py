@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import subbyte
+from processor import FITTING
 from subbyte.data.digits import digits_split
 from subbyte.graph.captured import Captured
 from subbyte.models.digits import PREPROCESSING
@@ -125,8 +126,8 @@ def digit_images(count: int, *, evaluation: bool = False) -> tuple[Tensor, Tenso
 
 
 def deploy(model: nn.Module, batch: Tensor, path: Path, **recipe: object) -> Captured:
-    """Quantize `model` on `batch` and write it to `path`."""
-    quantized = subbyte.quantize(model, [batch], subbyte.Recipe(**recipe))
+    """Quantize `model` on `batch`, so that sums fit, and write it to `path`."""
+    quantized = subbyte.quantize(model, [batch], subbyte.Recipe(**FITTING | recipe))
     subbyte.export(quantized, path, batch[:2])
     return quantized
 

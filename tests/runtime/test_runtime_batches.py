@@ -9,6 +9,7 @@ from runtime_helpers import RUNTIMES, Pooled, differences, images, seeded
 from torch import Tensor, nn
 
 import subbyte
+from processor import FITTING
 
 
 class TwoInputs(nn.Module):
@@ -25,7 +26,7 @@ class TwoInputs(nn.Module):
 @pytest.mark.parametrize("example", [1, 2])
 def test_any_batch_size_runs_whatever_the_examples(example: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    quantized = subbyte.quantize(seeded(Pooled), [images(5)])
+    quantized = subbyte.quantize(seeded(Pooled), [images(5)], subbyte.Recipe(**FITTING))
     subbyte.export(quantized, path, images(example))
     for runtime in RUNTIMES.values():
         session = runtime.load(path, 1)
@@ -37,7 +38,7 @@ def test_any_batch_size_runs_whatever_the_examples(example: int, tmp_path: Path)
 
 def test_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
     path, one, other = tmp_path / "model.onnx", images(3, seed=2), 2 * images(3, seed=3)
-    quantized = subbyte.quantize(seeded(TwoInputs), [(one, other)])
+    quantized = subbyte.quantize(seeded(TwoInputs), [(one, other)], subbyte.Recipe(**FITTING))
     subbyte.export(quantized, path, (one[:1], other[:1]))
     assert [value.name for value in onnx.load(str(path)).graph.input] == ["input_0", "input_1"]
     for runtime in RUNTIMES:

@@ -12,6 +12,7 @@ from runtime_helpers import RUNTIMES, differences, images, operators, seeded
 from torch import Tensor, nn
 
 import subbyte
+from processor import FITTING
 from subbyte.runtime.operators import OPS
 
 TINY = 0.05  # of one step of the integer sums
@@ -51,7 +52,7 @@ def test_last_convolutions_are_products_of_integers(
     recipe: dict[str, object], tmp_path: Path
 ) -> None:
     batch, path = images(), tmp_path / "model.onnx"
-    quantized = subbyte.quantize(seeded(Heads), [batch], subbyte.Recipe(**recipe))
+    quantized = subbyte.quantize(seeded(Heads), [batch], subbyte.Recipe(**FITTING | recipe))
     subbyte.export(quantized, path, batch[:2], target="onnxruntime")
     found = operators(path)
     assert (found["MatMul"], found["Conv"]) == (4, 3)  # what has groups is a convolution

@@ -26,6 +26,7 @@ from runtime_helpers import (
 from torch import Tensor, nn
 
 import subbyte
+from processor import FITTING
 from subbyte.runtime.onnx import own_files, read_metadata
 
 TINY = 0.05  # of one step of the last integer sums
@@ -84,7 +85,8 @@ def test_a_file_is_the_simulation_of_its_grids_to_the_last_integer(
     bits: int,
     tmp_path: Path,
 ) -> None:
-    recipe = subbyte.Recipe(weights=bits, activations=bits, ranges="minmax", method="range")
+    fields = {"ranges": "minmax", "method": "range", **FITTING}
+    recipe = subbyte.Recipe(weights=bits, activations=bits, **fields)
     quantized = subbyte.quantize(seeded(make), [inputs()], recipe)
     batch = torch.cat([inputs(3, seed=2), 3 * inputs(3, seed=3)])
     candidates = sum(layer.integer for layer in quantized.layers)
