@@ -38,7 +38,7 @@ from subbyte.preprocessing import Preprocessing
 from subbyte.runtime import verify
 from subbyte.runtime.onnx import export_float
 
-TRAINING, CALIBRATION, EVALUATION, BATCH = 2, 4, 3, 2
+TRAINING, CALIBRATION, EVALUATION, BATCH = 8, 4, 3, 2
 # The last layers of torchvision's detectors, and how far their results are to spread.
 HEADS = {
     r"bbox_(pred|reg)$|regression_head\.module_list\.\d+(\.1)?$": 0.5,

@@ -12,7 +12,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models import cifar_resnet, digit_scenes, digits, factory, ssd
+from subbyte.models import (
+    cifar_resnet,
+    digit_scenes,
+    digits,
+    factory,
+    ssd,
+    torchvision_detectors,
+)
 from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig
@@ -47,6 +54,7 @@ _FAMILIES = {
     "cifar": _Family(cifar_resnet.names, cifar_resnet.load),
     "ssd": _Family(ssd.names, ssd.load),
     "torchvision": _Family(torchvision_models.names, torchvision_models.load),
+    "torchvision detectors": _Family(torchvision_detectors.names, torchvision_detectors.load),
 }
 
 
@@ -99,7 +107,7 @@ def build(
 def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration can be told to be of a classifier before anything is loaded."""
     name = str(config.name)
-    detectors = (*ssd.names(), *digit_scenes.names())
+    detectors = (*ssd.names(), *digit_scenes.names(), *torchvision_detectors.names())
     return config.factory is None and name not in detectors
 
 

@@ -52,12 +52,12 @@ def load(config: ModelConfig) -> ModelSpec:
     published weights whose file name the checkpoint has, else of torchvision's default weights.
     """
     name = str(config.name)
-    entry = _entry(name, config)
+    entry = entry_of(name, config)
     preprocessing = None if entry is None else _preprocessing(entry)
     if config.weights is None and config.checkpoint is None:
         module = _architecture(name, config.num_classes or IMAGENET_CLASSES)
         return ModelSpec(name, module, "classification", preprocessing, classes=None)
-    state, source = _state(entry, config)
+    state, source = state_of(entry, config)
     module = _fitting(name, config.num_classes, state)
     load_state(module, state, source)
     known = () if entry is None else tuple(entry.meta.get("categories") or ())
@@ -69,7 +69,7 @@ def load(config: ModelConfig) -> ModelSpec:
     return ModelSpec(name, module, "classification", preprocessing, classes)
 
 
-def _entry(name: str, config: ModelConfig) -> Any | None:
+def entry_of(name: str, config: ModelConfig) -> Any | None:
     """Entry of the published weights that `config` names, else of those that come closest."""
     entries = torchvision.models.get_model_weights(name)
     members: dict[str, Any] = dict(entries.__members__)
@@ -86,15 +86,15 @@ def _entry(name: str, config: ModelConfig) -> Any | None:
         return members[wanted]
     if config.checkpoint is not None:
         for entry in members.values():
-            if _file_name(entry) == config.checkpoint.name:
+            if file_name(entry) == config.checkpoint.name:
                 return entry
     return members.get("DEFAULT")
 
 
-def _state(entry: Any, config: ModelConfig) -> tuple[OrderedDict[str, Tensor], Path]:
+def state_of(entry: Any, config: ModelConfig) -> tuple[OrderedDict[str, Tensor], Path]:
     """The state dict as the modules of today name it, and the file that it came from."""
     if config.checkpoint is None:
-        source = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(entry)
+        source = Path(torch.hub.get_dir()) / "checkpoints" / file_name(entry)
         state = _published(entry, source, str(config.name))
     else:
         source = config.checkpoint
@@ -168,7 +168,8 @@ def _preprocessing(entry: Any) -> Preprocessing:
     )
 
 
-def _file_name(entry: Any) -> str:
+def file_name(entry: Any) -> str:
+    """What the file of published weights is called."""
     return Path(urlparse(entry.url).path).name
 
 
