@@ -27,12 +27,15 @@ def test_beyond_the_limit_tensors_lie_in_files_that_vanish(tmp_path: Path) -> No
     store.empty((10, 20), torch.float32)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
-def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> None:
-    def resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+def resident() -> int:
+    """Bytes of memory that the process has now."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc")
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
+
+def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> None:
     store, size = Store(2**30, CPU), 2**26
     with keeping_memory():
         before = resident()
@@ -43,6 +46,17 @@ def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> No
         assert resident() - before < 0.1 * size
     assert store.used == 0
     assert behind.sum() == 1000
+
+
+def test_files_are_kept_but_not_in_memory(tmp_path: Path) -> None:
+    store, size = Store(0, CPU, tmp_path), 2**26
+    before = resident()
+    tensor = store.empty((size // 4,), torch.float32).fill_(3)
+    assert resident() - before > 0.9 * size
+    store.let_go()
+    assert resident() - before < 0.1 * size
+    assert tensor.sum(dtype=torch.float64) == 3 * (size // 4)
+    assert store.empty((0, 5), torch.float32).shape == (0, 5)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(

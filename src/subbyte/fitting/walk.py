@@ -86,6 +86,7 @@ class Walk:
             if len(wholes) <= i:
                 wholes.append(self.store.empty((count, *output.shape[1:]), output.dtype))
             wholes[i][chosen] = output
+        self.store.let_go()
 
 
 def held_out(count: int) -> torch.Tensor:

@@ -51,6 +51,13 @@ class Lessons:
         """The model's positional arguments for some images."""
         return self._arguments([x[chosen] for x in self.inputs])
 
+    def portions(self, size: int) -> list[tuple[Any, ...]]:
+        """All images as the model's arguments, so many at once, in place."""
+        return [
+            tuple(self._arguments([x[start : start + size] for x in self.inputs]))
+            for start in range(0, self.count, size)
+        ]
+
     def varied(self, chosen: torch.Tensor, generator: torch.Generator) -> list[Any]:
         """Like `images`; each image moved a little and mirrored by chance, all inputs alike."""
         found = [x[chosen] for x in self.inputs]

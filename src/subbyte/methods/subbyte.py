@@ -20,6 +20,7 @@ from subbyte.joint.tune import Tuning, tune
 from subbyte.progress import Progress, Silent
 from subbyte.validation import Checked
 
+AT_ONCE = 32  # images
 STEPS = 200
 PIXELS = 64_000_000
 
@@ -60,8 +61,10 @@ def apply(
     progress = progress or Silent()
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
-    some = list(portions(batches, options.images, 32))
+    some = list(portions(batches, options.images, AT_ONCE))
     lessons = lessons_of(captured, some, options.images, _judges)
+    if lessons is not None:
+        some = lessons.portions(AT_ONCE)  # so that images are in memory once
     cache = int(options.cache_memory * 2**30)
     fit_layers(captured, some, cache, Sampling(options.positions), progress)
     if lessons is None:

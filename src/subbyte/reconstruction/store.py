@@ -25,6 +25,13 @@ class Store:
     def __init__(self, limit: int, device: torch.device, folder: Path | None = None) -> None:
         self.limit, self.device, self.folder = limit, device, folder
         self.used = 0
+        self._files: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+    def let_go(self) -> None:
+        """Give the memory under files back; what lies there is read again when it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for pages in self._files:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A tensor of this shape, in memory as long as the limit holds.
@@ -35,6 +42,8 @@ class Store:
         size = dtype.itemsize
         for length in shape:
             size *= length
+        if not size:
+            return torch.empty(shape, dtype=dtype, device=self.device)
         if self.used + size <= self.limit:
             tensor = self._resident(shape, dtype, size)
             self.used += size
@@ -54,8 +63,8 @@ class Store:
     def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype, size: int) -> torch.Tensor:
         handle, name = tempfile.mkstemp(prefix="subbyte-", dir=self.folder)
         try:
-            os.posix_fallocate(handle, 0, max(size, 1))  # a full disk shows here, not while writing
-            flat = torch.from_file(name, shared=True, size=size // dtype.itemsize, dtype=dtype)
+            os.posix_fallocate(handle, 0, size)  # a full disk shows here, not while writing
+            pages = mmap.mmap(handle, size)
         except OSError as error:
             raise SubbyteError(
                 f"{Path(name).parent} has no room for {size / 2**20:.0f} MB of activations "
@@ -65,4 +74,5 @@ class Store:
         finally:
             os.close(handle)
             os.unlink(name)  # the mapping keeps the space as long as the tensor lives
-        return flat.view(shape)
+        self._files.add(pages)
+        return torch.frombuffer(pages, dtype=dtype).view(shape)

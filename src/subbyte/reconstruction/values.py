@@ -135,6 +135,7 @@ def run(block: Block, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]
             if len(wholes) <= i:
                 wholes.append(store.empty((count, *output.shape[1:]), output.dtype))
             wholes[i][chosen] = output
+        store.let_go()
     return wholes
 
 
