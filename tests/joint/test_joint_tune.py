@@ -11,6 +11,7 @@ from torch import nn
 from subbyte import Recipe, quantize
 from subbyte.graph.captured import Captured
 from subbyte.grid.spec import along
+from subbyte.joint import tune as tune_module
 from subbyte.joint.lessons import Lessons, lessons_of
 from subbyte.joint.objective import divergence
 from subbyte.joint.parameters import Parameters, Rates
@@ -72,6 +73,23 @@ def test_it_finds_back_from_wrong_scales_with_the_same_integers(rounded: Capture
     found, at_first = (float(divergence(outputs(c), exact)) for c in (tuned, wrong))
     assert found < 0.4 * at_first
     assert all(quantizer.instead is None for _, quantizer in tuned.quantizers())
+
+
+def test_large_images_are_learned_from_a_few_at_a_time(
+    rounded: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = lessons(rounded)
+    monkeypatch.setattr(Lessons, "varied", lambda self, part, _: self.images(part))
+    found = []
+    for pixels, most in ((tune_module.PIXELS, 16), (5 * own.pixels, 5)):
+        monkeypatch.setattr(tune_module, "PIXELS", pixels)
+        tuned, sizes = copy.deepcopy(rounded), []
+        tuned.model.register_forward_pre_hook(lambda _, args, s=sizes: s.append(len(args[0])))
+        assert tune(tuned, own, tuning(3, Rates(1e-3, 1e-3, 1e-3), 0.0), Silent())
+        assert max(sizes) == most
+        assert all(parameter.grad is None for parameter in tuned.parameters())
+        found.append(outputs(tuned))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
 
 
 def test_the_same_seed_gives_the_same(rounded: Captured) -> None:

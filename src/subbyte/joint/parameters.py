@@ -128,7 +128,6 @@ class Parameters:
                 module.exact = False
             for bias in self.biases:
                 bias.requires_grad_(False)
-                bias.grad = None
 
     @torch.no_grad()
     def keep(self, captured: Captured) -> None:

@@ -19,7 +19,8 @@ from subbyte.joint.objective import divergence
 from subbyte.joint.parameters import Parameters, Rates, Saved
 from subbyte.progress import Progress
 
-AT_ONCE = 32  # images
+AT_ONCE = 32  # images that are looked at
+PIXELS = 2**19  # whose intermediate results are in memory at a time, while it is learned
 FACTORS = (16.0, 4.0, 1.0)  # of the rates, one after the other until one is good
 LOOK = 4  # after this part of the steps, a factor is given up
 WORSE = 4.0  # if the loss has grown by that much
@@ -69,25 +70,31 @@ def _learn(
         adam, lambda i: min(1.0, (i + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
     )
     batches = _batches(lessons.learned, tuning.batch, generator)
-    for step in progress.track(range(steps), "tuning the network"):
-        args = lessons.varied(next(batches), generator)
-        with torch.no_grad(), lessons.in_float(captured), features.recorded() as expected:
-            targets = captured.raw(*args)
-        with torch.enable_grad(), parameters.in_place(captured), features.recorded() as found:
-            loss = divergence(captured.raw(*args), targets)
-            if found:
-                strength = tuning.features * (1 - step / steps)
-                loss = loss + strength * distance(found, expected)
-            if not math.isfinite(float(loss.detach())):
-                return False
+    try:
+        for step in progress.track(range(steps), "tuning the network"):
+            chosen = next(batches)
             adam.zero_grad()
-            torch.autograd.backward(loss)
+            for part in torch.split(chosen, max(1, PIXELS // lessons.pixels)):
+                args = lessons.varied(part, generator)
+                with torch.no_grad(), lessons.in_float(captured), features.recorded() as expected:
+                    targets = captured.raw(*args)
+                with torch.enable_grad(), parameters.in_place(captured):
+                    with features.recorded() as found:
+                        loss = divergence(captured.raw(*args), targets)
+                    if found:
+                        strength = tuning.features * (1 - step / steps)
+                        loss = loss + strength * distance(found, expected)
+                    if not math.isfinite(float(loss.detach())):
+                        return False
+                    torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
-        schedule.step()
-        if step + 1 == steps // LOOK:
-            parameters.keep(captured)
-            if _loss_of(captured, lessons, lessons.held_out) > WORSE * at_first:
-                return False
+            schedule.step()
+            if step + 1 == steps // LOOK:
+                parameters.keep(captured)
+                if _loss_of(captured, lessons, lessons.held_out) > WORSE * at_first:
+                    return False
+    finally:
+        adam.zero_grad()
     parameters.keep(captured)
     return _loss_of(captured, lessons, lessons.held_out) < at_first or not len(lessons.held_out)
 
