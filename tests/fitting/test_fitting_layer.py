@@ -98,3 +98,18 @@ def test_dead_and_constant_inputs_and_fewer_rows_than_inputs() -> None:
             assert bool(torch.isfinite(found.scale).all())
             assert bool(torch.isfinite(found.integers).all())
             assert found.gain > 1
+
+
+def test_what_is_not_finite_leaves_the_layer_as_it_is() -> None:
+    (x, t), held = rows(400, 1), moments(*rows(200, 2))
+    x[3, 0, 2] = torch.inf
+    assert run(moments(x, t), held) is None
+
+
+def test_inputs_far_from_zero_that_hardly_differ_are_no_fault() -> None:
+    """As deep in a network of random weights: in float32 their H would be indefinite."""
+    (x, _), (y, _) = rows(400, 1, 1e-2), rows(200, 2, 1e-2)
+    x, y = x + 1e4, y + 1e4
+    targets = [torch.einsum("ngi,goi->ngo", rows.double(), W.double()).float() for rows in (x, y)]
+    found = run(moments(x, targets[0]), moments(y, targets[1]))
+    assert found is None or bool(torch.isfinite(found.scale).all())

@@ -59,3 +59,23 @@ def test_a_row_that_counts_twice_is_two_rows() -> None:
     twice.add(X[rows], T[rows])
     assert torch.allclose(weighed.loss(W, B), twice.loss(W, B), rtol=1e-5)
     assert torch.allclose(weighed.bias(W), twice.bias(W), rtol=1e-5)
+
+
+def test_large_means_leave_small_differences_their_digits() -> None:
+    far, moved = Moments.none(W), 10_000 + torch.arange(4.0)
+    far.add(X[:20] + moved, T[:20] - 3000)
+    far.add(X[20:] + moved, T[20:] - 3000)
+    bias = far.bias(W)
+    within = torch.einsum("ngi,goi->ngo", (X + moved).double(), W.double()) + bias.double()
+    expected = (within - (T.double() - 3000)).square().mean(0)
+    torch.testing.assert_close(far.loss(W, bias).double(), expected, rtol=0.02, atol=0)
+    near = moments().normal(centred=True)
+    for found, reference in zip(far.normal(centred=True), near, strict=True):
+        torch.testing.assert_close(found, reference, rtol=0, atol=0.003)
+
+
+def test_without_a_bias_the_normal_equations_are_those_of_the_rows_as_they_are() -> None:
+    h, c = moments().normal(centred=False)
+    x, t = X.double().transpose(0, 1), T.double().transpose(0, 1)
+    torch.testing.assert_close(h.double(), x.mT @ x / 50, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(c.double(), x.mT @ t / 50, rtol=1e-4, atol=1e-5)

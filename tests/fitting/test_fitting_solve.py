@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subbyte.fitting.solve import Grid, damped_solution, descend, feedback, losses, refitted
+from subbyte.fitting.solve import (
+    Grid,
+    cholesky,
+    damped_solution,
+    descend,
+    feedback,
+    losses,
+    refitted,
+)
 
 
 def problem(
@@ -88,3 +96,13 @@ def test_scales_of_nothing_stay() -> None:
     h, c, w, grid = problem(4)
     found = refitted(torch.zeros_like(w), h, c, grid, single=False)
     assert torch.equal(found, grid.scale)
+
+
+def test_what_rounding_left_indefinite_is_factored_with_a_little_more() -> None:
+    h = torch.diag(torch.tensor([1.0, 1.0, -1e-4]))[None].repeat(2, 1, 1)
+    h[1] = torch.eye(3)
+    lower = cholesky(h)
+    assert torch.isfinite(lower).all()
+    product = lower @ lower.mT
+    assert float((product - h.double()).abs().max()) < 0.01
+    torch.testing.assert_close(cholesky(h[1:])[0], torch.eye(3).double())

@@ -9,6 +9,7 @@ import torch
 
 from subbyte.fitting.moments import Moments
 from subbyte.fitting.solve import (
+    FLOOR,
     Grid,
     damped_solution,
     descend,
@@ -21,7 +22,6 @@ from subbyte.fitting.solve import (
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)  # of the mean diagonal of H
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1)  # of the scales that the range rule gives
 ROUNDS = 3
-FLOOR = 1e-5  # of the mean diagonal: what keeps H positive definite, whatever the inputs
 
 GridFor = Callable[[torch.Tensor], Grid]  # of weights (groups, inputs, outputs)
 
@@ -54,11 +54,15 @@ def fit(
 ) -> Fit | None:
     """The fit of a layer, or `None` where it is no better than rounding on the rows held out.
 
+    `None` as well where what it reads or should give is not finite.
+
     weights, rounded: (groups, outputs, inputs), in float and by rounding to nearest. grid_for: the
     grid that the range rule gives for weights. centred: the layer has a bias. single: one scale for
     all outputs.
     """
     h, c = seen.normal(centred)
+    if not bool(torch.isfinite(h).all() & torch.isfinite(c).all()):
+        return None
     mean = h.diagonal(dim1=1, dim2=2).mean(1)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     h = with_damping(h, FLOOR * mean)

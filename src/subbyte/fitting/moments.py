@@ -11,10 +11,13 @@ import torch
 class Moments:
     """Sums over rows of inputs x (groups, inputs) and targets t (groups, outputs) of one layer.
 
-    `count` is the sum of the rows' weights.
+    `count` is the sum of the rows' weights. `x0`, `t0`: what was taken from inputs and targets
+    first, the means of the first rows, so that large means leave differences their digits.
     """
 
     count: float
+    x0: torch.Tensor  # (groups, inputs)
+    t0: torch.Tensor  # (groups, outputs)
     x: torch.Tensor  # (groups, inputs)
     t: torch.Tensor  # (groups, outputs)
     xx: torch.Tensor  # (groups, inputs, inputs)
@@ -30,6 +33,8 @@ class Moments:
             0,
             new(groups, inputs),
             new(groups, outputs),
+            new(groups, inputs),
+            new(groups, outputs),
             new(groups, inputs, inputs),
             new(groups, inputs, outputs),
             new(groups, outputs),
@@ -40,6 +45,9 @@ class Moments:
 
         weights: (rows,), what a squared error in each row counts; `None`: all alike.
         """
+        if not self.count and len(x):
+            self.x0, self.t0 = x.mean(0), t.mean(0)
+        x, t = x - self.x0, t - self.t0
         factors = x.new_ones(len(x)) if weights is None else weights
         weighed = x * factors[:, None, None]
         self.count += float(factors.sum())
@@ -58,10 +66,10 @@ class Moments:
         n = self.count or 1
         columns = weights.transpose(1, 2)
         found = ((self.xx @ columns - 2 * self.xt) * columns).sum(1) + self.tt
-        if bias is not None:
-            products = (columns * self.x[..., None]).sum(1)
-            found = found + 2 * bias * (products - self.t) + self.count * bias.square()
-        return found / n
+        moved = (weights @ self.x0[..., None])[..., 0] - self.t0
+        moved = moved if bias is None else moved + bias
+        products = (columns * self.x[..., None]).sum(1)
+        return (found + 2 * moved * (products - self.t)) / n + moved.square() * (self.count / n)
 
     def normal(self, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """H, (groups, inputs, inputs), and C, (groups, inputs, outputs), of the normal equations.
@@ -69,14 +77,16 @@ class Moments:
         With them the loss is wᵀHw − 2wᵀC and a constant. centred: the bias is what suits best.
         """
         n = self.count or 1
-        h, c = self.xx / n, self.xt / n
+        h, c, mean, target = self.xx / n, self.xt / n, self.x / n, self.t / n
+        h = h - mean[:, :, None] * mean[:, None, :]
+        c = c - mean[:, :, None] * target[:, None, :]
         if centred:
-            mean = self.x / n
-            h = h - mean[:, :, None] * mean[:, None, :]
-            c = c - mean[:, :, None] * (self.t / n)[:, None, :]
-        return h, c
+            return h, c
+        mean, target = mean + self.x0, target + self.t0
+        return h + mean[:, :, None] * mean[:, None, :], c + mean[:, :, None] * target[:, None, :]
 
     def bias(self, weights: torch.Tensor) -> torch.Tensor:
         """The bias with which the mean output is the mean target, (groups, outputs)."""
         n = self.count or 1
-        return self.t / n - (weights @ (self.x / n)[..., None])[..., 0]
+        mean, target = self.x0 + self.x / n, self.t0 + self.t / n
+        return target - (weights @ mean[..., None])[..., 0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 AT_ONCE = 32  # inputs whose errors are passed on together
+FLOOR = 1e-5  # of the mean diagonal: what keeps H positive definite, whatever the inputs
 
 
 @dataclass
@@ -29,8 +30,24 @@ def damped_solution(
     """The w of the least wᵀHw − 2wᵀC + λ|w − weights|², with a λ (damping) for each group."""
     damped = with_damping(h, damping)
     right = c + damping[:, None, None] * weights
-    factor = torch.linalg.cholesky(damped.double())
-    return torch.cholesky_solve(right.double(), factor).to(weights.dtype)
+    return torch.cholesky_solve(right.double(), cholesky(damped)).to(weights.dtype)
+
+
+def cholesky(h: torch.Tensor) -> torch.Tensor:
+    """The lower triangle L of H = LLᵀ, in float64.
+
+    Where rounding has left H indefinite, as little as helps is added to its diagonal.
+    """
+    h = h.double()
+    mean = h.diagonal(dim1=1, dim2=2).abs().mean(1)
+    factor: torch.Tensor
+    factor, wrong = torch.linalg.cholesky_ex(h)
+    more, added = FLOOR, torch.zeros_like(mean)
+    while bool(wrong.any()) and more < 1e6:
+        added = torch.where(wrong > 0, more * mean, added)
+        factor, wrong = torch.linalg.cholesky_ex(with_damping(h, added))
+        more *= 10
+    return factor
 
 
 def with_damping(h: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
@@ -56,8 +73,8 @@ def feedback(w: torch.Tensor, h: torch.Tensor, grid: Grid) -> torch.Tensor:
     rows = order[..., None].expand(-1, -1, outputs)
     w = w.gather(1, rows)
     h = h.gather(1, order[..., None].expand_as(h)).gather(2, order[:, None].expand_as(h))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h.double()))
-    upper = torch.linalg.cholesky(inverse, upper=True).to(w.dtype)
+    inverse = torch.cholesky_inverse(cholesky(h))
+    upper = cholesky(inverse).mT.to(w.dtype)
     u = torch.empty_like(w)
     scale, z = grid.scale, grid.zero_point
     low, high, reciprocal = grid.low - z, grid.high - z, 1 / grid.scale
