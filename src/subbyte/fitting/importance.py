@@ -14,7 +14,7 @@ from subbyte.graph.captured import Captured
 from subbyte.graph.sensitivity import random_sum
 from subbyte.progress import Progress
 
-AT_ONCE = 16  # images whose intermediate results are in memory at a time
+AT_ONCE = 8  # images whose intermediate results are in memory at a time
 ALL = 2**62
 
 

@@ -44,7 +44,7 @@ class Options(Checked):
     batch: int = Field(32, ge=1)
     integers: float = Field(0.02, ge=0, le=1)
     features: float = Field(100.0, ge=0)
-    cache_memory: float = Field(4.0, ge=0)
+    cache_memory: float = Field(2.0, ge=0)
 
 
 def apply(
