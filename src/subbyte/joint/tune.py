@@ -20,7 +20,7 @@ from subbyte.joint.parameters import Parameters, Rates, Saved
 from subbyte.progress import Progress
 
 AT_ONCE = 32  # images that are looked at
-PIXELS = 2**19  # whose intermediate results are in memory at a time, while it is learned
+PIXELS = 2**18  # whose intermediate results are in memory at a time, while it is learned
 FACTORS = (16.0, 4.0, 1.0)  # of the rates, one after the other until one is good
 LOOK = 4  # after this part of the steps, a factor is given up
 WORSE = 4.0  # if the loss has grown by that much
