@@ -33,6 +33,13 @@ def keeping_memory() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Return to the system what is free now: where a part is done that took much memory."""
+    library = _library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(None)

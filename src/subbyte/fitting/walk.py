@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from subbyte.allocator import give_back
 from subbyte.fitting.importance import row_importance
 from subbyte.fitting.layer import Fit, fit
 from subbyte.fitting.matrices import (
@@ -114,6 +115,7 @@ def fit_layers(
         _begin(captured, region, batches, store, sampling, progress)
         for region in captured.region_names
     ]
+    give_back()
     for walk in walks:
         if walk.region != captured.region_names[0]:
             # What it reads on grids is known now; in float it was before biases were changed.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, Field
 
+from subbyte.allocator import give_back
 from subbyte.fitting.walk import Sampling, fit_layers, held_out
 from subbyte.graph.batch import portions
 from subbyte.graph.calibrate import choose_activations, choose_weights
@@ -61,12 +62,14 @@ def apply(
     progress = progress or Silent()
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
+    give_back()
     some = list(portions(batches, options.images, AT_ONCE))
     lessons = lessons_of(captured, some, options.images, _judges)
     if lessons is not None:
         some = lessons.portions(AT_ONCE)  # so that images are in memory once
     cache = int(options.cache_memory * 2**30)
     fit_layers(captured, some, cache, Sampling(options.positions), progress)
+    give_back()
     if lessons is None:
         return
     steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
