@@ -9,7 +9,8 @@ from subbyte.models import build, names
 
 def test_names_are_grouped_and_hold_what_torchvision_has() -> None:
     groups = names()
-    assert set(groups) == {"bundled", "cifar", "ssd", "torchvision", "timm"}
+    known = {"bundled", "cifar", "ssd", "torchvision", "torchvision detectors", "timm"}
+    assert set(groups) == known
     assert groups["bundled"] == ["digits", "digit-scenes"]
     assert "cifar_resnet110" in groups["cifar"]
     for name in groups["torchvision"]:
@@ -23,7 +24,7 @@ def test_names_are_grouped_and_hold_what_torchvision_has() -> None:
     [
         ("resnet19", None, "unknown model 'resnet19': did you mean 'resnet1"),
         ("cifar_resnet21", None, "unknown model 'cifar_resnet21': did you mean 'cifar_resnet"),
-        ("ssd300_vgg16", None, "unknown model"),
+        ("maskrcnn_resnet50_fpn", None, "unknown model"),
         ("resnet18", "IMAGENET1K_V2", "unknown weights of resnet18 'IMAGENET1K_V2'"),
         ("resnet50", "imagenet", "IMAGENET1K_V1, IMAGENET1K_V2"),
         ("cifar_resnet20", "DEFAULT", "published file as checkpoint"),
