@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -58,6 +60,20 @@ def test_batches_of_any_size_give_the_same(place: Place, size: int) -> None:
         costs = sensitivities(captured, grids, batches, Silent())
         found.append(torch.stack([costs[grid].mean() for grid in grids]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-12)
+
+
+def test_nothing_of_the_images_stays_in_memory(place: Place) -> None:
+    x = torch.randn(16, 3, 6, 6)
+    captured = place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), x[:2])
+    observe(captured, [(x,)], Silent())
+    grids = [quantizer for _, quantizer in captured.quantizers("activation")]
+    seen: list[weakref.ref[torch.Tensor]] = []
+    for grid in grids:
+        grid.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])))
+    sensitivities(captured, grids, [(x,)], Silent())
+    gc.collect()
+    assert len(seen) == 2 * len(grids)  # eight images at a time
+    assert [kept() for kept in seen if kept() is not None] == []
 
 
 def test_errors_that_no_output_shows_do_not_weigh() -> None:

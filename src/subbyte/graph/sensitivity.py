@@ -57,7 +57,8 @@ def _watch(sensitivity: Sensitivity) -> Any:
         del module, args
         if not x.requires_grad:  # the model's own input, or what hangs on no activation before it
             x = x.detach().requires_grad_()
-        x.register_hook(lambda gradient: sensitivity.update(x, gradient))  # type: ignore[no-untyped-call]
+        values = x.detach()  # with x itself the hook would keep x, and x the hook, for ever
+        x.register_hook(lambda gradient: sensitivity.update(values, gradient))  # type: ignore[no-untyped-call]
         return x
 
     return hook
