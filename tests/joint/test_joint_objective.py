@@ -8,7 +8,7 @@ from torch import nn
 
 from subbyte import Recipe, SubbyteError, api
 from subbyte.data.batches import ArgumentsOf
-from subbyte.joint.objective import divergence, portions_of
+from subbyte.joint.objective import divergence, divergences, portions_of
 
 IMAGES = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(70) % 2
@@ -32,6 +32,21 @@ def test_divergence_of_other_outputs_is_their_relative_squared_error() -> None:
     expected = {"boxes": torch.tensor([[[3.0, 4.0]]]), "count": torch.tensor(3)}
     found = {"boxes": torch.tensor([[[3.0, 5.0]]]), "count": torch.tensor(4)}
     assert float(divergence(found, expected)) == pytest.approx(1 / 25)
+
+
+def test_divergences_of_images_have_it_as_their_mean() -> None:
+    generator = torch.Generator().manual_seed(2)
+    one, other = torch.randn(2, 5, 3, generator=generator).double()
+    each = divergences(one, other)
+    assert each.shape == (5,)
+    torch.testing.assert_close(each.mean(), divergence(one, other))
+    torch.testing.assert_close(each[2], divergence(one[2:3], other[2:3]))
+    boxes, scores = torch.randn(2, 2, 5, 4, 6, generator=generator).unbind(1)
+    found, expected = {"a": boxes[0], "b": boxes[1]}, {"a": scores[0], "b": scores[1]}
+    each = divergences(found, expected)
+    torch.testing.assert_close(each.mean(), divergence(found, expected))
+    found["a"][1:], found["b"][1:] = expected["a"][1:], expected["b"][1:]
+    assert divergences(found, expected)[1:].tolist() == [0, 0, 0, 0]
 
 
 def test_images_keep_their_labels_in_portions() -> None:

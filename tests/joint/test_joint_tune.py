@@ -150,10 +150,23 @@ def test_a_loss_that_is_no_number_leaves_all_as_it_was(rounded: Captured) -> Non
     assert torch.equal(outputs(tuned), outputs(rounded))
 
 
-def test_what_is_no_better_on_images_held_out_is_not_kept(rounded: Captured) -> None:
+def test_what_is_clearly_worse_on_images_held_out_is_not_kept(rounded: Captured) -> None:
     tuned = copy.deepcopy(rounded)
     few = lessons(tuned)
     learned = [i for i in range(40) if i % 8 != 7]
     few.inputs[0][learned] = 1e-3 * few.inputs[0][learned]  # nothing to learn from
     assert not tune(tuned, few, tuning(40, Rates(0.3, 0.3, 0.3), 0), Silent())
     assert torch.equal(outputs(tuned), outputs(rounded))
+
+
+def test_growth_within_the_standard_error_is_chance() -> None:
+    before = torch.tensor([0.1, 0.2, 0.3, 4.0])
+    grown = tune_module._grown
+    assert not grown(before, before)
+    assert not grown(before, before - 0.05)
+    assert grown(before, before + torch.tensor([0.05, 0.05, 0.06, 0.05]))
+    # One image alone: in the mean 0.25 more, with a standard error of 0.25.
+    assert not grown(before, before + torch.tensor([0.0, 0.0, 0.0, 0.999]) - 1e-3)
+    assert grown(before, torch.tensor([0.1, 0.2, float("nan"), 4.0]))
+    assert grown(before[:1], before[:1] + 0.01)
+    assert not grown(before[:0], before[:0])  # none is held out

@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import fx
 
 from subbyte.fitting.matrices import Geometry, mean_squares
-from subbyte.graph.batch import batch_size, portions
+from subbyte.graph.batch import batch_size, images_of_pixels, portions
 from subbyte.graph.captured import Captured
 from subbyte.graph.sensitivity import random_sum
 from subbyte.progress import Progress
 from subbyte.reconstruction.store import Store
 
-AT_ONCE = 8  # images whose intermediate results are in memory at a time
+AT_ONCE = (8, 64)  # least and most images whose intermediate results are in memory at a time
+PIXELS = 2**18  # of them, unless these are more images than the most, or fewer than the least
 ALL = 2**62
 
 
 def row_importance(
     captured: Captured,
-    region: str,
-    layers: dict[fx.Node, Geometry],
+    layers: dict[str, dict[fx.Node, Geometry]],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
 ) -> dict[fx.Node, torch.Tensor]:
-    """For each layer, (images, rows): squared gradients, mean over channels, in the float network.
+    """For each layer of each region, (images, rows): squared gradients in the float network.
 
-    The gradient is that of all outputs with random signs, whose square is in expectation the sum
-    of the squared gradients of each one. In each layer the mean is 1. One that no gradient reaches,
-    or whose outputs are not of the images, is left out.
+    They are means over channels. The gradient is that of all outputs with random signs, whose
+    square is in expectation the sum of the squared gradients of each one. In each layer the mean is
+    1. One that no gradient reaches, or whose outputs are not of the images, is left out.
     """
-    parts = list(portions(batches, ALL, AT_ONCE))
+    size = images_of_pixels(next(iter(batches), ()), PIXELS)
+    parts = list(portions(batches, ALL, min(max(size, AT_ONCE[0]), AT_ONCE[1])))
     counts = [batch_size(args) for args in parts]
-    watch = _Watch(captured.region(region), layers, sum(counts))
-    with captured.in_float(), captured.interpreted(region, watch), torch.enable_grad():
+    watches = [_Watch(captured.region(region), its, sum(counts)) for region, its in layers.items()]
+    with ExitStack() as stack:
+        stack.enter_context(captured.in_float())
+        for region, watch in zip(layers, watches, strict=True):
+            stack.enter_context(captured.interpreted(region, watch))
+        stack.enter_context(torch.enable_grad())
+        first = 0
         for args, count in zip(progress.track(parts, "weighing rows"), counts, strict=True):
-            watch.images = count
-            total = random_sum(captured.raw(*args), range(watch.first, watch.first + count))
+            for watch in watches:
+                watch.first, watch.images = first, count
+            total = random_sum(captured.raw(*args), range(first, first + count))
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
-            watch.first += count
-    whole = {node: value for node, value in watch.found.items() if watch.seen[node] == watch.first}
-    means = {node: float(value.mean(dtype=torch.float64)) for node, value in whole.items()}
-    return {node: value / means[node] for node, value in whole.items() if means[node] > 0}
+            first += count
+    return {node: value for watch in watches for node, value in watch.weights(first).items()}
 
 
 class _Watch(fx.Interpreter):
@@ -59,6 +65,12 @@ class _Watch(fx.Interpreter):
         self.images = self.first = 0
         self.found: dict[fx.Node, torch.Tensor] = {}
         self.seen = dict.fromkeys(layers, 0)
+
+    def weights(self, images: int) -> dict[fx.Node, torch.Tensor]:
+        """What was found, with a mean of 1 each; of layers that so many images were seen of."""
+        whole = {node: value for node, value in self.found.items() if self.seen[node] == images}
+        means = {node: float(value.mean(dtype=torch.float64)) for node, value in whole.items()}
+        return {node: value / means[node] for node, value in whole.items() if means[node] > 0}
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)

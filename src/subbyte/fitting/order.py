@@ -18,6 +18,7 @@ class Order:
     """Which layers of a region wait for their fit, and which nodes are computable already."""
 
     def __init__(self, captured: Captured, region: str) -> None:
+        self.region = region
         self.graph = captured.region(region).graph
         self.weights = [t for t, _ in captured.quantizers("weight") if t.region == region]
         names = {node.name: node for node in self.graph.nodes}

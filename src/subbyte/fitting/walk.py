@@ -52,7 +52,8 @@ class Sampling:
 class Walk:
     """A region on its way: the values of what is read further on, and the layers not fitted yet.
 
-    biases: those that were changed, with what they were.
+    importance: what a squared error counts in each row of a layer's outputs. biases: those that
+    were changed, with what they were.
     """
 
     captured: Captured
@@ -61,9 +62,12 @@ class Walk:
     sampling: Sampling
     order: Order
     generator: torch.Generator
-    values: dict[fx.Node, Values] = field(default_factory=dict)
+    importance: dict[fx.Node, torch.Tensor]
+    values: dict[fx.Node, Values]
     biases: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    importance: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.grids = [quantizer for _, quantizer in self.captured.quantizers()]
 
     @contextmanager
     def in_float(self) -> Iterator[None]:
@@ -71,11 +75,13 @@ class Walk:
         fitted = [bias.clone() for bias, _ in self.biases]
         for bias, own in self.biases:
             bias.copy_(own)
-        self.captured.set_state(State.OFF)
+        for grid in self.grids:
+            grid.state = State.OFF
         try:
             yield
         finally:
-            self.captured.set_state(State.QUANTIZE)
+            for grid in self.grids:
+                grid.state = State.QUANTIZE
             for (bias, _), value in zip(self.biases, fitted, strict=True):
                 bias.copy_(value)
 
@@ -111,9 +117,10 @@ def fit_layers(
     """
     device = next(captured.parameters()).device
     store = Store(cache, device)
+    orders = {region: Order(captured, region) for region in captured.region_names}
+    importance = _importance(captured, orders, batches, progress)
     walks = [
-        _begin(captured, region, batches, store, sampling, progress)
-        for region in captured.region_names
+        _begin(captured, order, batches, store, sampling, importance) for order in orders.values()
     ]
     give_back()
     for walk in walks:
@@ -145,18 +152,16 @@ def fit_layers(
 
 def _begin(
     captured: Captured,
-    region: str,
+    order: Order,
     batches: Iterable[tuple[Any, ...]],
     store: Store,
     sampling: Sampling,
-    progress: Progress,
+    importance: dict[fx.Node, torch.Tensor],
 ) -> Walk:
-    """A region before anything is fitted: what it reads in float, and what counts how much."""
+    """A region before anything is fitted, with what it reads in float."""
     generator = torch.Generator().manual_seed(captured.recipe.seed)
-    walk = Walk(captured, region, store, sampling, Order(captured, region), generator)
-    walk.importance = _importance(walk, batches, progress)
-    walk.values = recorded(captured, region, batches, store)
-    return walk
+    values = recorded(captured, order.region, batches, store)
+    return Walk(captured, order.region, store, sampling, order, generator, importance, values)
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -164,15 +169,18 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _importance(
-    walk: Walk, batches: Iterable[tuple[Any, ...]], progress: Progress
+    captured: Captured,
+    orders: dict[str, Order],
+    batches: Iterable[tuple[Any, ...]],
+    progress: Progress,
 ) -> dict[fx.Node, torch.Tensor]:
     """What a squared error in each row of each layer's outputs counts, (images, rows)."""
-    captured, order = walk.captured, walk.order
-    layers = {}
-    for layer in order.layers:
-        node = order.nodes[layer.name]
-        layers[node] = geometry_of(node, captured.weight(order.weight(layer)))
-    return row_importance(captured, walk.region, layers, batches, progress)
+    layers: dict[str, dict[fx.Node, Geometry]] = {region: {} for region in orders}
+    for region, order in orders.items():
+        for layer in order.layers:
+            node = order.nodes[layer.name]
+            layers[region][node] = geometry_of(node, captured.weight(order.weight(layer)))
+    return row_importance(captured, layers, batches, progress)
 
 
 @torch.no_grad()

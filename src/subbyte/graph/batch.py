@@ -85,6 +85,18 @@ def cut(args: tuple[Any, ...], chosen: slice) -> tuple[Any, ...]:
     )
 
 
+def images_of_pixels(args: tuple[Any, ...], pixels: int) -> int:
+    """How many images such as those in `args` have so many pixels together; at least 1."""
+    images = [x for arg in args for x in (arg if are_images(arg) else [arg])]
+    areas = [
+        x.shape[-2] * x.shape[-1] * (1 if x.dim() == 3 else len(x))
+        for x in images
+        if isinstance(x, torch.Tensor) and x.dim() in (3, 4)
+    ]
+    each = max(1, sum(areas) // max(batch_size(args), 1))
+    return max(1, pixels // each)
+
+
 def in_batch(leaf: object, size: int) -> bool:
     """Whether `leaf` has an entry for each of `size` images."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size

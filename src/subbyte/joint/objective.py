@@ -58,16 +58,44 @@ def divergence(outputs: Any, targets: Any) -> torch.Tensor:
     model's rows from that of these. Of anything else: the squared error relative to the energy of
     the float model's outputs, summed over the tensors.
     """
-    if isinstance(targets, torch.Tensor) and targets.dim() == 2 and targets.shape[1] > 1:
+    if _are_logits(targets):
         expected, found = targets.log_softmax(1), outputs.log_softmax(1)
         return kl_div(found, expected, reduction="batchmean", log_target=True)
-    pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(targets), strict=True)
     errors = [
         (output - target).square().sum() / target.square().sum().clamp(min=1e-12)
+        for output, target in _compared(outputs, targets)
+    ]
+    return torch.stack(errors).sum()
+
+
+def divergences(outputs: Any, targets: Any) -> torch.Tensor:
+    """What each image, (images,), has in the mean that is `divergence`.
+
+    All tensors have a row for each image.
+    """
+    if _are_logits(targets):
+        expected, found = targets.log_softmax(1), outputs.log_softmax(1)
+        return kl_div(found, expected, reduction="none", log_target=True).sum(1)
+    errors = [
+        (output - target).square().flatten(1).sum(1)
+        * (len(target) / target.square().sum().clamp(min=1e-12))
+        for output, target in _compared(outputs, targets)
+    ]
+    return torch.stack(errors).sum(0)
+
+
+def _are_logits(targets: Any) -> bool:
+    return isinstance(targets, torch.Tensor) and targets.dim() == 2 and targets.shape[1] > 1
+
+
+def _compared(outputs: Any, targets: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors of floating point with what they should be."""
+    pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(targets), strict=True)
+    return [
+        (output, target)
         for output, target in pairs
         if isinstance(target, torch.Tensor) and target.is_floating_point()
     ]
-    return torch.stack(errors).sum()
 
 
 def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:

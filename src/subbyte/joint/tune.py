@@ -15,7 +15,7 @@ from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
 from subbyte.joint.features import Features, distance
 from subbyte.joint.lessons import Lessons
-from subbyte.joint.objective import divergence
+from subbyte.joint.objective import divergence, divergences
 from subbyte.joint.parameters import Parameters, Rates, Saved
 from subbyte.progress import Progress
 
@@ -24,6 +24,7 @@ PIXELS = 2**18  # whose intermediate results are in memory at a time, while it i
 FACTORS = (16.0, 4.0, 1.0)  # of the rates, one after the other until one is good
 LOOK = 4  # after this part of the steps, a factor is given up
 WORSE = 4.0  # if the loss has grown by that much
+SURE = 1.0  # standard errors by which the loss has grown where that is no chance
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Tuning:
 def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progress) -> bool:
     """Tune scales, biases and integers for so many steps; return whether that was kept.
 
-    Images that are held out judge. Where their loss is no lower in the end, or a loss was infinite
-    or NaN, it is tried again with a fourth of the rates, twice; then all is as it was.
+    Images that are held out judge. Where their loss has clearly grown in the end, or a loss was
+    infinite or NaN, it is tried again with a fourth of the rates, twice; then all is as it was.
     """
     captured.set_state(State.QUANTIZE)
     before = Saved(captured)
-    at_first = _loss_of(captured, lessons, lessons.held_out)
+    at_first = _losses_of(captured, lessons, lessons.held_out)
     for factor in FACTORS:
         rates = tuning.rates.times(factor)
         if _learn(captured, lessons, replace(tuning, rates=rates), at_first, progress):
@@ -58,9 +59,9 @@ def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progres
 
 
 def _learn(
-    captured: Captured, lessons: Lessons, tuning: Tuning, at_first: float, progress: Progress
+    captured: Captured, lessons: Lessons, tuning: Tuning, at_first: torch.Tensor, progress: Progress
 ) -> bool:
-    """All steps; whether these gained. What was found is in the quantizers then."""
+    """All steps; whether these may stand. What was found is in the quantizers then."""
     steps = tuning.steps
     generator = torch.Generator().manual_seed(captured.recipe.seed + 1)
     parameters, features = Parameters(captured), Features(captured)
@@ -91,12 +92,26 @@ def _learn(
             schedule.step()
             if step + 1 == steps // LOOK:
                 parameters.keep(captured)
-                if _loss_of(captured, lessons, lessons.held_out) > WORSE * at_first:
+                found_so_far = _losses_of(captured, lessons, lessons.held_out)
+                if found_so_far.sum() > WORSE * at_first.sum():
                     return False
     finally:
         adam.zero_grad()
     parameters.keep(captured)
-    return _loss_of(captured, lessons, lessons.held_out) < at_first or not len(lessons.held_out)
+    return not _grown(at_first, _losses_of(captured, lessons, lessons.held_out))
+
+
+def _grown(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether the same images' losses have grown, and by more than chance.
+
+    Few images have most of the loss, so that a mean of some hundred tells little by itself.
+    """
+    if not bool(torch.isfinite(after).all()):
+        return True
+    more = (after - before).double()
+    if len(more) < 2:
+        return bool(more.sum() > 0)
+    return bool(more.mean() > SURE * more.std() / len(more) ** 0.5)
 
 
 def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -108,14 +123,14 @@ def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Ite
 
 
 @torch.no_grad()
-def _loss_of(captured: Captured, lessons: Lessons, images: torch.Tensor) -> float:
-    """The mean loss over some images, 0 of none; infinite where it is no number."""
-    total = 0.0
+def _losses_of(captured: Captured, lessons: Lessons, images: torch.Tensor) -> torch.Tensor:
+    """The loss of each of some images."""
+    losses = [torch.zeros(0)]
     with captured.holding_weights():
         for chosen in torch.split(images, AT_ONCE):
             args = lessons.images(chosen)
             outputs = captured.raw(*args)
             with lessons.in_float(captured):
                 targets = captured.raw(*args)
-            total += float(divergence(outputs, targets)) * len(chosen)
-    return total / max(len(images), 1) if math.isfinite(total) else math.inf
+            losses.append(divergences(outputs, targets).cpu())
+    return torch.cat(losses)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ConfigDict, Field
 
 from subbyte.allocator import give_back
@@ -64,7 +63,7 @@ def apply(
     choose_activations(captured, batches, progress, State.OFF)
     give_back()
     some = list(portions(batches, options.images, AT_ONCE))
-    lessons = lessons_of(captured, some, options.images, _judges)
+    lessons = lessons_of(captured, some, options.images, held_out)
     if lessons is not None:
         some = lessons.portions(AT_ONCE)  # so that images are in memory once
     cache = int(options.cache_memory * 2**30)
@@ -81,8 +80,3 @@ def apply(
 def _steps(pixels: int, batch: int) -> int:
     """Fewer for images of so many pixels than for small ones, so that the time is no multiple."""
     return max(1, min(STEPS, PIXELS // (pixels * batch)))
-
-
-def _judges(count: int) -> torch.Tensor:
-    """Half of the images that no layer was fitted to; on others the fit looks too good."""
-    return held_out(count)[::2]
