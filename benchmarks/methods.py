@@ -7,7 +7,9 @@ thread. A seed draws the 1,024 calibration images and is the recipe's. The yards
 loop of QDrop's arithmetic (`learning.plain`) over all blocks, 2,000 steps each, run once at the
 first bits; with fewer `--steps` its learning is scaled up in proportion. Accuracy is that of the
 simulation; `seconds` is a method's whole call. Results are added to the JSON file as they come, and
-what is in it is not run again.
+what is in it is not run again. With `--rounds 3` the yardstick and each method at the first bits
+take turns, so that what disturbs one disturbs the other, and the ratios of their seconds are
+printed; nothing else should run then.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, help="a recipe's method, in YAML")
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the yardstick; 0: none")
+    parser.add_argument("--rounds", type=int, default=0, help="in which they take turns for time")
     parser.add_argument("--json", type=Path, default=Path("methods.json"))
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
@@ -62,6 +65,9 @@ def main() -> None:
         sys.exit("SUBBYTE_DATA is not set: it names the folder of real data")
     torch.set_num_threads(1)
     setup = opened(options.seeds[0])
+    if options.rounds:
+        in_turns(setup, options)
+        return
     module, accuracy = setup.module, judge(setup)
 
     def known(key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -157,6 +163,25 @@ def yardstick(
     for _, quantizer in captured.quantizers():
         quantizer.state = State.QUANTIZE
     return {"top1": accuracy(captured), "seconds": round(seconds, 1), "steps": steps}
+
+
+def in_turns(setup: Setup, options: argparse.Namespace) -> None:
+    """Print what share of the yardstick's time methods take, in rounds of all of them."""
+    seed, bits = options.seeds[0], options.bits[0]
+    images = [batch["inputs"] for batch in setup.task.data.calibration]
+    shares: dict[str, list[float]] = {method: [] for method in options.methods}
+    for i in range(options.rounds):
+        base = yardstick(setup, bits, options.steps, lambda _: 0.0)["seconds"]
+        for method, found in shares.items():
+            row = quantized(setup.module, bits, method, seed, images, lambda _: 0.0)
+            found.append(base / row["seconds"])
+            print(
+                f"round {i + 1}: yardstick {base:.0f} s, {method} {row['seconds']:.0f} s, ", end=""
+            )
+            print(f"1/{found[-1]:.1f}", flush=True)
+    for method, found in shares.items():
+        print(f"{bits} {method}: 1/{statistics.median(found):.1f} of the yardstick's time ", end="")
+        print(f"(1/{min(found):.1f} to 1/{max(found):.1f})")
 
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> None:
