@@ -13,6 +13,9 @@ from torch import nn
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.graph.captured import Captured
 from subbyte.joint.objective import divergence
+from subbyte.joint.parameters import Rates
+from subbyte.joint.tune import Tuning
+from subbyte.methods import subbyte as method
 from subbyte.methods.subbyte import _steps as steps_for
 from subbyte.progress import Silent
 
@@ -156,3 +159,20 @@ def test_as_many_steps_as_are_asked_for(steps: int, least: int, most: int) -> No
     progress = Counting()
     quantize(model(), BATCHES, recipe(steps=steps), progress=progress)
     assert least <= progress.steps <= most  # once for each of up to three rates
+
+
+def test_with_the_few_steps_of_large_images_all_rates_are_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Tuning] = []
+    monkeypatch.setattr(method, "tune", lambda *args: seen.append(args[2]))
+    options = {"name": "subbyte", "integers": 0.04}
+    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
+    monkeypatch.setattr(method, "PIXELS", 50 * 8 * 8 * 32)
+    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
+    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options | {"steps": 50}))
+    usual, few, asked = seen
+    assert [tuning.steps for tuning in seen] == [200, 50, 50]
+    assert usual.rates == asked.rates == Rates(integers=0.04)
+    rates = usual.rates
+    assert few.rates == Rates(rates.activations / 4, rates.weights / 4, rates.biases / 4, 0.01)

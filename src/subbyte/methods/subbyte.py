@@ -31,9 +31,10 @@ class Options(Checked):
     images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
     at least. steps: of the tuning, of `batch` images each; `None`: 200, or as many as look at 64
     million pixels if these are fewer. integers: its rate for integers of 2 bits, in levels a step,
-    twice that for every two bits more; 0: they stay. features: what the error of what blocks read
-    counts in it at first. cache_memory: GB of values between layers that are kept in memory;
-    beyond, in temporary files.
+    twice that for every two bits more; 0: they stay. Where `None` gives fewer steps than 200, all
+    rates are smaller in proportion. features: what the error of what blocks read counts in it at
+    first. cache_memory: GB of values between layers that are kept in memory; beyond, in temporary
+    files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,7 +74,8 @@ def apply(
         return
     steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
     if steps:
-        rates = Rates(integers=options.integers)
+        share = min(1.0, steps / STEPS) if options.steps is None else 1.0
+        rates = Rates(integers=options.integers * share).times(share)
         tune(captured, lessons, Tuning(steps, options.batch, rates, options.features), progress)
 
 
