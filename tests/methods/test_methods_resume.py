@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from methods_helpers import model
+from torch import nn
 
+from residual import Residual
 from subbyte import Recipe, SubbyteError, api
+from subbyte.fitting import walk as fitting
+from subbyte.graph.captured import Layer
 from subbyte.reconstruction import walk
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -69,6 +73,39 @@ def test_it_goes_on_to_the_same_result(
             assert torch.equal(value, other.state_dict()[key])
     names = [block["block"] for block in again.facts.blocks]
     assert names == [block["block"] for block in whole.facts.blocks]
+
+
+def residual() -> nn.Module:
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    return nn.Sequential(*stem, Residual(), *head).eval()
+
+
+@pytest.mark.parametrize("finished", [1, 3])
+def test_fitting_goes_on_behind_the_last_finished_layer(
+    finished: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original, layers = fitting._fit, []
+
+    def fit(where: fitting.Walk, layer: Layer, *rest: object) -> object:
+        if len(layers) == finished and not rested:
+            raise CutError
+        layers.append(layer.name)
+        return original(where, layer, *rest)  # type: ignore[arg-type]
+
+    whole = api.quantize(residual(), BATCHES, recipe("subbyte"))
+    monkeypatch.setattr(fitting, "_fit", fit)
+    rested = False
+    with pytest.raises(CutError):
+        api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
+    rested = True
+    again = api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
+    assert layers == [block["block"] for block in whole.facts.blocks]  # none was fitted twice
+    assert layers == [block["block"] for block in again.facts.blocks]
+    assert torch.equal(again(IMAGES), whole(IMAGES))
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
 
 
 def test_other_work_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from subbyte.grid import ranges
 from subbyte.grid.fake_quantize import FakeQuantize, State
 from subbyte.grid.spec import along
 from subbyte.progress import Progress
+from subbyte.reconstruction.finished import keep, restore
 from subbyte.reconstruction.store import Store
 from subbyte.reconstruction.values import AT_ONCE, Values, images_of, picked, recorded
 
@@ -110,10 +112,13 @@ def fit_layers(
     cache: int,
     sampling: Sampling,
     progress: Progress,
+    resume: Path | None = None,
 ) -> None:
     """Fit every weight on a grid to what its layer reads on its grids, layer by layer.
 
-    All grids have ranges. How it went is noted in `captured.facts.blocks`. cache: bytes.
+    All grids have ranges. How it went is noted in `captured.facts.blocks`. cache: bytes. resume: a
+    folder to which what is found for each layer is written, and from which it is taken if it is
+    there already.
     """
     device = next(captured.parameters()).device
     store = Store(cache, device)
@@ -134,17 +139,9 @@ def fit_layers(
                 for node, value in walk.values.items()
             }
         captured.set_state(State.QUANTIZE)
-        for layer in progress.track(walk.order.layers, "fitting layers"):
-            started = time.perf_counter()
-            found = _fit(walk, layer)
-            note = {
-                "block": layer.name,
-                "seconds": round(time.perf_counter() - started, 3),
-                "fell_back": found is None,
-            }
-            if found is not None:
-                note |= {"damping": found.damping, "gain": round(found.gain, 3)}
-            captured.facts.blocks.append(note)
+        for i, layer in enumerate(progress.track(walk.order.layers, "fitting layers")):
+            key = f"fitting {walk.region} {i}".replace(" ", "-")
+            captured.facts.blocks.append(_settled(walk, layer, resume, key))
     for _, quantizer in captured.quantizers("weight"):
         quantizer.instead = None
     captured.set_state(State.QUANTIZE)
@@ -184,16 +181,51 @@ def _importance(
 
 
 @torch.no_grad()
-def _fit(walk: Walk, layer: Layer) -> Fit | None:
-    """Fit one layer, give it what was found, and go on to what follows it alone."""
+def _settled(walk: Walk, layer: Layer, resume: Path | None, key: str) -> dict[str, Any]:
+    """Give a layer what is kept of it or what is found now, go on to what follows, and note it."""
     captured, order = walk.captured, walk.order
-    node = order.nodes[layer.name]
-    tensor = order.weight(layer)
-    quantizer, weight = captured.quantizer(tensor), captured.weight(tensor)
-    bias = bias_of(captured.region(walk.region), node)
-    partner = order.partner(node)
+    quantizer, weight = (
+        captured.quantizer(order.weight(layer)),
+        captured.weight(order.weight(layer)),
+    )
+    bias = bias_of(captured.region(walk.region), order.nodes[layer.name])
+    if bias is not None:
+        walk.biases.append((bias, bias.clone()))
+    random = walk.generator.get_state()  # where the rows of the next layer are drawn from
+    kept = {"random": random} | ({} if bias is None else {"bias": bias})
+    note = None if resume is None else restore(resume, key, [quantizer], kept)
+    partner = order.partner(order.nodes[layer.name])
     order.fitted(layer)
     fresh = [n for n in order.frontier() if n not in walk.values]
+    if note is None:
+        started = time.perf_counter()
+        found = _fit(walk, layer, bias, partner, fresh)
+        seconds = round(time.perf_counter() - started, 3)
+        note = {"block": layer.name, "seconds": seconds, "fell_back": found is None}
+        if found is not None:
+            note |= {"damping": found.damping, "gain": round(found.gain, 3)}
+        if resume is not None:
+            kept["random"] = walk.generator.get_state()
+            keep(resume, key, [quantizer], note, kept)
+    else:
+        walk.generator.set_state(random)
+        _in_float(walk, fresh)
+    quantizer.hold(quantizer.quantize(weight))
+    _advance(walk, fresh)
+    return note
+
+
+def _fit(
+    walk: Walk,
+    layer: Layer,
+    bias: torch.Tensor | None,
+    partner: fx.Node | None,
+    fresh: list[fx.Node],
+) -> Fit | None:
+    """Fit one layer and give it what was found; the float values of the nodes `fresh` are kept."""
+    captured, order = walk.captured, walk.order
+    node, tensor = order.nodes[layer.name], order.weight(layer)
+    quantizer, weight = captured.quantizer(tensor), captured.weight(tensor)
     geometry = geometry_of(node, weight)
     seen, held = _moments(walk, node, as_matrices(weight, geometry), geometry, partner, fresh)
     rounded = as_matrices(quantizer.quantize(weight), geometry)
@@ -211,11 +243,8 @@ def _fit(walk: Walk, layer: Layer) -> Fit | None:
     if found is not None:
         _give(quantizer, weight, found, geometry)
     if bias is not None and seen.count:
-        walk.biases.append((bias, bias.clone()))
         best = seen.bias(rounded) if found is None or found.bias is None else found.bias
         bias.copy_(best.reshape(-1))
-    quantizer.hold(quantizer.quantize(weight))
-    _advance(walk, fresh)
     return found
 
 
@@ -262,6 +291,21 @@ def _moments(
     for n, whole in zip(fresh, wholes, strict=True):
         walk.values[n] = Values(whole, whole)
     return seen, held
+
+
+def _in_float(walk: Walk, fresh: list[fx.Node]) -> None:
+    """Compute what the nodes `fresh` give in the float network."""
+    if not fresh:
+        return
+    exact = _part(walk, tuple(fresh), set(walk.values))
+    count = images_of([v.exact for v in exact.values])
+    wholes: list[torch.Tensor] = []
+    for chosen in _portions(count):
+        with walk.in_float():
+            outputs = exact.run(chosen, count, quantized=False)
+        walk.keep(wholes, outputs, chosen, count)
+    for n, whole in zip(fresh, wholes, strict=True):
+        walk.values[n] = Values(whole, whole)
 
 
 def _advance(walk: Walk, fresh: list[fx.Node]) -> None:

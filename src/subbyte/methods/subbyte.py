@@ -58,7 +58,7 @@ def apply(
     resume: Path | None = None,
 ) -> None:
     """Choose all ranges in the float network, fit layer by layer, then tune scales and biases."""
-    del loss, resume
+    del loss
     progress = progress or Silent()
     choose_weights(captured, progress)
     choose_activations(captured, batches, progress, State.OFF)
@@ -68,7 +68,7 @@ def apply(
     if lessons is not None:
         some = lessons.portions(AT_ONCE)  # so that images are in memory once
     cache = int(options.cache_memory * 2**30)
-    fit_layers(captured, some, cache, Sampling(options.positions), progress)
+    fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
     give_back()
     if lessons is None:
         return

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -37,10 +38,12 @@ def claim(folder: Path, facts: dict[str, Any]) -> None:
     files.write_text(file, json.dumps(here, indent=2))
 
 
-def restore(folder: Path, key: str, grids: list[FakeQuantize]) -> dict[str, Any] | None:
+def restore(
+    folder: Path, key: str, grids: list[FakeQuantize], others: dict[str, torch.Tensor] | None = None
+) -> dict[str, Any] | None:
     """Give `grids` what was kept of them under `key`, and return what was noted; `None`: nothing.
 
-    Values return to the last bit.
+    others: tensors that were kept too, by name. Values return to the last bit.
     """
     path = folder / f"{key}.safetensors"
     if not path.is_file():
@@ -52,16 +55,25 @@ def restore(folder: Path, key: str, grids: list[FakeQuantize]) -> dict[str, Any]
             name = f"{i}.offset"
             offset = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
             grid.offset = None if offset is None else offset.to(grid.scale.device)
+        for name, tensor in (others or {}).items():
+            tensor.copy_(file.get_tensor(name))
         note: dict[str, Any] = json.loads(file.metadata()[KEY])
     return note
 
 
-def keep(folder: Path, key: str, grids: list[FakeQuantize], note: dict[str, Any]) -> None:
-    """Write `grids` and a note (plain data), whole or not at all."""
+def keep(
+    folder: Path,
+    key: str,
+    grids: list[FakeQuantize],
+    note: dict[str, Any],
+    others: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write `grids`, a note (plain data) and other tensors by name, whole or not at all."""
     tensors = {
         f"{i}.{name}": value.cpu().contiguous().clone()
         for i, grid in enumerate(grids)
         for name, value in grid.state_dict().items()
     }
+    tensors |= {name: value.detach().cpu().clone() for name, value in (others or {}).items()}
     with files.atomic(folder / f"{key}.safetensors") as part:
         save_file(tensors, str(part), metadata={KEY: json.dumps(note)})
