@@ -133,10 +133,11 @@ def test_the_bundled_model_predicts_what_the_simulation_does(
     batch, _ = digit_images(200, evaluation=True)
     simulated, deployed = quantized(batch).numpy(), run(runtime, path, batch)[0]
     assert (simulated.argmax(1) == deployed.argmax(1)).mean() >= 0.99
-    # In a deep network one rounding that falls the other way moves an image's logits a little.
+    # In a deep network one rounding that falls the other way moves an image's logits a little: by
+    # the more, the fewer levels there are.
     off = np.abs(simulated - deployed).max(1)
     assert (off < 1e-5 * np.abs(simulated).max()).mean() >= 0.75
-    assert off.max() < 0.02 * np.abs(simulated).max()
+    assert off.max() < max(0.02, 0.3 / 2**activations) * np.abs(simulated).max()
 
 
 def test_8_bit_weights_with_a_zero_point_in_a_wide_linear_layer(tmp_path: Path) -> None:
