@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from processor import FITTING
 from subbyte import experiment, pipeline
 
 # By how much less than the float model's AP a variant's may be.
@@ -15,7 +16,10 @@ DEPLOYED = 0.003  # by how much a runtime's AP may be another than that of its f
 
 @pytest.mark.slow
 def test_the_bundled_detector_keeps_its_boxes(tmp_path: Path) -> None:
-    folder, results = pipeline.run(experiment.load("digit-scenes"), tmp_path / "run")
+    settings = [
+        f"variants.{name}.{key}={value}" for name in MARGINS for key, value in FITTING.items()
+    ]
+    folder, results = pipeline.run(experiment.load("digit-scenes", settings), tmp_path / "run")
     assert results["evaluation_images"] == 500
     best = results["float"]["metrics"]["AP"]
     assert best >= 0.75
