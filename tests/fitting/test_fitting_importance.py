@@ -44,7 +44,7 @@ def test_rows_count_by_the_squares_of_what_they_add_to_the_output() -> None:
 
 
 class Regions(nn.Module):
-    """Two regions, of which the second multiplies what the first gives by 3, then 1 to 4."""
+    """A region that reads images, and one that reads what it gives."""
 
     def __init__(self) -> None:
         super().__init__()

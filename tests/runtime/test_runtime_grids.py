@@ -26,6 +26,7 @@ from runtime_helpers import (
 from torch import nn
 
 import subbyte
+from processor import FITTING
 
 BITS = [(8, 8), (4, 4), (2, 2), (4, 8)]
 SYMMETRIC = {"symmetric_weights": True, "symmetric_activations": True}
@@ -133,11 +134,12 @@ def test_the_bundled_model_predicts_what_the_simulation_does(
     batch, _ = digit_images(200, evaluation=True)
     simulated, deployed = quantized(batch).numpy(), run(runtime, path, batch)[0]
     assert (simulated.argmax(1) == deployed.argmax(1)).mean() >= 0.99
-    # In a deep network one rounding that falls the other way moves an image's logits a little: by
-    # the more, the fewer levels there are.
+    # In a deep network one rounding that falls the other way moves an image's logits a little. On
+    # older processors it is one in front of a grid of few levels, where a level is more.
+    most = max(0.02, 0.3 / 2**activations) if FITTING else 0.02
     off = np.abs(simulated - deployed).max(1)
     assert (off < 1e-5 * np.abs(simulated).max()).mean() >= 0.75
-    assert off.max() < max(0.02, 0.3 / 2**activations) * np.abs(simulated).max()
+    assert off.max() < most * np.abs(simulated).max()
 
 
 def test_8_bit_weights_with_a_zero_point_in_a_wide_linear_layer(tmp_path: Path) -> None:
