@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -295,32 +295,30 @@ def _moments(
 
 def _in_float(walk: Walk, fresh: list[fx.Node]) -> None:
     """Compute what the nodes `fresh` give in the float network."""
-    if not fresh:
-        return
-    exact = _part(walk, tuple(fresh), set(walk.values))
-    count = images_of([v.exact for v in exact.values])
-    wholes: list[torch.Tensor] = []
-    for chosen in _portions(count):
-        with walk.in_float():
-            outputs = exact.run(chosen, count, quantized=False)
-        walk.keep(wholes, outputs, chosen, count)
-    for n, whole in zip(fresh, wholes, strict=True):
+    for n, whole in zip(fresh, _computed(walk, fresh, quantized=False), strict=True):
         walk.values[n] = Values(whole, whole)
 
 
 def _advance(walk: Walk, fresh: list[fx.Node]) -> None:
     """Compute what the nodes `fresh` give behind quantized layers, and drop what is not read."""
-    if fresh:
-        known = set(walk.values) - set(fresh)
-        part = _part(walk, tuple(fresh), known)
-        count = images_of([v.exact for v in part.values])
-        wholes: list[torch.Tensor] = []
-        for chosen in _portions(count):
-            walk.keep(wholes, part.run(chosen, count, quantized=True), chosen, count)
-        for n, whole in zip(fresh, wholes, strict=True):
-            walk.values[n] = Values(walk.values[n].exact, whole)
+    for n, whole in zip(fresh, _computed(walk, fresh, quantized=True), strict=True):
+        walk.values[n] = Values(walk.values[n].exact, whole)
     needed = set(walk.order.frontier())
     walk.values = {n: v for n, v in walk.values.items() if n in needed}
+
+
+def _computed(walk: Walk, fresh: list[fx.Node], *, quantized: bool) -> list[torch.Tensor]:
+    """What each of the nodes `fresh` gives for all images, on the grids or in the float network."""
+    if not fresh:
+        return []
+    part = _part(walk, tuple(fresh), set(walk.values) - set(fresh))
+    count = images_of([v.exact for v in part.values])
+    wholes: list[torch.Tensor] = []
+    for chosen in _portions(count):
+        with nullcontext() if quantized else walk.in_float():
+            outputs = part.run(chosen, count, quantized=quantized)
+        walk.keep(wholes, outputs, chosen, count)
+    return wholes
 
 
 @dataclass(frozen=True)
