@@ -3,10 +3,12 @@
     uv run python benchmarks/detectors.py --json detectors.json --docs docs/detectors.md
     uv run python benchmarks/detectors.py --json detectors.json --only libreyolo/YOLOX-n
 
-torchvision's are exported whole, from images to boxes; libreyolo's (MIT, a development dependency)
-with their raw outputs. Each is captured, quantized (ranges by minmax), exported for each runtime
-and run in it, in a process of its own; results are kept in the JSON file as they come. What the
-figures mean is said in docs/detectors.md.
+torchvision's and the SSD family are exported whole, from images to boxes; libreyolo's (MIT, a
+development dependency) with their raw outputs. Each is captured, quantized (ranges by minmax),
+exported for each runtime and run in it, in a process of its own; results are kept in the JSON file
+as they come. What the figures mean is said in docs/detectors.md. Where the processor has no VNNI,
+on which 8-bit sums saturate in both runtimes, weights are of 7 bits (`reduce_range`), and the row
+says so.
 """
 
 from __future__ import annotations
@@ -33,19 +35,24 @@ from torchvision.ops import box_iou
 from untrained import as_if_trained, nudged, pictures
 
 import subbyte
+from subbyte import models
 from subbyte.graph.captured import Captured
+from subbyte.models.ssd.members import MEMBERS
 from subbyte.preprocessing import Preprocessing
-from subbyte.runtime import verify
+from subbyte.runtime import machine, verify
 from subbyte.runtime.onnx import export_float
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 8, 4, 3, 2
-# The last layers of torchvision's detectors, and how far their results are to spread.
+# The last layers of torchvision's detectors and of SSDs, and how far their results are to spread.
 HEADS = {
-    r"bbox_(pred|reg)$|regression_head\.module_list\.\d+(\.1)?$": 0.5,
-    r"cls_(logits|score)$|classification_head\.module_list\.\d+(\.1)?$": 2.0,
+    r"bbox_(pred|reg)$|regression_head\.module_list\.\d+(\.1)?$"
+    r"|(loc|regression_headers)\.\d+(\.[23])?$": 0.5,
+    r"cls_(logits|score)$|classification_head\.module_list\.\d+(\.1)?$"
+    r"|(conf|classification_headers)\.\d+(\.[23])?$": 2.0,
 }
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-RECIPE = subbyte.Recipe(ranges="minmax", method="range")
+REDUCED = machine.has_vnni() is False
+RECIPE = subbyte.Recipe(ranges="minmax", method="range", reduce_range=REDUCED)
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # detectors take [0, 1]
 BEGIN = "<!-- made by benchmarks/detectors.py -->"
 FAMILY = "libreyolo/"
@@ -67,6 +74,7 @@ TORCHVISION = {
     "fasterrcnn_resnet50_fpn_v2": 256,
     "fasterrcnn_mobilenet_v3_large_320_fpn": 256,
 }
+SSDS = [name for name in MEMBERS if name != "digit_scenes"]  # those with published checkpoints
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ def main() -> None:
     if options.one:
         options.json.write_text(json.dumps(measure(options.one)))
         return
-    rows = collect(__file__, options.json, [*TORCHVISION, *LIBREYOLO], options.only, [], table_row)
+    names = [*TORCHVISION, *SSDS, *LIBREYOLO]
+    rows = collect(__file__, options.json, names, options.only, [], table_row)
     if options.docs is not None:
         put_into(options.docs, BEGIN, told(rows))
     print(told(rows))
@@ -131,8 +140,8 @@ def main() -> None:
 def measure(name: str) -> Row:
     """Everything that the tables say of one model; under "failed" what went wrong, and where."""
     torch.set_num_threads(1)
-    kind = of_libreyolo(LIBREYOLO[name]) if name in LIBREYOLO else of_torchvision(name)
-    row: Row = {}
+    kind = of_libreyolo(LIBREYOLO[name]) if name in LIBREYOLO else whole(partial(built, name))
+    row: Row = {"reduced": REDUCED}
     stage = "building"
     try:
         module, side = kind.build()
@@ -233,16 +242,19 @@ def run(kind: Kind, path: Path, session: verify.Session, images: torch.Tensor) -
     return kind.of_file(dict(zip(names, arrays, strict=True)))
 
 
-def of_torchvision(name: str) -> Kind:
-    """One of torchvision's: images in, boxes out, everything in the file."""
+def built(name: str) -> tuple[nn.Module, int]:
+    """One of torchvision's or of the SSD family, and the side of its images."""
+    torch.manual_seed(0)
+    if name in MEMBERS:
+        return models.build(name, num_classes=21).eval(), MEMBERS[name].settings.size
+    side = TORCHVISION[name]
+    sizes = {} if name.startswith("ssd") else {"min_size": side, "max_size": side}
+    make = getattr(detection, name)
+    return make(weights=None, weights_backbone=None, num_classes=21, **sizes).eval(), side
 
-    def build() -> tuple[nn.Module, int]:
-        side = TORCHVISION[name]
-        sizes = {} if name.startswith("ssd") else {"min_size": side, "max_size": side}
-        torch.manual_seed(0)
-        make = getattr(detection, name)
-        return make(weights=None, weights_backbone=None, num_classes=21, **sizes).eval(), side
 
+def whole(build: Callable[[], tuple[nn.Module, int]]) -> Kind:
+    """A detector as torchvision's are: images in, boxes out, everything in the file."""
     return Kind(
         build=build,
         batch=list,
@@ -335,13 +347,13 @@ def of_queries(
 
 
 def told(rows: dict[str, Row]) -> str:
-    """Both tables, and what they were measured with."""
+    """A table for each source, and what they were measured with."""
     row = next(row for row in rows.values() if "failed" not in row)
     versions = {shown: row[key]["version"] for key, shown in RUNTIMES.items()}
     versions |= {name: version(name) for name in ("torch", "torchvision", "libreyolo")}
     numbers = ", ".join(f"{name} {number.split('-')[0]}" for name, number in versions.items())
     parts = []
-    for names in (TORCHVISION, LIBREYOLO):
+    for names in (TORCHVISION, SSDS, LIBREYOLO):
         lines = [table_row(name, rows[name]) for name in names if name in rows]
         parts.append("\n".join([HEAD, *lines]))
     return "\n\n".join([*parts, f"{numbers}."])
@@ -350,7 +362,8 @@ def told(rows: dict[str, Row]) -> str:
 def table_row(name: str, row: Row) -> str:
     """One model's row; what a failed one lacks is a dash."""
     runs = [row.get(runtime) for runtime in RUNTIMES]
-    cells = [f"`{name.removeprefix(FAMILY)}`", str(row.get("size", "–"))]
+    reduced = ", 7-bit weights" if row.get("reduced") else ""
+    cells = [f"`{name.removeprefix(FAMILY)}`{reduced}", str(row.get("size", "–"))]
     cells.append(f"{row['integer']} / {row['layers']}" if "layers" in row else "–")
     cells += [f"{run['int8_ops']} / {row['integer']}" if run else "–" for run in runs]
     files = [run and run["float"] for run in runs]

@@ -35,15 +35,18 @@ def write(folder: Path, path: Path, images: list[np.ndarray], transformer: bool)
     """
     files = {ORT: folder / "quantize_static.onnx"}
     with quiet("", "nncf"), contextlib.redirect_stdout(io.StringIO()):
-        _quantize_static(path, files[ORT], images)
+        _quantize_static(path, files[ORT], images, transformer)
         for name in (NNCF, TRANSFORMER) if transformer else (NNCF,):
             files[name] = folder / f"{name.replace(' ', '_')}.onnx"
             _nncf(path, files[name], images, name == TRANSFORMER)
     return files
 
 
-def _quantize_static(path: Path, out: Path, images: list[np.ndarray]) -> None:
-    """As ONNX Runtime's documentation advises for CPUs with VNNI: u8 activations, s8 weights."""
+def _quantize_static(path: Path, out: Path, images: list[np.ndarray], transformer: bool) -> None:
+    """As ONNX Runtime's documentation advises for CPUs with VNNI: u8 activations, s8 weights.
+
+    Its symbolic shape inference, which it advises for transformers, fails on SSD's normalization.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -61,7 +64,7 @@ def _quantize_static(path: Path, out: Path, images: list[np.ndarray]) -> None:
             return None if image is None else {"input": image}
 
     ready = out.with_suffix(".ready.onnx")
-    quant_pre_process(path, ready)
+    quant_pre_process(path, ready, skip_symbolic_shape=not transformer)
     quantize_static(
         ready,
         out,
