@@ -21,20 +21,20 @@ from subbyte.progress import Progress, Silent
 from subbyte.validation import Checked
 
 AT_ONCE = 32  # images
-STEPS = 200
+STEPS = 120
 PIXELS = 64_000_000
+FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
 
 class Options(Checked):
     """What can be set.
 
     images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
-    at least. steps: of the tuning, of `batch` images each; `None`: 200, or as many as look at 64
+    at least. steps: of the tuning, of `batch` images each; `None`: 120, or as many as look at 64
     million pixels if these are fewer. integers: its rate for integers of 2 bits, in levels a step,
-    twice that for every two bits more; 0: they stay. Where `None` gives fewer steps than 200, all
-    rates are smaller in proportion. features: what the error of what blocks read counts in it at
-    first. cache_memory: GB of values between layers that are kept in memory; beyond, in temporary
-    files.
+    twice that for every two bits more; 0: they stay. Where `None` gives fewer steps than 120, all
+    rates are smaller. features: what the error of what blocks read counts in it at first.
+    cache_memory: GB of values between layers that are kept in memory; beyond, in temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,7 +74,7 @@ def apply(
         return
     steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
     if steps:
-        share = min(1.0, steps / STEPS) if options.steps is None else 1.0
+        share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
         rates = Rates(integers=options.integers * share).times(share)
         tune(captured, lessons, Tuning(steps, options.batch, rates, options.features), progress)
 
