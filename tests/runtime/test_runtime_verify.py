@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 
 import numpy as np
@@ -10,6 +12,21 @@ import torch
 
 from subbyte.progress import Silent
 from subbyte.runtime import onnxruntime, openvino, verify
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the kernel's pages")
+def test_large_tensors_take_the_memory_of_those_before() -> None:
+    faults = []
+
+    def run(inputs: torch.Tensor) -> np.ndarray:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(50 * 2**20)  # 200 MB
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return inputs.numpy()
+
+    batches = [{"inputs": torch.zeros(1)}] * 8
+    verify.collected({"large": run}, batches, Silent(), "evaluating")
+    assert faults[-1] < faults[0] / 10
 
 
 class Recorded:

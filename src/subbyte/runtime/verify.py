@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from subbyte.allocator import keeping_memory
 from subbyte.progress import Progress
 
 Run = Callable[[Any], Any]  # from a batch's inputs to what a model gives for them
@@ -78,10 +79,11 @@ def collected(
     """What each of `runs` gives for the same batches, decoded once; and the batches' targets."""
     found: dict[str, list[Any]] = {name: [] for name in runs}
     targets = []
-    for batch in progress.track(batches, description):
-        targets.append(batch.get("targets"))
-        for name, run in runs.items():
-            found[name].append(run(batch["inputs"]))
+    with keeping_memory():
+        for batch in progress.track(batches, description):
+            targets.append(batch.get("targets"))
+            for name, run in runs.items():
+                found[name].append(run(batch["inputs"]))
     return found, targets
 
 
