@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
@@ -16,6 +15,8 @@ from subbyte.runtime import onnxruntime, openvino, verify
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the kernel's pages")
 def test_large_tensors_take_the_memory_of_those_before() -> None:
+    import resource  # not on Windows
+
     faults = []
 
     def run(inputs: torch.Tensor) -> np.ndarray:
