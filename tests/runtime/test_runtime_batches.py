@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from runtime_helpers import RUNTIMES, Pooled, differences, images, seeded
 from torch import Tensor, nn
 
@@ -21,6 +22,32 @@ class TwoInputs(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.left(x) + self.right(y), self.right(x)
+
+
+class Token(nn.Module):
+    """What is learned is repeated for each image, by the size of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 4))
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.last = nn.Linear(12, 5)
+        nn.init.normal_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.second(self.first(x).relu()).relu().mean((2, 3))
+        token = self.token.expand(x.shape[0], -1)
+        return self.last(torch.cat([token, pooled], 1))
+
+
+@pytest.mark.parametrize("target", [None, *RUNTIMES])
+def test_a_model_may_ask_for_the_size_of_the_batch(target: str | None, tmp_path: Path) -> None:
+    path, batch = tmp_path / "model.onnx", images(5)
+    quantized = subbyte.quantize(seeded(Token), [batch], subbyte.Recipe(**FITTING))
+    subbyte.export(quantized, path, batch[:2], target=target)
+    with quantized.placed_for(target):
+        for runtime in RUNTIMES if target is None else [target]:
+            assert differences(runtime, path, quantized, batch)[0] < 5e-6, runtime
 
 
 @pytest.mark.parametrize("example", [1, 2])

@@ -25,6 +25,7 @@ from subbyte.runtime.detector.deploy import OF_DETECTORS, Deployment, deployment
 from subbyte.runtime.lower import lower
 from subbyte.runtime.operators import TRANSLATIONS
 from subbyte.runtime.packing import pack
+from subbyte.runtime.sizes import ask_first
 
 OPSET = 21
 INPUT, OUTPUT = "input", "output"
@@ -149,6 +150,7 @@ def _write(
     assert program is not None
     proto = program.model_proto
     _rename_output(proto)
+    ask_first(proto)
     pack(proto)
     _set_metadata(proto, metadata)
     if deployed.raw and raw is not None:
