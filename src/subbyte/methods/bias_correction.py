@@ -23,7 +23,7 @@ class Options(Checked):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(128, ge=1)
+    images: int = Field(256, ge=1)
 
 
 def apply(
