@@ -141,11 +141,12 @@ def run_variant(
 
 
 def _fallen_back(captured: Captured) -> str:
-    """Which blocks a method could not learn; empty where there are none."""
-    names = [block["block"] for block in captured.facts.blocks if block["fell_back"]]
-    if not names:
-        return ""
-    return f"not learned, because the loss was no number: the blocks from {', '.join(names)} on"
+    """Which blocks a method has left as they were, and why; empty where there are none."""
+    names: dict[str, list[str]] = {}
+    for block in captured.facts.blocks:
+        if block["fell_back"]:
+            names.setdefault(block["why"], []).append(block["block"])
+    return "; ".join(f"not learned, because {why}: {', '.join(its)}" for why, its in names.items())
 
 
 def _clipped_in_calibration(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,8 @@ from subbyte import pipeline
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
 from subbyte.experiment import Experiment
+from subbyte.fitting import walk
+from subbyte.graph.captured import Layer
 from subbyte.progress import Silent
 from subbyte.runfolder import RunFolder
 from subbyte.runtime import machine, verify
@@ -50,6 +53,20 @@ def experiment(tmp_path: Path) -> Experiment:
         variants={"w8a8": {}, "w3a4": {"weights": 3, "activations": 4}},
         runtimes=[],
     )
+
+
+def test_layers_that_a_method_leaves_rounded_are_named_with_the_reason(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = walk._fit
+
+    def without_the_last(own: walk.Walk, layer: Layer, *rest: Any) -> Any:
+        return None if layer.name == "4" else fit(own, layer, *rest)
+
+    monkeypatch.setattr(walk, "_fit", without_the_last)
+    _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
+    (entry,) = results["variants"]
+    assert "not learned, because nothing better than rounding was found: 4" in entry["notes"]
 
 
 @pytest.mark.slow

@@ -202,7 +202,9 @@ def _settled(walk: Walk, layer: Layer, resume: Path | None, key: str) -> dict[st
         found = _fit(walk, layer, bias, partner, fresh)
         seconds = round(time.perf_counter() - started, 3)
         note = {"block": layer.name, "seconds": seconds, "fell_back": found is None}
-        if found is not None:
+        if found is None:
+            note["why"] = "nothing better than rounding was found"
+        else:
             note |= {"damping": found.damping, "gain": round(found.gain, 3)}
         if resume is not None:
             kept["random"] = walk.generator.get_state()

@@ -64,6 +64,8 @@ def reconstruct(
                 well = _learn_block(walk, block, values, exact, generator)
                 seconds = round(time.perf_counter() - started, 3)
                 note = {"block": block.name, "seconds": seconds, "fell_back": not well}
+                if not well:
+                    note["why"] = "its loss was no number"
                 if resume is not None:
                     keep(resume, key, grids, note)
             done.update(grids)
