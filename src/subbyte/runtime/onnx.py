@@ -23,6 +23,7 @@ from subbyte.graph.capture import cause, dynamic_shapes
 from subbyte.graph.captured import Captured
 from subbyte.runtime.detector.deploy import OF_DETECTORS, Deployment, deployment
 from subbyte.runtime.lower import lower
+from subbyte.runtime.names import free, names_of
 from subbyte.runtime.operators import TRANSLATIONS
 from subbyte.runtime.packing import pack
 from subbyte.runtime.sizes import ask_first
@@ -131,7 +132,7 @@ def _write(
     model, args = deployed.module, at_least_two(deployed.args)
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    names = [_free(name, taken) for name in names]
+    names = [free(name, taken) for name in names]
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
@@ -191,8 +192,7 @@ def _rename_output(proto: onnx.ModelProto) -> None:
     if len(proto.graph.output) != 1:
         return
     old = proto.graph.output[0].name
-    values = [*proto.graph.initializer, *proto.graph.input]
-    new = _free(OUTPUT, {v.name for v in values} | {o for n in proto.graph.node for o in n.output})
+    new = free(OUTPUT, names_of(proto.graph))
     for node in proto.graph.node:
         for i, name in enumerate(node.output):
             if name == old:
@@ -201,13 +201,6 @@ def _rename_output(proto: onnx.ModelProto) -> None:
             if name == old:
                 node.input[i] = new
     proto.graph.output[0].name = new
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """`name`, or with underscores behind it until nothing else is called so."""
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:

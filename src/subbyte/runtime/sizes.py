@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from subbyte.runtime.names import free, names_of
+
 
 def ask_first(proto: onnx.ModelProto) -> None:
     """Let a file with integers ask for the batch's size, if it does so at all, at its inputs.
@@ -30,10 +32,10 @@ def ask_first(proto: onnx.ModelProto) -> None:
 
 def _expand(graph: onnx.GraphProto, name: str, rank: int) -> None:
     """Put an input, expanded to its own first dimension, in its own place."""
-    prefix, taken = f"{name}_whole", [value for node in graph.node for value in node.output]
-    while any(value.startswith(prefix) for value in taken):
-        prefix += "_"
-    size, ones, shape, whole = (f"{prefix}/{part}" for part in ("size", "ones", "shape", "images"))
+    taken = names_of(graph)
+    size, ones, shape, whole = (
+        free(f"{name}_{part}", taken) for part in ("size", "ones", "shape", "whole")
+    )
     for node in graph.node:
         if node.op_type != "Shape":
             node.input[:] = [whole if read == name else read for read in node.input]
