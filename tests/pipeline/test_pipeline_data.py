@@ -228,9 +228,8 @@ def test_resnet20_is_warned_of_dark_calibration_and_of_nothing_else(
         model={"name": "cifar_resnet20", "checkpoint": root / "resnet20-12fca82f.th"},
         data={"calibration": tmp_path / "calibration", "evaluation": root / "test",
               "evaluation_images": 500},
-        variants={"w8a8": {}, "w4a4": {"weights": 4, "activations": 4, "method": "range"},
-                  "w2a2": {"weights": 2, "activations": 2, "method": "range"},
-                  "minmax": {"ranges": "minmax"}},
+        variants={"w8a8": {}, "w4a4": {"weights": 4, "activations": 4},
+                  "w2a2": {"weights": 2, "activations": 2}, "minmax": {"ranges": "minmax"}},
         runtimes=[],
     )  # fmt: skip
     notes = pipeline.run(experiment, tmp_path / "out")[1]["notes"]
