@@ -1,6 +1,6 @@
 """Learning a block against a plain loop of the same arithmetic, side by side on one thread.
 
-    uv run python benchmarks/learning.py [--steps 100] [--rounds 5] [--bits w4a4]
+    uv run python benchmarks/learning.py [--steps 100] [--rounds 5] [--bits w4a4] [--only METHOD]
 
 Blocks of ResNet-20 for CIFAR-10 with its published weights, on 1,024 real calibration images from
 $SUBBYTE_DATA. The plain loop has what papers and research code write down: a parameter a layer,
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bits", default="w4a4")
+    parser.add_argument("--only", nargs="+", choices=PLANS, default=list(PLANS))
     options = parser.parse_args()
     module, batches = resnet20()
     captured = api.prepare(module, next(iter(batches)), recipe_of(options.bits, [], seed=0))
@@ -65,8 +66,9 @@ def main() -> None:
     lessons = list(lessons_of(captured, batches))
     print("| method | ours, ms a step | plain, ms a step | ratio | error, ours | error, plain |")
     print("|---|---:|---:|---:|---:|---:|")
-    for name, plan in PLANS.items():
-        compare(captured, lessons, name, replace(plan, steps=options.steps), options.rounds)
+    for name in options.only:
+        plan = replace(PLANS[name], steps=options.steps)
+        compare(captured, lessons, name, plan, options.rounds)
 
 
 def lessons_of(
@@ -90,27 +92,25 @@ def compare(
     plan: Plan,
     rounds: int,
 ) -> None:
-    """Print a row: both loops on all blocks, in turns."""
+    """Print a row: both loops on all blocks, or on all of their layers, in turns."""
     seconds = {"ours": np.zeros((len(lessons), rounds)), "plain": np.zeros((len(lessons), rounds))}
     errors = {"ours": 0.0, "plain": 0.0}
     loops: dict[str, Callable[..., object]] = {"ours": learn, "plain": plain}
-    for i, (block, values, lesson) in enumerate(lessons):
-        unit = block
-        if plan.layers:  # the second layer of the block
-            unit = single_layers(captured, block)[1]
-            walk = Walk(captured, [], plan, Store(2**33, CPU))
-            inputs = _inputs(walk, block, unit, values)
-            lesson = Lesson(inputs, _exact(walk, unit, inputs))
-        for turn in range(rounds):
-            for key in sorted(loops, reverse=bool(turn % 2)):
-                with untouched(captured, unit):
-                    grids = [q for _, q in unit.tensors(captured, "activation")]
-                    generator = torch.Generator().manual_seed(turn)
-                    with states(captured, unit, State.QUANTIZE, plan.activation_state):
-                        started = time.process_time()
-                        loops[key](captured, unit, lesson, grids, plan, generator)
-                        seconds[key][i, turn] = time.process_time() - started
-                        errors[key] += error(unit, lesson) / rounds / len(lessons)
+    for i, (block, values, whole) in enumerate(lessons):
+        units = single_layers(captured, block) if plan.layers else [block]
+        for unit in units:
+            lesson = whole if unit is block else lesson_of(captured, block, unit, values, plan)
+            for turn in range(rounds):
+                for key in sorted(loops, reverse=bool(turn % 2)):
+                    with untouched(captured, unit):
+                        grids = [q for _, q in unit.tensors(captured, "activation")]
+                        generator = torch.Generator().manual_seed(turn)
+                        with states(captured, unit, State.QUANTIZE, plan.activation_state):
+                            started = time.process_time()
+                            loops[key](captured, unit, lesson, grids, plan, generator)
+                            seconds[key][i, turn] += time.process_time() - started
+                            share = rounds * len(lessons) * len(units)
+                            errors[key] += error(unit, lesson) / share
     ratios = np.median(seconds["ours"] / seconds["plain"], axis=1)
     every = seconds["ours"].sum(0) / seconds["plain"].sum(0)
     ours, theirs = (1000 * np.median(s, axis=1).sum() / plan.steps for s in seconds.values())
@@ -120,6 +120,15 @@ def compare(
         f"{every.max():.2f}) | {errors['ours']:.5f} | {errors['plain']:.5f} |",
         flush=True,
     )
+
+
+def lesson_of(
+    captured: Captured, block: Block, unit: Block, values: dict[torch.fx.Node, Values], plan: Plan
+) -> Lesson:
+    """What a layer of a block learns from."""
+    walk = Walk(captured, [], plan, Store(2**33, CPU))
+    inputs = _inputs(walk, block, unit, values)
+    return Lesson(inputs, _exact(walk, unit, inputs))
 
 
 @contextmanager

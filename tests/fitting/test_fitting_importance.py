@@ -7,9 +7,9 @@ from torch import nn
 
 from subbyte import Recipe, api
 from subbyte.fitting.importance import row_importance
-from subbyte.fitting.matrices import geometry_of
 from subbyte.fitting.order import Order
 from subbyte.progress import Silent
+from subbyte.rows.matrices import geometry_of
 
 
 class Weighing(nn.Module):

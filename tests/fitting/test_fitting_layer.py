@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from subbyte.fitting.layer import Fit, fit
-from subbyte.fitting.moments import Moments
 from subbyte.fitting.solve import Grid
+from subbyte.rows.moments import Moments
 
 W = torch.randn(1, 6, 20, generator=torch.Generator().manual_seed(0))
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.fitting.matrices import Geometry, mean_squares
 from subbyte.graph.batch import batch_size, images_of_pixels, portions
 from subbyte.graph.captured import Captured
 from subbyte.graph.sensitivity import random_sum
 from subbyte.progress import Progress
 from subbyte.reconstruction.store import Store
+from subbyte.rows.matrices import Geometry, mean_squares
 
 AT_ONCE = (8, 64)  # least and most images whose intermediate results are in memory at a time
 PIXELS = 2**18  # of them, unless these are more images than the most, or fewer than the least

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from subbyte.fitting.moments import Moments
 from subbyte.fitting.solve import (
     FLOOR,
     Grid,
@@ -18,6 +17,7 @@ from subbyte.fitting.solve import (
     refitted,
     with_damping,
 )
+from subbyte.rows.moments import Moments
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)  # of the mean diagonal of H
 FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1)  # of the scales that the range rule gives

@@ -15,17 +15,6 @@ from torch import fx
 from subbyte.allocator import give_back
 from subbyte.fitting.importance import row_importance
 from subbyte.fitting.layer import Fit, fit
-from subbyte.fitting.matrices import (
-    Geometry,
-    as_matrices,
-    as_weight,
-    geometry_of,
-    input_rows,
-    output_rows,
-    positions,
-    rows_wanted,
-)
-from subbyte.fitting.moments import Moments
 from subbyte.fitting.order import Order
 from subbyte.fitting.solve import Grid
 from subbyte.graph.biases import bias_of
@@ -38,6 +27,17 @@ from subbyte.progress import Progress
 from subbyte.reconstruction.finished import keep, restore
 from subbyte.reconstruction.store import Store
 from subbyte.reconstruction.values import AT_ONCE, Values, images_of, picked, recorded
+from subbyte.rows.matrices import (
+    Geometry,
+    as_matrices,
+    as_weight,
+    geometry_of,
+    input_rows,
+    output_rows,
+    positions,
+    rows_wanted,
+)
+from subbyte.rows.moments import Moments
 
 HELD_OUT = 5  # of every so many portions of images, one is held out to judge by
 

@@ -13,6 +13,7 @@ from subbyte.graph.blocks import Block
 from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import FakeQuantize
 from subbyte.reconstruction.plan import Plan
+from subbyte.reconstruction.quadratic import Quadratic, quadratic_of
 from subbyte.reconstruction.rounding import Rounding
 from subbyte.reconstruction.stepsize import Masks, StepSizes
 from subbyte.reconstruction.values import Values, images_of, picked
@@ -57,7 +58,11 @@ def learn(
             stack.enter_context(steps)
         if rounding is None:
             _hold(weights, [q.quantize(w) for w, q in weights])
-        well = _optimize(block, lesson, rounding, steps, masks, plan, generator, device)
+        error = _error(captured, block, lesson, plan) if rounding is not None else None
+        if rounding is not None and error is not None:
+            well = _descend(error, rounding, plan)
+        else:
+            well = _optimize(block, lesson, rounding, steps, masks, plan, generator, device)
         for _, quantizer in weights:
             quantizer.instead = None
     if not well:
@@ -107,6 +112,27 @@ def _optimize(
         torch.autograd.backward([outputs[i] for i in learned], [gradients[i] for i in learned])
         for update in updates:
             update(step)
+    return True
+
+
+def _error(captured: Captured, block: Block, lesson: Lesson, plan: Plan) -> Quadratic | None:
+    """The squared error of a layer in closed form, where that is what the plan asks for."""
+    if not plan.layers or plan.step_sizes or plan.exponent != 2 or lesson.importance:
+        return None
+    images = min(plan.batch, images_of(lesson.targets))
+    return quadratic_of(captured, block, lesson.inputs, lesson.targets, plan.steps, images)
+
+
+def _descend(error: Quadratic, rounding: Rounding, plan: Plan) -> bool:
+    """The same steps with the error over all images."""
+    update = _rounding_update(rounding, plan)
+    for step in range(plan.steps):
+        (weight,) = rounding.weights()
+        loss, gradient = error.at(weight.detach())
+        if not math.isfinite(loss):
+            return False
+        rounding.soft.grad = gradient.flatten()
+        update(step)
     return True
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from subbyte.fitting.matrices import (
+from subbyte.rows.matrices import (
     as_matrices,
     as_weight,
     geometry_of,

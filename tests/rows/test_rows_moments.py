@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from subbyte.fitting.moments import Moments
+from subbyte.rows.moments import Moments
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(50, 3, 4, generator=G)  # rows, groups, inputs
