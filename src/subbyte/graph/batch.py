@@ -85,16 +85,16 @@ def cut(args: tuple[Any, ...], chosen: slice) -> tuple[Any, ...]:
     )
 
 
-def images_of_pixels(args: tuple[Any, ...], pixels: int) -> int:
-    """How many images such as those in `args` have so many pixels together; at least 1."""
-    images = [x for arg in args for x in (arg if are_images(arg) else [arg])]
+def pixels_of(args: tuple[Any, ...]) -> int:
+    """How many pixels an image such as those in `args` has, at least 1; all inputs together."""
     areas = [
-        x.shape[-2] * x.shape[-1] * (1 if x.dim() == 3 else len(x))
-        for x in images
-        if isinstance(x, torch.Tensor) and x.dim() in (3, 4)
+        sum(x.shape[-2:].numel() for x in arg)
+        if are_images(arg)
+        else len(arg) * arg.shape[-2:].numel()
+        for arg in args
+        if are_images(arg) or (isinstance(arg, torch.Tensor) and arg.dim() == 4)
     ]
-    each = max(1, sum(areas) // max(batch_size(args), 1))
-    return max(1, pixels // each)
+    return max(1, int(sum(areas)) // max(batch_size(args), 1))
 
 
 def in_batch(leaf: object, size: int) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from subbyte.graph.batch import are_images
+from subbyte.graph.batch import are_images, pixels_of
 from subbyte.graph.captured import Captured
 from subbyte.joint.parameters import Saved
 
@@ -39,7 +39,7 @@ class Lessons:
     @property
     def pixels(self) -> int:
         """Of an image, all inputs together; 1 of what is no image."""
-        return max(1, sum(x.shape[2:].numel() for x in self.inputs if x.dim() == 4))
+        return pixels_of(tuple(self._arguments([x[:1] for x in self.inputs])))
 
     @property
     def learned(self) -> torch.Tensor:
