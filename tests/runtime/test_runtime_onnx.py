@@ -159,3 +159,17 @@ def test_metadata_of_a_file_from_elsewhere_is_empty(tmp_path: Path) -> None:
     model.metadata_props.add(key="author", value="someone")
     onnx.save(model, str(tmp_path / "other.onnx"))
     assert read_metadata(tmp_path / "other.onnx") == {}
+
+
+def test_the_exporter_reads_its_operators_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = subbyte.quantize(seeded(TwoConvs), [images()], subbyte.Recipe())
+    subbyte.export(model, tmp_path / "first.onnx", images(2))
+
+    def read(_: object) -> None:
+        raise AssertionError("the source of an operator is read again")
+
+    monkeypatch.setattr("onnxscript._internal.ast_utils.get_src_and_ast", read)
+    subbyte.export(model, tmp_path / "second.onnx", images(2))
+    assert (tmp_path / "second.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()

@@ -6,7 +6,9 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,7 @@ def _write(
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [free(name, taken) for name in names]
+    _read_operators_once()
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
@@ -159,6 +162,18 @@ def _write(
     for output in [output for output in proto.graph.output if output.name in deployed.raw]:
         proto.graph.output.remove(output)
     _save(proto, path)
+
+
+def _read_operators_once() -> None:
+    """Keep what `torch.onnx.export` reads of its operators, hundreds of functions' source.
+
+    It reads them again for every file, which for a small model takes half of the time. Where it has
+    them elsewhere, in another version, it goes on doing so.
+    """
+    with suppress(ImportError, AttributeError):
+        apis = import_module("torch.onnx._internal.exporter._registration").onnxscript_apis
+        if not hasattr(apis.get_torchlib_ops, "cache_info"):
+            apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
 
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
