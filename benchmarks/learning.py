@@ -187,8 +187,10 @@ def plain(
                 torch.where(torch.rand_like(x) < plan.drop, y, x)
                 for x, y in zip(inputs, exact, strict=True)
             ]
-        (output,), (target,) = unit.module(*inputs), lesson.targets
-        loss = (output - target[chosen]).abs().pow(plan.exponent).sum(1).mean()
+        pairs = zip(unit.module(*inputs), lesson.targets, strict=True)
+        loss = torch.stack(
+            [(y - target[chosen]).abs().pow(plan.exponent).sum(1).mean() for y, target in pairs]
+        ).sum()
         if step >= plan.warm_up * plan.steps:
             share = (plan.steps - step) / (plan.steps - plan.warm_up * plan.steps)
             beta = plan.beta[1] + (plan.beta[0] - plan.beta[1]) * share
