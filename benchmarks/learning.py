@@ -96,21 +96,17 @@ def compare(
     seconds = {"ours": np.zeros((len(lessons), rounds)), "plain": np.zeros((len(lessons), rounds))}
     errors = {"ours": 0.0, "plain": 0.0}
     loops: dict[str, Callable[..., object]] = {"ours": learn, "plain": plain}
-    for i, (block, values, whole) in enumerate(lessons):
-        units = single_layers(captured, block) if plan.layers else [block]
-        for unit in units:
-            lesson = whole if unit is block else lesson_of(captured, block, unit, values, plan)
-            for turn in range(rounds):
-                for key in sorted(loops, reverse=bool(turn % 2)):
-                    with untouched(captured, unit):
-                        grids = [q for _, q in unit.tensors(captured, "activation")]
-                        generator = torch.Generator().manual_seed(turn)
-                        with states(captured, unit, State.QUANTIZE, plan.activation_state):
-                            started = time.process_time()
-                            loops[key](captured, unit, lesson, grids, plan, generator)
-                            seconds[key][i, turn] += time.process_time() - started
-                            share = rounds * len(lessons) * len(units)
-                            errors[key] += error(unit, lesson) / share
+    for i, share, unit, lesson in units_of(captured, lessons, plan):
+        for turn in range(rounds):
+            for key in sorted(loops, reverse=bool(turn % 2)):
+                with untouched(captured, unit):
+                    grids = [q for _, q in unit.tensors(captured, "activation")]
+                    generator = torch.Generator().manual_seed(turn)
+                    with states(captured, unit, State.QUANTIZE, plan.activation_state):
+                        started = time.process_time()
+                        loops[key](captured, unit, lesson, grids, plan, generator)
+                        seconds[key][i, turn] += time.process_time() - started
+                        errors[key] += error(unit, lesson) * share / rounds
     ratios = np.median(seconds["ours"] / seconds["plain"], axis=1)
     every = seconds["ours"].sum(0) / seconds["plain"].sum(0)
     ours, theirs = (1000 * np.median(s, axis=1).sum() / plan.steps for s in seconds.values())
@@ -122,13 +118,22 @@ def compare(
     )
 
 
-def lesson_of(
-    captured: Captured, block: Block, unit: Block, values: dict[torch.fx.Node, Values], plan: Plan
-) -> Lesson:
-    """What a layer of a block learns from."""
+def units_of(
+    captured: Captured,
+    lessons: list[tuple[Block, dict[torch.fx.Node, Values], Lesson]],
+    plan: Plan,
+) -> Iterator[tuple[int, float, Block, Lesson]]:
+    """What is learned at a time: its block's number, its share of all blocks, and its lesson."""
     walk = Walk(captured, [], plan, Store(2**33, CPU))
-    inputs = _inputs(walk, block, unit, values)
-    return Lesson(inputs, _exact(walk, unit, inputs))
+    for i, (block, values, whole) in enumerate(lessons):
+        if not plan.layers:
+            yield i, 1 / len(lessons), block, whole
+            continue
+        layers = single_layers(captured, block)
+        for layer in layers:
+            inputs = _inputs(walk, block, layer, values)
+            lesson = Lesson(inputs, _exact(walk, layer, inputs))
+            yield i, 1 / len(lessons) / len(layers), layer, lesson
 
 
 @contextmanager

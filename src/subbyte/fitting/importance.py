@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.batch import batch_size, pixels_of, portions
+from subbyte.graph.batch import batch_size, images_of_pixels, portions
 from subbyte.graph.captured import Captured
 from subbyte.graph.sensitivity import random_sum
 from subbyte.progress import Progress
@@ -33,7 +33,7 @@ def row_importance(
     square is in expectation the sum of the squared gradients of each one. In each layer the mean is
     1. One that no gradient reaches, or whose outputs are not of the images, is left out.
     """
-    size = max(1, PIXELS // pixels_of(next(iter(batches), ())))
+    size = images_of_pixels(next(iter(batches), ()), PIXELS)
     parts = list(portions(batches, ALL, min(max(size, AT_ONCE[0]), AT_ONCE[1])))
     counts = [batch_size(args) for args in parts]
     watches = [_Watch(captured.region(region), its, sum(counts)) for region, its in layers.items()]

@@ -87,14 +87,19 @@ def cut(args: tuple[Any, ...], chosen: slice) -> tuple[Any, ...]:
 
 def pixels_of(args: tuple[Any, ...]) -> int:
     """How many pixels an image such as those in `args` has, at least 1; all inputs together."""
-    areas = [
+    areas: list[int] = [
         sum(x.shape[-2:].numel() for x in arg)
         if are_images(arg)
         else len(arg) * arg.shape[-2:].numel()
         for arg in args
         if are_images(arg) or (isinstance(arg, torch.Tensor) and arg.dim() == 4)
     ]
-    return max(1, int(sum(areas)) // max(batch_size(args), 1))
+    return max(1, sum(areas) // max(batch_size(args), 1))
+
+
+def images_of_pixels(args: tuple[Any, ...], pixels: int) -> int:
+    """How many images such as those in `args` have so many pixels together; at least 1."""
+    return max(1, pixels // pixels_of(args))
 
 
 def in_batch(leaf: object, size: int) -> bool:

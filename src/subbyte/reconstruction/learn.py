@@ -58,7 +58,7 @@ def learn(
             stack.enter_context(steps)
         if rounding is None:
             _hold(weights, [q.quantize(w) for w, q in weights])
-        error = _error(captured, block, lesson, plan) if rounding is not None else None
+        error = _error(captured, block, lesson, plan)
         if rounding is not None and error is not None:
             well = _descend(error, rounding, plan)
         else:
@@ -117,7 +117,8 @@ def _optimize(
 
 def _error(captured: Captured, block: Block, lesson: Lesson, plan: Plan) -> Quadratic | None:
     """The squared error of a layer in closed form, where that is what the plan asks for."""
-    if not plan.layers or plan.step_sizes or plan.exponent != 2 or lesson.importance:
+    more = plan.activations or plan.step_sizes or plan.exponent != 2 or lesson.importance
+    if not (plan.layers and plan.rounding) or more:
         return None
     images = min(plan.batch, images_of(lesson.targets))
     return quadratic_of(captured, block, lesson.inputs, lesson.targets, plan.steps, images)

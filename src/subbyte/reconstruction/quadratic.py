@@ -1,9 +1,8 @@
 """The squared error of a layer that nothing follows, over all images at once.
 
 It is quadratic in the weights, so that sums over what the layer reads and should give tell its
-value and its gradient at any weights (Nagel et al. 2020, equation 13, of which equation 21 without
-an activation function is the relaxation): a product of two matrices takes the place of a
-convolution of many images and of its gradient.
+value and its gradient at any weights: a product of two matrices takes the place of a convolution of
+many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
 """
 
 from __future__ import annotations
@@ -100,9 +99,9 @@ def _moments(
     matrices = as_matrices(weight, geometry)
     moments = Moments.none(matrices)
     each = positions(target[:1], geometry) * matrices.shape[0] * matrices.shape[2]
-    for start in range(0, len(target), max(1, AT_ONCE // each)):
-        chosen = slice(start, start + max(1, AT_ONCE // each))
-        x, t = given[chosen].to(weight.device), target[chosen].to(weight.device)
+    size = max(1, AT_ONCE // each)
+    for some in zip(torch.split(given, size), torch.split(target, size), strict=True):
+        x, t = (values.to(weight.device) for values in some)
         every = torch.arange(positions(t, geometry), device=weight.device)
         wanted = output_rows(t, every, geometry)
         if bias is not None:
