@@ -119,8 +119,8 @@ def run_variant(
             row["clipped"] = clipping.share(counts)
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, captured.layers)
-        notes = [clipping.note(captured, evaluated, calibrated), _fallen_back(captured)]
-        notes += found.notes
+        clipped = clipping.note(captured, evaluated, calibrated)
+        notes = [clipped, _fallen_back(captured), _not_tuned(captured), *found.notes]
         entry = {
             "name": name,
             "weights": recipe.weights,
@@ -134,6 +134,7 @@ def run_variant(
             "clipped_share": clipping.share(*evaluated),
             "clipped_share_calibration": clipping.share(*calibrated),
             "blocks": captured.facts.blocks,
+            "tuning": captured.facts.tuning,
             "notes": [note for note in notes if note],
         }
         files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
@@ -147,6 +148,12 @@ def _fallen_back(captured: Captured) -> str:
         if block["fell_back"]:
             names.setdefault(block["why"], []).append(block["block"])
     return "; ".join(f"not learned, because {why}: {', '.join(its)}" for why, its in names.items())
+
+
+def _not_tuned(captured: Captured) -> str:
+    """Why the tuning of the whole network was not kept; empty where it was, or there is none."""
+    tuning = captured.facts.tuning
+    return "" if tuning is None or tuning["kept"] else f"not tuned, because {tuning['why']}"
 
 
 def _clipped_in_calibration(

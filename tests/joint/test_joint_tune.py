@@ -65,7 +65,7 @@ def test_it_finds_back_from_wrong_scales_with_the_same_integers(rounded: Capture
         quantizer.offset = levels - wrong.weight(tensor) / scale
     tuned = copy.deepcopy(wrong)
     before = [q.levels(tuned.weight(t)) for t, q in tuned.quantizers("weight")]
-    assert tune(tuned, lessons(tuned), tuning(60, Rates(1e-2, 1e-2, 1e-2)), Silent())
+    assert tune(tuned, lessons(tuned), tuning(60, Rates(1e-2, 1e-2, 1e-2)), Silent()).kept
     after = [q.levels(tuned.weight(t)) for t, q in tuned.quantizers("weight")]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_large_images_are_learned_from_a_few_at_a_time(
         monkeypatch.setattr(tune_module, "PIXELS", pixels)
         tuned, sizes = copy.deepcopy(rounded), []
         tuned.model.register_forward_pre_hook(lambda _, args, s=sizes: s.append(len(args[0])))
-        assert tune(tuned, own, tuning(3, Rates(1e-3, 1e-3, 1e-3), 0.0), Silent())
+        assert tune(tuned, own, tuning(3, Rates(1e-3, 1e-3, 1e-3), 0.0), Silent()).kept
         assert max(sizes) == most
         assert all(parameter.grad is None for parameter in tuned.parameters())
         found.append(outputs(tuned))
@@ -119,8 +119,8 @@ def test_integers_move_where_they_are_asked_to() -> None:
     losses = {"before": float(divergence(outputs(wrong), exact))}
     for name, rate in (("stay", 0.0), ("move", 0.1)):
         tuned = copy.deepcopy(wrong)
-        kept = tune(tuned, lessons(tuned), tuning(100, Rates(integers=rate)), Silent())
-        assert kept or name == "stay"
+        outcome = tune(tuned, lessons(tuned), tuning(100, Rates(integers=rate)), Silent())
+        assert outcome.kept or name == "stay"
         losses[name] = float(divergence(outputs(tuned), exact))
         same = [
             bool((q.levels(tuned.weight(t)) == wrong.quantizer(t).levels(wrong.weight(t))).all())
@@ -146,7 +146,9 @@ def test_a_loss_that_is_no_number_leaves_all_as_it_was(rounded: Captured) -> Non
     tuned = copy.deepcopy(rounded)
     wrong = lessons(tuned)
     wrong.inputs[0][0] = float("inf")
-    assert not tune(tuned, wrong, tuning(5, Rates()), Silent())
+    outcome = tune(tuned, wrong, tuning(5, Rates()), Silent())
+    assert not outcome.kept
+    assert outcome.refused == dict.fromkeys((16.0, 4.0, 1.0), "its loss was no number")
     assert torch.equal(outputs(tuned), outputs(rounded))
 
 
@@ -155,7 +157,11 @@ def test_what_is_clearly_worse_on_images_held_out_is_not_kept(rounded: Captured)
     few = lessons(tuned)
     learned = [i for i in range(40) if i % 8 != 7]
     few.inputs[0][learned] = 1e-3 * few.inputs[0][learned]  # nothing to learn from
-    assert not tune(tuned, few, tuning(40, Rates(0.3, 0.3, 0.3), 0), Silent())
+    outcome = tune(tuned, few, tuning(40, Rates(0.3, 0.3, 0.3), 0), Silent())
+    assert not outcome.kept
+    assert len(outcome.refused) == 3
+    assert all("images held out had grown" in why for why in outcome.refused.values())
+    assert outcome.loss == outcome.loss_before > 0
     assert torch.equal(outputs(tuned), outputs(rounded))
 
 

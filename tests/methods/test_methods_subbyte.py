@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.graph.captured import Captured
 from subbyte.joint.objective import divergence
 from subbyte.joint.parameters import Rates
-from subbyte.joint.tune import Tuning
+from subbyte.joint.tune import Outcome, Tuning
 from subbyte.methods import subbyte as method
 from subbyte.methods.subbyte import _steps as steps_for
 from subbyte.progress import Silent
@@ -157,15 +157,45 @@ class Counting(Silent):
 @pytest.mark.parametrize(("steps", "least", "most"), [(0, 0, 0), (3, 3, 9)])
 def test_as_many_steps_as_are_asked_for(steps: int, least: int, most: int) -> None:
     progress = Counting()
-    quantize(model(), BATCHES, recipe(steps=steps), progress=progress)
+    found = quantize(model(), BATCHES, recipe(steps=steps), progress=progress)
     assert least <= progress.steps <= most  # once for each of up to three rates
+    tuning = found.facts.tuning
+    assert (tuning is None) == (steps == 0)
+    if tuning is not None:
+        assert tuning["steps"] == steps
+        assert tuning["kept"] == (tuning["rates"] is not None) == ("why" not in tuning)
+        tries = len(tuning["refused"]) + tuning["kept"]
+        assert progress.steps == steps * tries
+
+
+class Flat(nn.Module):
+    """Gives the numbers of all images in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = model()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(x).flatten()
+        return found
+
+
+def test_what_gives_no_row_an_image_is_fitted_and_it_is_told_that_nothing_is_tuned() -> None:
+    found = quantize(Flat().eval(), BATCHES, recipe())
+    assert found.facts.tuning == {"kept": False, "why": method.NO_ROWS}
+    assert len(found.facts.blocks) == 8
 
 
 def test_with_the_few_steps_of_large_images_all_rates_are_smaller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Tuning] = []
-    monkeypatch.setattr(method, "tune", lambda *args: seen.append(args[2]))
+
+    def untuned(*args: Any) -> Outcome:
+        seen.append(args[2])
+        return Outcome(None, {1.0: "it was not tried"}, 0.5, 0.5)
+
+    monkeypatch.setattr(method, "tune", untuned)
     options = {"name": "subbyte", "integers": 0.04}
     quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
     monkeypatch.setattr(method, "PIXELS", 30 * 8 * 8 * 32)

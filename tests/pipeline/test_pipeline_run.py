@@ -15,6 +15,7 @@ from subbyte.errors import SubbyteError
 from subbyte.experiment import Experiment
 from subbyte.fitting import walk
 from subbyte.graph.captured import Layer
+from subbyte.joint import tune
 from subbyte.progress import Silent
 from subbyte.runfolder import RunFolder
 from subbyte.runtime import machine, verify
@@ -67,6 +68,19 @@ def test_layers_that_a_method_leaves_rounded_are_named_with_the_reason(
     _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
     (entry,) = results["variants"]
     assert "not learned, because nothing better than rounding was found: 4" in entry["notes"]
+
+
+def test_a_tuning_that_is_not_kept_is_told_with_the_reason(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "WORSE", float("inf"))
+    monkeypatch.setattr(tune, "_grown", lambda *_: True)
+    _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
+    (entry,) = results["variants"]
+    assert not entry["tuning"]["kept"]
+    assert [refused["rates"] for refused in entry["tuning"]["refused"]] == [16, 4, 1]
+    assert "not tuned, because the loss of images held out had grown" in entry["notes"]
+    assert any("not tuned" in note for note in results["notes"])
 
 
 @pytest.mark.slow

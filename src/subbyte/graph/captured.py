@@ -87,7 +87,7 @@ class Facts:
 
     fingerprints: of the model's own tensors. prepared: of those that a method finds, which are
     others where layers have been equalized. blocks: of a method that learns, how it went with each
-    block.
+    block. tuning: of a method that tunes the whole network in the end, how that went.
     """
 
     example: tuple[Any, ...] = ()
@@ -96,6 +96,7 @@ class Facts:
     metadata: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    tuning: dict[str, Any] | None = None
 
 
 class Captured(nn.Module):

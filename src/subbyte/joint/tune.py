@@ -41,8 +41,28 @@ class Tuning:
     features: float
 
 
-def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progress) -> bool:
-    """Tune scales, biases and integers for so many steps; return whether that was kept.
+@dataclass(frozen=True)
+class Outcome:
+    """How a tuning went.
+
+    factor: of the rates, with which it was kept; `None`: all is as it was. refused: for each factor
+    before, why it was not kept. loss_before, loss: means over the images that are held out, `None`
+    where there are none.
+    """
+
+    factor: float | None
+    refused: dict[float, str]
+    loss_before: float | None
+    loss: float | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether what was learned stands."""
+        return self.factor is not None
+
+
+def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progress) -> Outcome:
+    """Tune scales, biases and integers for so many steps.
 
     Images that are held out judge. Where their loss has clearly grown in the end, or a loss was
     infinite or NaN, it is tried again with a fourth of the rates, twice; then all is as it was.
@@ -50,18 +70,24 @@ def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progres
     captured.set_state(State.QUANTIZE)
     before = Saved(captured)
     at_first = _losses_of(captured, lessons, lessons.held_out)
+    refused: dict[float, str] = {}
     for factor in FACTORS:
-        rates = tuning.rates.times(factor)
-        if _learn(captured, lessons, replace(tuning, rates=rates), at_first, progress):
-            return True
+        own = replace(tuning, rates=tuning.rates.times(factor))
+        losses, why = _learn(captured, lessons, own, at_first, progress)
+        if not why:
+            return Outcome(factor, refused, _mean(at_first), _mean(losses))
+        refused[factor] = why
         before.put_back()
-    return False
+    return Outcome(None, refused, _mean(at_first), _mean(at_first))
 
 
 def _learn(
     captured: Captured, lessons: Lessons, tuning: Tuning, at_first: torch.Tensor, progress: Progress
-) -> bool:
-    """All steps; whether these may stand. What was found is in the quantizers then."""
+) -> tuple[torch.Tensor, str]:
+    """All steps; the losses of the images held out, and why these steps may not stand, if so.
+
+    What was found is in the quantizers then.
+    """
     steps = tuning.steps
     generator = torch.Generator().manual_seed(captured.recipe.seed + 1)
     parameters, features = Parameters(captured), Features(captured)
@@ -86,7 +112,7 @@ def _learn(
                         strength = tuning.features * (1 - step / steps)
                         loss = loss + strength * distance(found, expected)
                     if not math.isfinite(float(loss.detach())):
-                        return False
+                        return at_first, "its loss was no number"
                     torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
             schedule.step()
@@ -94,11 +120,16 @@ def _learn(
                 parameters.keep(captured)
                 found_so_far = _losses_of(captured, lessons, lessons.held_out)
                 if found_so_far.sum() > WORSE * at_first.sum():
-                    return False
+                    return found_so_far, "the loss of images held out had grown fourfold on the way"
     finally:
         adam.zero_grad()
     parameters.keep(captured)
-    return not _grown(at_first, _losses_of(captured, lessons, lessons.held_out))
+    losses = _losses_of(captured, lessons, lessons.held_out)
+    return losses, "the loss of images held out had grown" if _grown(at_first, losses) else ""
+
+
+def _mean(losses: torch.Tensor) -> float | None:
+    return float(losses.double().mean()) if len(losses) else None
 
 
 def _grown(before: torch.Tensor, after: torch.Tensor) -> bool:

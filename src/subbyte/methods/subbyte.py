@@ -16,13 +16,14 @@ from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
 from subbyte.joint.lessons import lessons_of
 from subbyte.joint.parameters import Rates
-from subbyte.joint.tune import Tuning, tune
+from subbyte.joint.tune import Outcome, Tuning, tune
 from subbyte.progress import Progress, Silent
 from subbyte.validation import Checked
 
 AT_ONCE = 32  # images
 STEPS = 120
 PIXELS = 64_000_000
+NO_ROWS = "images differ in size, or what the model gives is not one row an image"
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
 
@@ -71,12 +72,24 @@ def apply(
     fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
     give_back()
     if lessons is None:
+        captured.facts.tuning = {"kept": False, "why": NO_ROWS}
         return
     steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
     if steps:
         share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
         rates = Rates(integers=options.integers * share).times(share)
-        tune(captured, lessons, Tuning(steps, options.batch, rates, options.features), progress)
+        tuning = Tuning(steps, options.batch, rates, options.features)
+        captured.facts.tuning = _said(steps, tune(captured, lessons, tuning, progress))
+
+
+def _said(steps: int, outcome: Outcome) -> dict[str, Any]:
+    """How the tuning went, for the results."""
+    refused = [{"rates": factor, "why": why} for factor, why in outcome.refused.items()]
+    said: dict[str, Any] = {"steps": steps, "kept": outcome.kept, "rates": outcome.factor}
+    if not outcome.kept:
+        said["why"] = refused[-1]["why"]
+    losses = {"loss_before": outcome.loss_before, "loss": outcome.loss}
+    return {**said, "refused": refused, **losses}
 
 
 def _steps(pixels: int, batch: int) -> int:
