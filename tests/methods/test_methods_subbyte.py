@@ -202,6 +202,8 @@ def test_with_the_few_steps_of_large_images_all_rates_are_smaller(
     quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
     quantize(model(), BATCHES[:1], Recipe(weights=3, method=options | {"steps": 30}))
     usual, few, asked = seen
+    assert usual.factors == asked.factors == (16, 4, 1)
+    assert few.factors == (4, 1)
     assert [tuning.steps for tuning in seen] == [120, 30, 30]
     assert usual.rates == asked.rates == Rates(integers=0.04)
     rates = usual.rates

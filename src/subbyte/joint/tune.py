@@ -32,13 +32,14 @@ class Tuning:
     """How a network is tuned: steps of `batch` images each, Adam's rates, and what is learned from.
 
     features: what the error of what blocks read counts at first, beside that of the outputs; it
-    falls to 0 along a line.
+    falls to 0 along a line. factors: of the rates, one after the other until one is good.
     """
 
     steps: int
     batch: int
     rates: Rates
     features: float
+    factors: tuple[float, ...] = FACTORS
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progres
     """Tune scales, biases and integers for so many steps.
 
     Images that are held out judge. Where their loss has clearly grown in the end, or a loss was
-    infinite or NaN, it is tried again with a fourth of the rates, twice; then all is as it was.
+    infinite or NaN, it is tried again with the next factor of the rates; after the last one all is
+    as it was.
     """
     captured.set_state(State.QUANTIZE)
     before = Saved(captured)
     at_first = _losses_of(captured, lessons, lessons.held_out)
     refused: dict[float, str] = {}
-    for factor in FACTORS:
+    for factor in tuning.factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
         losses, why = _learn(captured, lessons, own, at_first, progress)
         if not why:

@@ -16,7 +16,7 @@ from subbyte.graph.captured import Captured
 from subbyte.grid.fake_quantize import State
 from subbyte.joint.lessons import lessons_of
 from subbyte.joint.parameters import Rates
-from subbyte.joint.tune import Outcome, Tuning, tune
+from subbyte.joint.tune import FACTORS, Outcome, Tuning, tune
 from subbyte.progress import Progress, Silent
 from subbyte.validation import Checked
 
@@ -78,7 +78,8 @@ def apply(
     if steps:
         share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
         rates = Rates(integers=options.integers * share).times(share)
-        tuning = Tuning(steps, options.batch, rates, options.features)
+        factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
+        tuning = Tuning(steps, options.batch, rates, options.features, factors)
         captured.facts.tuning = _said(steps, tune(captured, lessons, tuning, progress))
 
 
