@@ -16,6 +16,7 @@ from subbyte.experiment import Experiment
 from subbyte.fitting import walk
 from subbyte.graph.captured import Layer
 from subbyte.joint import tune
+from subbyte.methods import subbyte as method
 from subbyte.progress import Silent
 from subbyte.runfolder import RunFolder
 from subbyte.runtime import machine, verify
@@ -73,6 +74,7 @@ def test_layers_that_a_method_leaves_rounded_are_named_with_the_reason(
 def test_a_tuning_that_is_not_kept_is_told_with_the_reason(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(method, "STEPS", 8)
     monkeypatch.setattr(tune, "WORSE", float("inf"))
     monkeypatch.setattr(tune, "_grown", lambda *_: True)
     _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
