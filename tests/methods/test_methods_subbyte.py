@@ -105,6 +105,7 @@ def test_few_images(images: int) -> None:
     found = quantize(model(), [IMAGES[:images]], recipe(steps=3))
     assert bool(torch.isfinite(found(IMAGES)).all())
     assert len(found.facts.blocks) == 8
+    assert quantize(Flat().eval(), BATCHES, recipe(steps=0)).facts.tuning is None  # not asked for
 
 
 @pytest.mark.parametrize(
@@ -184,6 +185,7 @@ def test_what_gives_no_row_an_image_is_fitted_and_it_is_told_that_nothing_is_tun
     found = quantize(Flat().eval(), BATCHES, recipe())
     assert found.facts.tuning == {"kept": False, "why": method.NO_ROWS}
     assert len(found.facts.blocks) == 8
+    assert quantize(Flat().eval(), BATCHES, recipe(steps=0)).facts.tuning is None  # not asked for
 
 
 def test_with_the_few_steps_of_large_images_all_rates_are_smaller(

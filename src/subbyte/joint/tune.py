@@ -75,18 +75,18 @@ def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progres
     refused: dict[float, str] = {}
     for factor in tuning.factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
-        losses, why = _learn(captured, lessons, own, at_first, progress)
-        if not why:
-            return Outcome(factor, refused, _mean(at_first), _mean(losses))
-        refused[factor] = why
+        found = _learn(captured, lessons, own, at_first, progress)
+        if isinstance(found, torch.Tensor):
+            return Outcome(factor, refused, _mean(at_first), _mean(found))
+        refused[factor] = found
         before.put_back()
     return Outcome(None, refused, _mean(at_first), _mean(at_first))
 
 
 def _learn(
     captured: Captured, lessons: Lessons, tuning: Tuning, at_first: torch.Tensor, progress: Progress
-) -> tuple[torch.Tensor, str]:
-    """All steps; the losses of the images held out, and why these steps may not stand, if so.
+) -> torch.Tensor | str:
+    """All steps; the losses of the images held out, or why these steps may not stand.
 
     What was found is in the quantizers then.
     """
@@ -114,7 +114,7 @@ def _learn(
                         strength = tuning.features * (1 - step / steps)
                         loss = loss + strength * distance(found, expected)
                     if not math.isfinite(float(loss.detach())):
-                        return at_first, "its loss was no number"
+                        return "its loss was no number"
                     torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
             schedule.step()
@@ -122,12 +122,12 @@ def _learn(
                 parameters.keep(captured)
                 found_so_far = _losses_of(captured, lessons, lessons.held_out)
                 if found_so_far.sum() > WORSE * at_first.sum():
-                    return found_so_far, "the loss of images held out had grown fourfold on the way"
+                    return "the loss of images held out had grown fourfold on the way"
     finally:
         adam.zero_grad()
     parameters.keep(captured)
     losses = _losses_of(captured, lessons, lessons.held_out)
-    return losses, "the loss of images held out had grown" if _grown(at_first, losses) else ""
+    return "the loss of images held out had grown" if _grown(at_first, losses) else losses
 
 
 def _mean(losses: torch.Tensor) -> float | None:

@@ -71,16 +71,17 @@ def apply(
     cache = int(options.cache_memory * 2**30)
     fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
     give_back()
+    if options.steps == 0:
+        return
     if lessons is None:
         captured.facts.tuning = {"kept": False, "why": NO_ROWS}
         return
     steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
-    if steps:
-        share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
-        rates = Rates(integers=options.integers * share).times(share)
-        factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
-        tuning = Tuning(steps, options.batch, rates, options.features, factors)
-        captured.facts.tuning = _said(steps, tune(captured, lessons, tuning, progress))
+    share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
+    rates = Rates(integers=options.integers * share).times(share)
+    factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
+    tuning = Tuning(steps, options.batch, rates, options.features, factors)
+    captured.facts.tuning = _said(steps, tune(captured, lessons, tuning, progress))
 
 
 def _said(steps: int, outcome: Outcome) -> dict[str, Any]:
