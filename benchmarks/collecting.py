@@ -14,7 +14,7 @@ from typing import Any
 from subbyte.files import atomic
 from subbyte.graph.captured import Captured
 
-MINUTES = 20  # that one model may take
+MINUTES = 60  # that one model may take
 END = "<!-- until here -->"
 
 Row = dict[str, Any]

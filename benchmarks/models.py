@@ -3,8 +3,10 @@
     uv run python benchmarks/models.py --json models.json --docs docs/models.md
     uv run python benchmarks/models.py --json models.json --only resnet18 timm/levit_128s
     uv run python benchmarks/models.py --json models.json --more
+    uv run python benchmarks/models.py --json w4a4.json --only vit_b_16 --threads 2 \
+      --recipe '{weights: 4, activations: 4, method: subbyte}'
 
-Each model is captured, quantized (ranges by minmax), exported for each runtime and run in it, in a
+Each model is captured, quantized (as --recipe says), exported for each runtime and run in it, in a
 process of its own. Results are kept in the JSON file as they come; models that are in it and did
 not fail are skipped, so that a run that was interrupted goes on. --docs puts the table into a file.
 What the figures mean, and what the random weights are, is said in docs/models.md.
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from collecting import Row, collect, left_in_float, placed, put_into
 from torch import nn
 from untrained import as_if_trained, nudged, pictures
@@ -37,7 +40,7 @@ from subbyte.runtime import verify
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 16, 16, 16, 4
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-RECIPE = subbyte.Recipe(ranges="minmax", method="range")
+RECIPE = "{ranges: minmax, method: range}"
 REAL = "mobilenet_v2"  # the one whose published weights and images $SUBBYTE_DATA may hold
 
 NAMED = """
@@ -73,31 +76,36 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="others too than those of the docs")
     parser.add_argument("--docs", type=Path, help="the file whose table is to be replaced")
     parser.add_argument("--size", type=int, help="side of the images (default: the model's own)")
+    parser.add_argument("--recipe", default=RECIPE, metavar="YAML", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    recipe = subbyte.Recipe(**yaml.safe_load(options.recipe))
     if options.one:
-        options.json.write_text(json.dumps(measure(options.one, options.size)))
+        torch.set_num_threads(options.threads)
+        options.json.write_text(json.dumps(measure(options.one, options.size, recipe)))
         return
     names = (NAMED + MORE if options.more else NAMED).split()
     more = [] if options.size is None else ["--size", str(options.size)]
+    more += ["--recipe", options.recipe, "--threads", str(options.threads)]
     rows = collect(__file__, options.json, names, options.only, more, table_row)
     if options.docs is not None:
         put_into(options.docs, BEGIN, told({n: rows[n] for n in NAMED.split() if n in rows}))
     print(table(rows))
 
 
-def measure(name: str, size: int | None) -> Row:
+def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
     """Everything that the table says of one model; under "failed" what went wrong, and where."""
-    torch.set_num_threads(1)
     row: Row = {}
     stage = "building"
     try:
         module, calibration, images = prepared(name, size)
         row["size"] = list(images.shape[2:])
         stage, started = "quantizing", time.perf_counter()
-        quantized = subbyte.quantize(module, list(calibration.split(BATCH)), RECIPE)
+        quantized = subbyte.quantize(module, list(calibration.split(BATCH)), recipe)
         row["seconds"] = round(time.perf_counter() - started, 1)
-        row |= placed(quantized)
+        row |= {**placed(quantized), "tuning": quantized.facts.tuning}
+        row["fits"] = round(sum(note["seconds"] for note in quantized.facts.blocks), 1)
         stage = "simulating"
         exact = in_batches(verify.simulated(module.eval(), "cpu"), images, BATCH)
         simulated = in_batches(verify.simulated(quantized, "cpu"), images, BATCH)

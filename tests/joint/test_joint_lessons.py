@@ -51,6 +51,10 @@ def test_the_first_images_are_taken_as_they_are(rounded: Captured) -> None:
     assert all(torch.equal(x, IMAGES[[3, 14]]) for x in found.images(torch.tensor([3, 14])))
 
 
+def test_multiply_adds_are_those_of_one_image(rounded: Captured) -> None:
+    assert lessons(rounded).multiply_adds == 32 * 48 * 3 * 3 * 3 * 3  # a place, a filter, a weight
+
+
 def test_each_image_is_mirrored_or_not_and_moved_within_limits(rounded: Captured) -> None:
     seen = set()
     for seed in range(40):

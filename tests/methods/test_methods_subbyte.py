@@ -137,10 +137,13 @@ def test_an_unknown_option_is_refused() -> None:
         quantize(model(), BATCHES, recipe(stepz=3))
 
 
-def test_large_images_get_fewer_steps() -> None:
-    assert steps_for(32 * 32, 32) == 120
-    assert steps_for(224 * 224, 32) == 39  # 64 million pixels are 1,275 such images
-    assert steps_for(8000 * 8000, 32) == 1
+def test_large_images_and_large_networks_get_fewer_steps() -> None:
+    assert steps_for(32 * 32, 41e6, 32) == 120  # ResNet-20 on CIFAR-10
+    assert steps_for(224 * 224, 0.3e9, 32) == 39  # 64 million pixels are 1,275 such images
+    assert steps_for(224 * 224, 4.1e9, 32) == 39  # ResNet-50
+    assert steps_for(224 * 224, 17.6e9, 32) == 17  # ViT-B/16: 568 images
+    assert steps_for(1, 0.0, 32) == 120  # no image, and nothing that counts
+    assert steps_for(8000 * 8000, 1e12, 32) == 1
 
 
 class Counting(Silent):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from subbyte.graph.batch import are_images, pixels_of
 from subbyte.graph.captured import Captured
@@ -23,13 +24,14 @@ class Lessons:
     """Inputs, each (images, …), and the float network's own biases.
 
     lists: which of the inputs the model takes as a list of images. held_out: images that are not
-    learned from and judge instead.
+    learned from and judge instead. multiply_adds: of the network for one image, forward.
     """
 
     inputs: list[torch.Tensor]
     lists: list[bool]
     own: Saved
     held_out: torch.Tensor
+    multiply_adds: float
 
     @property
     def count(self) -> int:
@@ -92,13 +94,13 @@ def lessons_of(
     joined = _joined(batches, images)
     if joined is None:
         return None
-    lessons = Lessons(*joined, Saved(captured), held_out(len(joined[0][0])))
+    lessons = Lessons(*joined, Saved(captured), held_out(len(joined[0][0])), 0.0)
     some = torch.arange(min(2, lessons.count))
-    with captured.in_float():
+    with captured.in_float(), FlopCounterMode(display=False) as counter:
         leaves = pytree.tree_leaves(captured.raw(*lessons.images(some)))
     if not all(isinstance(x, torch.Tensor) and len(x) == len(some) for x in leaves):
         return None
-    return lessons
+    return replace(lessons, multiply_adds=counter.get_total_flops() / 2 / len(some))
 
 
 def _varied(x: torch.Tensor, mirrored: torch.Tensor, way: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from subbyte.validation import Checked
 AT_ONCE = 32  # images
 STEPS = 120
 PIXELS = 64_000_000
+MULTIPLY_ADDS = 1e13  # forward, once
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
@@ -32,10 +33,11 @@ class Options(Checked):
 
     images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
     at least. steps: of the tuning, of `batch` images each; `None`: 120, or as many as look at 64
-    million pixels if these are fewer. integers: its rate for integers of 2 bits, in levels a step,
-    twice that for every two bits more; 0: they stay. Where `None` gives fewer steps than 120, all
-    rates are smaller. features: what the error of what blocks read counts in it at first.
-    cache_memory: GB of values between layers that are kept in memory; beyond, in temporary files.
+    million pixels or as take 10¹³ multiply-adds forward, if these are fewer. integers: its rate for
+    integers of 2 bits, in levels a step, twice that for every two bits more; 0: they stay. Where
+    `None` gives fewer steps than 120, all rates are smaller. features: what the error of what
+    blocks read counts in it at first. cache_memory: GB of values between layers that are kept in
+    memory; beyond, in temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,7 +78,9 @@ def apply(
     if lessons is None:
         captured.facts.tuning = {"kept": False, "why": NO_ROWS}
         return
-    steps = _steps(lessons.pixels, options.batch) if options.steps is None else options.steps
+    steps = options.steps
+    if steps is None:
+        steps = _steps(lessons.pixels, lessons.multiply_adds, options.batch)
     share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
     rates = Rates(integers=options.integers * share).times(share)
     factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
@@ -94,6 +98,7 @@ def _said(steps: int, outcome: Outcome) -> dict[str, Any]:
     return {**said, "refused": refused, **losses}
 
 
-def _steps(pixels: int, batch: int) -> int:
-    """Fewer for images of so many pixels than for small ones, so that the time is no multiple."""
-    return max(1, min(STEPS, PIXELS // (pixels * batch)))
+def _steps(pixels: int, multiply_adds: float, batch: int) -> int:
+    """Fewer for large images and for large networks, so that the time is no multiple."""
+    looks = min(PIXELS / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
+    return max(1, min(STEPS, int(looks / batch)))
