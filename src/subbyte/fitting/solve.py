@@ -67,31 +67,31 @@ def feedback(w: torch.Tensor, h: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Integers less zero points of w, rounded input by input, errors passed on to what follows.
 
     Frantar et al. 2023, "GPTQ"; in the order of the falling diagonal of the positive definite H.
+    With H = VVᵀ, V an upper triangle, the loss of errors e is |Vᵀe|²: an input is best where it
+    makes its own row of Vᵀe zero, whatever stands before it. No inverse is needed so.
     """
     inputs, outputs = w.shape[1:]
     order = h.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
     rows = order[..., None].expand(-1, -1, outputs)
     w = w.gather(1, rows)
-    h = h.gather(1, order[..., None].expand_as(h)).gather(2, order[:, None].expand_as(h))
-    inverse = torch.cholesky_inverse(cholesky(h))
-    upper = cholesky(inverse).mT.to(w.dtype)
-    u = torch.empty_like(w)
+    back = order.flip(1)
+    h = h.gather(1, back[..., None].expand_as(h)).gather(2, back[:, None].expand_as(h))
+    upper = cholesky(h).flip(1, 2)
+    passed = (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).to(w.dtype)
+    u, errors = torch.empty_like(w), torch.empty_like(w)
     scale, z = grid.scale, grid.zero_point
     low, high, reciprocal = grid.low - z, grid.high - z, 1 / grid.scale
     for start in range(0, inputs, AT_ONCE):
         end = min(start + AT_ONCE, inputs)
-        block = w[:, start:end]
-        errors = torch.empty_like(block)
-        inner = upper[:, start:end, start:end]
+        before = passed[:, :start, start:end].mT
+        wanted = torch.baddbmm(w[:, start:end], before, errors[:, :start])
+        inner = passed[:, start:end, start:end]
         for j in range(end - start):
-            level = torch.mul(block[:, j], reciprocal).round_().clamp_(low, high)
-            u[:, start + j] = level
-            error = torch.addcmul(block[:, j], level, scale, value=-1) / inner[:, j, j, None]
-            errors[:, j] = error
+            level = torch.mul(wanted[:, j], reciprocal).round_().clamp_(low, high)
+            error = torch.addcmul(w[:, start + j], level, scale, value=-1)
+            u[:, start + j], errors[:, start + j] = level, error
             if j + 1 < end - start:
-                block[:, j + 1 :] -= inner[:, j, j + 1 :, None] * error[:, None]
-        if end < inputs:
-            w[:, end:] -= upper[:, start:end, end:].transpose(1, 2) @ errors
+                wanted[:, j + 1 :] += inner[:, j, j + 1 :, None] * error[:, None]
     return torch.empty_like(u).scatter_(1, rows, u)
 
 
