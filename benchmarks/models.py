@@ -104,7 +104,8 @@ def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
         stage, started = "quantizing", time.perf_counter()
         quantized = subbyte.quantize(module, list(calibration.split(BATCH)), recipe)
         row["seconds"] = round(time.perf_counter() - started, 1)
-        row |= {**placed(quantized), "tuning": quantized.facts.tuning}
+        row |= placed(quantized)
+        row["tuning"] = quantized.facts.tuning
         row["fits"] = round(sum(note["seconds"] for note in quantized.facts.blocks), 1)
         stage = "simulating"
         exact = in_batches(verify.simulated(module.eval(), "cpu"), images, BATCH)

@@ -78,10 +78,10 @@ def apply(
     if lessons is None:
         captured.facts.tuning = {"kept": False, "why": NO_ROWS}
         return
-    steps = options.steps
+    steps, share = options.steps, 1.0
     if steps is None:
         steps = _steps(lessons.pixels, lessons.multiply_adds, options.batch)
-    share = min(1.0, steps / STEPS) ** FEWER if options.steps is None else 1.0
+        share = (steps / STEPS) ** FEWER
     rates = Rates(integers=options.integers * share).times(share)
     factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
     tuning = Tuning(steps, options.batch, rates, options.features, factors)
