@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import subbyte
 from subbyte import models
 from subbyte.graph.blocks import find_blocks
-from subbyte.graph.captured import Captured
 from subbyte.methods import method
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import method_names
 
 BATCH = 16

@@ -13,8 +13,8 @@ from cifar10 import resnet20
 
 import subbyte
 from subbyte import api
-from subbyte.graph.calibrate import calibrate
-from subbyte.progress import Silent
+from subbyte.calibration.observe import calibrate
+from subbyte.utils.progress import Silent
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from subbyte.files import atomic
-from subbyte.graph.captured import Captured
+from subbyte.placement.simulation import Captured
+from subbyte.utils.files import atomic
 
 MINUTES = 60  # that one model may take
 END = "<!-- until here -->"

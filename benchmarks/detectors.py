@@ -36,11 +36,12 @@ from untrained import as_if_trained, nudged, pictures
 
 import subbyte
 from subbyte import models
-from subbyte.graph.captured import Captured
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.models.ssd.members import MEMBERS
-from subbyte.preprocessing import Preprocessing
-from subbyte.runtime import machine, verify
-from subbyte.runtime.onnx import export_float
+from subbyte.placement.simulation import Captured
+from subbyte.targets import base as verify
+from subbyte.targets.onnx.export import export_float
+from subbyte.utils import machine
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 8, 4, 3, 2
 # The last layers of torchvision's detectors and of SSDs, and how far their results are to spread.

@@ -26,9 +26,9 @@ from torchvision.models import detection
 
 import subbyte
 from subbyte import models
-from subbyte.graph.captured import Captured
-from subbyte.runtime import onnx
-from subbyte.runtime.detector.deploy import OneStage
+from subbyte.detectors.deployment import OneStage
+from subbyte.placement.simulation import Captured
+from subbyte.targets.onnx import export as onnx
 
 BATCH, BATCHES = 2, 4  # of made-up images
 SIDES = {

@@ -24,8 +24,8 @@ import torch
 
 import subbyte
 from subbyte import api, models
-from subbyte.pipeline import FLOAT
-from subbyte.runtime import onnx as writer
+from subbyte.app.runner import FLOAT
+from subbyte.targets.onnx import export as writer
 
 CONTENDERS = ("subbyte", "nncf-torch", "nncf-onnx")
 BATCH = 8

@@ -20,11 +20,11 @@ import torch
 import yaml
 
 import subbyte
-from subbyte import commands, experiment
+from subbyte.app import commands, experiment
+from subbyte.app.report.bars import Bars
+from subbyte.app.setup import Setup, set_up
 from subbyte.errors import SubbyteError
-from subbyte.report.bars import Bars
-from subbyte.setup import Setup, set_up
-from subbyte.tasks import classification as task
+from subbyte.tasks.metrics import classification as task
 
 
 def main() -> None:

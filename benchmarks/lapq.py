@@ -19,15 +19,15 @@ import torch
 from cifar10 import resnet20
 
 from subbyte import api
-from subbyte.commands import recipe_of
+from subbyte.app.commands import recipe_of
 from subbyte.data.batches import ArgumentsOf
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import State
-from subbyte.joint.network import Network, Portion, mean_loss
-from subbyte.joint.objective import divergence, portions_of
-from subbyte.joint.sizes import Sizes
 from subbyte.methods import lapq
-from subbyte.progress import Silent
+from subbyte.methods.common.output_loss import divergence, portions_of
+from subbyte.methods.scale_search.network import Network, Portion, mean_loss
+from subbyte.methods.scale_search.scale_vector import Sizes
+from subbyte.numerics.fake_quantize import State
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Silent
 
 
 def main() -> None:

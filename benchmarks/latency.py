@@ -33,10 +33,12 @@ from torch import nn
 
 import subbyte
 from subbyte import api, models
-from subbyte.files import atomic
-from subbyte.pipeline import FLOAT
-from subbyte.report.bars import Bars
-from subbyte.runtime import machine, onnx, verify
+from subbyte.app.report.bars import Bars
+from subbyte.app.runner import FLOAT
+from subbyte.targets import base as verify
+from subbyte.targets.onnx import export as onnx
+from subbyte.utils import machine
+from subbyte.utils.files import atomic
 
 MODELS = [
     *("resnet18", "resnet50", "mobilenet_v2"),

@@ -27,20 +27,20 @@ from cifar10 import resnet20
 from torch import nn
 
 from subbyte import api
-from subbyte.commands import recipe_of
+from subbyte.app.commands import recipe_of
+from subbyte.calibration.observe import choose_activations, choose_weights
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.blocks import Block, find_blocks, single_layers
-from subbyte.graph.calibrate import choose_activations, choose_weights
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import FakeQuantize, State
-from subbyte.grid.spec import along
 from subbyte.methods import brecq
-from subbyte.progress import Silent
-from subbyte.reconstruction.learn import Lesson, learn
-from subbyte.reconstruction.plan import LearningOptions, Plan, plan_of
-from subbyte.reconstruction.store import Store
-from subbyte.reconstruction.values import Values, recorded, states
-from subbyte.reconstruction.walk import Walk, _exact, _inputs, _results
+from subbyte.methods.common.activation_cache import Values, recorded, states
+from subbyte.methods.common.store import Store
+from subbyte.methods.reconstruction.blockwise import Walk, _exact, _inputs, _results
+from subbyte.methods.reconstruction.learn import Lesson, learn
+from subbyte.methods.reconstruction.settings import LearningOptions, Plan, plan_of
+from subbyte.numerics.fake_quantize import FakeQuantize, State
+from subbyte.numerics.qspec import along
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Silent
 
 PLANS: dict[str, Plan] = {
     "adaround": replace(plan_of(LearningOptions(), ""), layers=True),

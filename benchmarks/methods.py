@@ -31,18 +31,19 @@ import yaml
 from learning import CPU, PLANS, plain
 
 import subbyte
-from subbyte import api, experiment
-from subbyte.commands import recipe_of
+from subbyte import api
+from subbyte.app import experiment
+from subbyte.app.commands import recipe_of
+from subbyte.app.setup import Setup, set_up
+from subbyte.calibration.observe import choose_activations, choose_weights
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.blocks import find_blocks
-from subbyte.graph.calibrate import choose_activations, choose_weights
-from subbyte.grid.fake_quantize import State
-from subbyte.progress import Silent
-from subbyte.reconstruction.learn import Lesson
-from subbyte.reconstruction.store import Store
-from subbyte.reconstruction.values import recorded, states
-from subbyte.reconstruction.walk import Walk, _exact, _results
-from subbyte.setup import Setup, set_up
+from subbyte.methods.common.activation_cache import recorded, states
+from subbyte.methods.common.store import Store
+from subbyte.methods.reconstruction.blockwise import Walk, _exact, _results
+from subbyte.methods.reconstruction.learn import Lesson
+from subbyte.numerics.fake_quantize import State
+from subbyte.utils.progress import Silent
 
 EXPERIMENT = Path(__file__).parent / "cifar10_resnet20.yaml"
 IMAGES = 1024

@@ -34,9 +34,9 @@ import subbyte
 from subbyte import models
 from subbyte.data import read_image_tensor
 from subbyte.data.images import image_files
-from subbyte.graph.captured import Captured
-from subbyte.preprocessing import Preprocessing
-from subbyte.runtime import verify
+from subbyte.data.preprocessing import Preprocessing
+from subbyte.placement.simulation import Captured
+from subbyte.targets import base as verify
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 16, 16, 16, 4
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}

@@ -25,9 +25,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import subbyte
-from subbyte.runtime import onnx as writer
-from subbyte.runtime import verify
-from subbyte.runtime.packing import pack
+from subbyte.targets import base as verify
+from subbyte.targets.onnx import export as writer
+from subbyte.targets.onnx.packing import pack
 
 
 def main() -> None:

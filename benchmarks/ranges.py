@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import subbyte
-from subbyte import commands, experiment, files
-from subbyte.grid.ranges import RULES
-from subbyte.progress import Progress
-from subbyte.report.bars import Bars
-from subbyte.runtime import verify
-from subbyte.setup import Setup, set_up
-from subbyte.tasks import classification as task
+from subbyte.app import commands, experiment
+from subbyte.app.report.bars import Bars
+from subbyte.app.setup import Setup, set_up
+from subbyte.numerics.ranges import RULES
+from subbyte.targets import base as verify
+from subbyte.tasks.metrics import classification as task
+from subbyte.utils import files
+from subbyte.utils.progress import Progress
 
 BITS = ("w8a8", "w6a6", "w5a5", "w4a4")
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from subbyte.runtime.onnx import quiet
+from subbyte.targets.onnx.export import quiet
 
 ORT, NNCF, TRANSFORMER = "quantize_static", "nncf", "nncf transformer"
 NAMES = (ORT, NNCF, TRANSFORMER)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from subbyte.graph.captured import Captured
-from subbyte.preprocessing import Preprocessing
+from subbyte.data.preprocessing import Preprocessing
+from subbyte.placement.simulation import Captured
 
 
 def pictures(count: int, size: int, preprocessing: Preprocessing) -> torch.Tensor:

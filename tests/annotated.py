@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detectors import pictures
+from small_detectors import pictures
 
 FACTORY = """\
-from detectors import detector
+from small_detectors import detector
 
 
 def build(name="ssd"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from subbyte.runtime import machine
+from subbyte.utils import machine
 
 # Without VNNI the runtimes' sums of 8-bit products saturate: there, tests that compare them with
 # the simulation take weights whose products do not.

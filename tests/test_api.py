@@ -15,8 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import subbyte
 from subbyte.errors import SubbyteError
 
-torch.set_num_threads(1)
-
 
 class Small(nn.Module):
     """Two convolutions with batch norm, and a linear layer."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from subbyte.api import export, layers, quantize
 from subbyte.errors import SubbyteError
+from subbyte.placement.storage import load, save
 from subbyte.recipe import Recipe
-from subbyte.storage import load, save
 from subbyte.version import __version__
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m subbyte` is the command `subbyte`."""
 
-from subbyte.cli import main
+from subbyte.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -14,23 +14,23 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte import methods
-from subbyte.allocator import keeping_memory
+from subbyte.calibration.observe import rows, sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
+from subbyte.detectors.loss import training_loss
+from subbyte.detectors.regions import WHOLE
 from subbyte.errors import SubbyteError
-from subbyte.graph.anatomy import WHOLE
-from subbyte.graph.annotate import annotate, check_overrides
-from subbyte.graph.calibrate import rows, sqnr_db
-from subbyte.graph.captured import Captured, QuantizedTensor
 from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.regions import capture_regions
-from subbyte.graph.training import training_loss
-from subbyte.grid.fake_quantize import FakeQuantize
-from subbyte.progress import Progress, Silent
+from subbyte.methods.common.resume import claim
+from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.placement.insert import annotate, check_overrides
+from subbyte.placement.simulation import Captured, QuantizedTensor
 from subbyte.recipe import Recipe
-from subbyte.reconstruction.finished import claim
-from subbyte.runtime import onnx as onnx_runtime
-from subbyte.tasks import classification
+from subbyte.targets.onnx import export as onnx_runtime
+from subbyte.tasks.metrics import classification
+from subbyte.utils.allocator import keeping_memory
+from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.grid import ranges as range_rules
-from subbyte.validation import Checked, short
+from subbyte.numerics import ranges as range_rules
+from subbyte.utils.validation import Checked, short
 
 
 def _bits(value: Any) -> Any:
@@ -43,7 +43,8 @@ def choice(value: Named) -> Choice:
 def method_names() -> list[str]:
     """The names of the files in `methods/`, and `auto`, which picks one of them."""
     folder = Path(__file__).parent / "methods"
-    return ["auto", *(module.name for module in pkgutil.iter_modules([str(folder)]))]
+    found = pkgutil.iter_modules([str(folder)])
+    return ["auto", *(module.name for module in found if not module.ispkg)]
 
 
 def _checked_ranges(value: Any) -> Any:

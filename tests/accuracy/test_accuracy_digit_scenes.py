@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from processor import FITTING
-from subbyte import experiment, pipeline
+from subbyte.app import experiment
+from subbyte.app import runner as pipeline
 
 # By how much less than the float model's AP a variant's may be.
 MARGINS = {"w8a8": 0.005, "w4a8": 0.02, "w4a4": 0.05}

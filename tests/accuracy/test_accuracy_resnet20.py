@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from processor import exact_sums
-from subbyte import experiment, pipeline
+from subbyte.app import experiment
+from subbyte.app import runner as pipeline
 
 DATA = Path(os.environ.get("SUBBYTE_DATA", "")) / "cifar10"
 YAML = Path(__file__).parents[2] / "benchmarks" / "cifar10_resnet20.yaml"

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from subbyte.data import Batches
 from subbyte.data.batches import check_calibration, read_batch
 from subbyte.data.dataset import ImageArrays
-from subbyte.preprocessing import Preprocessing
+from subbyte.data.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from .conftest import Refuses

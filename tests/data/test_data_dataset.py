@@ -14,7 +14,7 @@ from PIL import Image
 from subbyte.data import Batches, read_image_tensor
 from subbyte.data.dataset import ImageArrays, ImageFiles, check_sizes
 from subbyte.data.images import inspect
-from subbyte.preprocessing import Preprocessing, output_size, transform
+from subbyte.data.preprocessing import Preprocessing, output_size, transform
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses

@@ -22,7 +22,7 @@ from subbyte.data import Batches, DataConfig, open_data, read_image_tensor
 from subbyte.data import images as images_module
 from subbyte.data.dataset import ImageFiles
 from subbyte.data.images import inspect, look, opened
-from subbyte.preprocessing import Preprocessing, is_padded, transform
+from subbyte.data.preprocessing import Preprocessing, is_padded, transform
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses

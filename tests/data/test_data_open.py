@@ -11,7 +11,7 @@ import torch
 from subbyte.data import Batches, Data, DataConfig, open_calibration, open_data, open_evaluation
 from subbyte.data.digits import digits_split
 from subbyte.data.labels import Coverage
-from subbyte.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from subbyte.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses

@@ -7,8 +7,8 @@ import pytest
 
 from subbyte.data import DataConfig, open_data
 from subbyte.data.labels import Coverage
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.models.cifar_resnet import CLASSES
-from subbyte.preprocessing import Preprocessing
 
 FOLDER = os.environ.get("SUBBYTE_DATA")
 

@@ -9,12 +9,10 @@ from torch import nn
 from residual import Residual
 from subbyte.api import prepare
 from subbyte.graph.blocks import Block, find_blocks, leading_to, single_layers
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import State
 from subbyte.models import build
+from subbyte.numerics.fake_quantize import State
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Recipe
-
-torch.set_num_threads(1)
 
 
 def small() -> nn.Module:

@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 import subbyte
 from subbyte.api import prepare
-from subbyte.graph.capture import capture
-from subbyte.graph.captured import Captured
+from subbyte.graph.capture.export import capture
 from subbyte.graph.equalize import equalize
 from subbyte.graph.operators import A
+from subbyte.placement.simulation import Captured
 
 Trained = Callable[[nn.Module], nn.Module]
 

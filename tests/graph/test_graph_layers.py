@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte.graph.capture import capture
+from subbyte.graph.capture.export import capture
 from subbyte.graph.layers import find_layers, first_layers, last_layers
 
 

@@ -12,8 +12,8 @@ import torchvision
 from torch import fx, nn
 
 from subbyte.api import prepare
-from subbyte.graph.captured import Captured
 from subbyte.models import build
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Recipe
 
 Bits = Callable[[Captured, str], dict[str, int]]

@@ -8,10 +8,10 @@ import torch
 from torch import fx, nn
 
 import subbyte
-from detectors import detector, pictures
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import FakeQuantize
-from subbyte.grid.spec import GridSpec, grid_of
+from small_detectors import detector, pictures
+from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.numerics.qspec import GridSpec, grid_of
+from subbyte.placement.simulation import Captured
 
 THRESHOLD = 0.05
 RANGE = subbyte.Recipe(method="range", ranges="minmax")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from detectors import LARGE, NAMES, detector, large, pictures
+from small_detectors import LARGE, NAMES, detector, large, pictures
 from subbyte.api import prepare
 from subbyte.errors import SubbyteError
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import State
+from subbyte.numerics.fake_quantize import State
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Recipe
 
 FOUR = Recipe(weights=4, activations=4)

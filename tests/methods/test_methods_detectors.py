@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import subbyte
-from detectors import NAMES, detector, pictures
+from small_detectors import NAMES, detector, pictures
 from subbyte.errors import SubbyteError
 from subbyte.graph.blocks import find_blocks
-from subbyte.graph.captured import Captured
+from subbyte.placement.simulation import Captured
 
 BATCHES = [pictures(4, seed=s) for s in range(3)]
 STEPS = {"steps": 20, "batch": 4}

@@ -8,8 +8,8 @@ from methods_helpers import model
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, quantize
-from subbyte.joint.objective import divergence
 from subbyte.methods import lapq
+from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.lapq import _lowest
 
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))

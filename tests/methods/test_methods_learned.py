@@ -12,8 +12,8 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
-from subbyte.graph.captured import Captured
-from subbyte.reconstruction import learn
+from subbyte.methods.reconstruction import learn
+from subbyte.placement.simulation import Captured
 
 LEARNED = ("adaround", "brecq", "qdrop")
 IMAGES = 10 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)

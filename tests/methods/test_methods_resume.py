@@ -12,9 +12,9 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, SubbyteError, api
-from subbyte.fitting import walk as fitting
-from subbyte.graph.captured import Layer
-from subbyte.reconstruction import walk
+from subbyte.methods.gptq import layerwise as fitting
+from subbyte.methods.reconstruction import blockwise as walk
+from subbyte.placement.simulation import Layer
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:24], IMAGES[24:]]

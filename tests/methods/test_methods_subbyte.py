@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
-from subbyte.graph.captured import Captured
-from subbyte.joint.objective import divergence
-from subbyte.joint.parameters import Rates
-from subbyte.joint.tune import Outcome, Tuning
 from subbyte.methods import subbyte as method
+from subbyte.methods.common.output_loss import divergence
+from subbyte.methods.finetune.parameters import Rates
+from subbyte.methods.finetune.tune import Outcome, Tuning
 from subbyte.methods.subbyte import _steps as steps_for
-from subbyte.progress import Silent
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Silent
 
 T = TypeVar("T")
 IMAGES = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from subbyte.data.digits import digits_split
+from subbyte.data.preprocessing import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load
 from subbyte.models.digits import WEIGHTS
-from subbyte.preprocessing import transform
 
 
 def test_the_bundled_weights_are_small_and_know_digits_they_have_not_seen() -> None:

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
-from subbyte.cli import app
+from subbyte.app.cli import app
+from subbyte.data.preprocessing import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load, names
 from subbyte.models import timm as ours
-from subbyte.preprocessing import transform
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 

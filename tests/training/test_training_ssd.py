@@ -170,7 +170,6 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_training_ssd import Squares, _config, _count, train
-torch.set_num_threads(1)
 trained = train(_config(), Squares(), _count, Path({str(tmp_path)!r}) / "out")
 weights = sum(float(value.double().sum()) for value in trained.model.state_dict().values())
 (Path({str(tmp_path)!r}) / f"sum{{trained.rows[-1].get('found') is None}}").write_text(str(weights))

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import unknown
-from subbyte.preprocessing import Preprocessing
 
 BUNDLED = ("digits",)
 BUNDLED_SCENES = ("digit-scenes",)

@@ -16,10 +16,10 @@ from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageFacts, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
+from subbyte.data.preprocessing import Preprocessing, is_padded
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
-from subbyte.preprocessing import Preprocessing, is_padded
-from subbyte.progress import Progress, Silent
+from subbyte.utils.progress import Progress, Silent
 
 ASSUMED = "the preprocessing is assumed: images as they are, ImageNet's mean and std"
 _ASSUMED_IN_PART = "the normalization is assumed: ImageNet's mean and std where none is given"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.captured import Captured, QuantizedTensor
 from subbyte.graph.layers import carries_data, results
 from subbyte.graph.operators import A, is_number, limits_channels, tensor_inputs
-from subbyte.grid.fake_quantize import FakeQuantize
+from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.placement.simulation import Captured, QuantizedTensor
 
 LONG = 8  # layers
 

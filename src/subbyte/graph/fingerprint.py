@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from subbyte.graph.captured import QUANTIZERS, Captured
+from subbyte.placement.simulation import QUANTIZERS, Captured
 
 
 def fingerprints(captured: Captured) -> dict[str, str]:

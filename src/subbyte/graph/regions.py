@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from subbyte.detectors.regions import WHOLE, known_regions
 from subbyte.errors import SubbyteError, unknown
-from subbyte.graph.anatomy import WHOLE, known_regions, thaw
 from subbyte.graph.batch import are_images, leading
-from subbyte.graph.capture import (
+from subbyte.graph.capture.export import (
     capture,
     capture_part,
     complaint,
@@ -22,6 +22,7 @@ from subbyte.graph.capture import (
     shapes_by_name,
     try_model,
 )
+from subbyte.graph.capture.passes.frozen_batch_norm import thaw
 from subbyte.graph.flow import Flow, Place
 
 LAYERS = (

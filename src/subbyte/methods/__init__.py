@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import unknown
-from subbyte.graph.captured import Captured
-from subbyte.joint.network import Loss
-from subbyte.progress import Progress
+from subbyte.methods.scale_search.network import Loss
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Choice, Recipe, choice, method_names
+from subbyte.utils.progress import Progress
 
 # What `auto` stands for at 8 bits, where rounding to nearest is good enough, and below.
 AT_8, BELOW_8 = "bias_correction", "subbyte"

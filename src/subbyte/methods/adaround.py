@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from subbyte.graph.biases import match_outputs
-from subbyte.graph.calibrate import choose_activations, choose_weights
-from subbyte.graph.captured import Captured
-from subbyte.progress import Progress, Silent
-from subbyte.reconstruction.plan import LearningOptions, plan_of
-from subbyte.reconstruction.walk import reconstruct
+from subbyte.calibration.bias_correction import match_outputs
+from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.methods.reconstruction.blockwise import reconstruct
+from subbyte.methods.reconstruction.settings import LearningOptions, plan_of
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Progress, Silent
 
 
 class Options(LearningOptions):

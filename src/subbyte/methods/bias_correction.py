@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from subbyte.graph.biases import correct_biases, correct_outputs
-from subbyte.graph.calibrate import choose_activations, choose_weights
-from subbyte.graph.captured import Captured
-from subbyte.progress import Progress, Silent
-from subbyte.validation import Checked
+from subbyte.calibration.bias_correction import correct_biases, correct_outputs
+from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.validation import Checked
 
 
 class Options(Checked):

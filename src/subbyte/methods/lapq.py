@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
+from subbyte.calibration.observe import choose, choose_activations, choose_weights, observe, rows
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import SubbyteError
-from subbyte.graph.calibrate import choose, choose_activations, choose_weights, observe, rows
-from subbyte.graph.captured import Captured
-from subbyte.grid import ranges
-from subbyte.grid.fake_quantize import State
-from subbyte.joint.network import Loss, Network, Portion, mean_loss
-from subbyte.joint.objective import Targets, divergence, portions_of
-from subbyte.joint.powell import powell
-from subbyte.joint.sizes import Search, Sizes
-from subbyte.progress import Progress, Silent
+from subbyte.methods.common.output_loss import Targets, divergence, portions_of
+from subbyte.methods.scale_search.network import Loss, Network, Portion, mean_loss
+from subbyte.methods.scale_search.powell import powell
+from subbyte.methods.scale_search.scale_vector import Search, Sizes
+from subbyte.numerics import ranges
+from subbyte.numerics.fake_quantize import State
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Choice, Named, choice
-from subbyte.validation import Checked
+from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.validation import Checked
 
 EXPONENTS = (2.0, 2.5, 3.0, 3.5, 4.0)
 

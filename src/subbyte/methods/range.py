@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from subbyte.graph.calibrate import calibrate
-from subbyte.graph.captured import Captured
-from subbyte.progress import Progress, Silent
-from subbyte.validation import Checked
+from subbyte.calibration.observe import calibrate
+from subbyte.placement.simulation import Captured
+from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.validation import Checked
 
 
 class Options(Checked):

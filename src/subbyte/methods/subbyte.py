@@ -8,17 +8,17 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from subbyte.allocator import give_back
-from subbyte.fitting.walk import Sampling, fit_layers, held_out
+from subbyte.calibration.observe import choose_activations, choose_weights
 from subbyte.graph.batch import portions
-from subbyte.graph.calibrate import choose_activations, choose_weights
-from subbyte.graph.captured import Captured
-from subbyte.grid.fake_quantize import State
-from subbyte.joint.lessons import lessons_of
-from subbyte.joint.parameters import Rates
-from subbyte.joint.tune import FACTORS, Outcome, Tuning, tune
-from subbyte.progress import Progress, Silent
-from subbyte.validation import Checked
+from subbyte.methods.finetune.parameters import Rates
+from subbyte.methods.finetune.training_data import lessons_of
+from subbyte.methods.finetune.tune import FACTORS, Outcome, Tuning, tune
+from subbyte.methods.gptq.layerwise import Sampling, fit_layers, held_out
+from subbyte.numerics.fake_quantize import State
+from subbyte.placement.simulation import Captured
+from subbyte.utils.allocator import give_back
+from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.validation import Checked
 
 AT_ONCE = 32  # images
 STEPS = 120

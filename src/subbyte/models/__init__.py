@@ -12,20 +12,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models import (
-    cifar_resnet,
-    digit_scenes,
-    digits,
-    factory,
-    ssd,
-    torchvision_detectors,
-)
+from subbyte.models import cifar_resnet, digit_scenes, digits, factory, ssd, torchvision_detectors
 from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig
 from subbyte.models.detectors import label_count
 from subbyte.models.spec import ModelSpec
-from subbyte.validation import explain
+from subbyte.utils.validation import explain
 
 __all__ = [
     "BUNDLED",

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
-from subbyte.preprocessing import Preprocessing
 
 DEPTHS = (20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)

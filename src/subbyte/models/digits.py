@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
-from subbyte.preprocessing import Preprocessing
 
 CLASSES = tuple(str(digit) for digit in range(10))
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"

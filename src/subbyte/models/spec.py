@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from subbyte.preprocessing import Preprocessing
+from subbyte.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

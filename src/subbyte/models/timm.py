@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import TIMM, ModelConfig
 from subbyte.models.spec import ModelSpec
-from subbyte.preprocessing import Preprocessing
 
 DEFAULT = "DEFAULT"  # timm's own choice among a model's published weights
 

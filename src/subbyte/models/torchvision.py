@@ -15,11 +15,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
-from subbyte.preprocessing import Preprocessing
 
 IMAGENET_CLASSES = 1000
 

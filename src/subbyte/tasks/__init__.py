@@ -1,1 +1,1 @@
-"""What a model is for: how its outputs are read, scored and compared."""
+"""What a model is for: one file a task."""

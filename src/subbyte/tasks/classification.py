@@ -1,121 +1,200 @@
-"""Image classification: logits in, top-1 and what goes with it out."""
+"""Classifiers in a run: labelled images in, logits out."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from statistics import NormalDist
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from subbyte.app.experiment import Experiment
+from subbyte.data import Data, open_data
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
-
-PRIMARY_METRIC = "top1"
+from subbyte.graph.capture.export import complaint, mismatch
+from subbyte.models import ModelSpec
+from subbyte.placement.simulation import Captured
+from subbyte.targets import base as verify
+from subbyte.tasks.base import Task
+from subbyte.tasks.metrics import classification as task
+from subbyte.utils.progress import Progress
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model gave for a set of images: logits (images, classes) float32, and the labels.
+class Classification:
+    """The images of a classifier; see `measure.task.Task`.
 
-    `labels`: (images,) int64, the class indices of the images.
+    `classes`: what the outputs stand for; `images`: the first ones of the calibration, [N, C, H,
+    W], on `device`, where the simulation runs.
     """
 
-    logits: np.ndarray
-    labels: np.ndarray
+    data: Data
+    classes: tuple[str, ...]
+    images: torch.Tensor
+    device: str
+    name: str = "classification"
+    primary_metric: str = task.PRIMARY_METRIC
+    postprocess: bool = True
+    reshapes: bool = False
 
     @property
-    def images(self) -> int:
-        """Number of images."""
-        return len(self.logits)
+    def example(self) -> tuple[Any, ...]:
+        """The first calibration images."""
+        return (self.images,)
+
+    @property
+    def written(self) -> tuple[Any, ...]:
+        """A file takes what the model takes."""
+        return (self.images,)
+
+    def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> verify.Run:
+        """Logits by PyTorch."""
+        del as_written
+        return verify.simulated(model, self.device)
+
+    def deployed(self, session: verify.Session, captured: Captured) -> verify.Run:
+        """Logits by a runtime."""
+        del captured
+        return verify.deployed(session)
+
+    def outputs(self, parts: Iterable[Any], targets: Sequence[Any]) -> task.Outputs:
+        """Logits and labels of all images."""
+        return joined(parts, targets)
+
+    def scores(self, outputs: task.Outputs) -> tuple[dict[str, Any], list[str]]:
+        """top-1 and top-5, with an interval."""
+        return scores(outputs), []
+
+    def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
+        """Every file of a classifier gives logits."""
+        raise AssertionError("a classifier's outputs are its file's")
+
+    def changed(
+        self, reference: task.Outputs, outputs: task.Outputs, captured: Captured
+    ) -> dict[str, Any]:
+        """Agreement of the top-1 with float, and the noise in the logits."""
+        del captured
+        return {
+            "agreement_with_float": task.agreement(reference, outputs),
+            "sqnr_db": task.sqnr_db(reference, outputs),
+        }
+
+    def agreement(self, one: task.Outputs, other: task.Outputs) -> float:
+        """The share of images with the same top-1."""
+        return task.agreement(one, other)
+
+    def largest_difference(self, one: task.Outputs, other: task.Outputs) -> float:
+        """Of a logit."""
+        return task.largest_difference(one, other)
+
+    def save(self, outputs: task.Outputs, path: Path) -> None:
+        """Logits and labels."""
+        np.savez(path, logits=outputs.logits, labels=outputs.labels)
+
+    def load(self, path: Path) -> task.Outputs:
+        """What `save` wrote."""
+        with np.load(path) as arrays:
+            return task.Outputs(arrays["logits"], arrays["labels"])
+
+    def illustrate(
+        self, folder: Path, name: str, reference: task.Outputs, outputs: task.Outputs
+    ) -> None:
+        """Logits are no pictures."""
+
+    def coverage(self) -> Mapping[str, int]:
+        """Classes of the model and of the evaluation images."""
+        return asdict(self.data.coverage)
+
+    def metadata(self) -> dict[str, Any]:
+        """How an image is prepared, and what the classes are called."""
+        return {
+            "task": self.name,
+            "preprocessing": self.data.preprocessing.model_dump(mode="json"),
+            "classes": list(self.classes),
+        }
 
 
-def check_logits(output: Any, batch: int) -> torch.Tensor:
-    """The output of a classifier, if it is that.
+def open_task(
+    experiment: Experiment, spec: ModelSpec, progress: Progress
+) -> tuple[Task, Experiment]:
+    """The images of an experiment with a classifier, and the experiment with what was resolved.
 
-    Raises:
-        SubbyteError: It is not one float tensor of shape (batch, classes).
+    Raises `SubbyteError` if the images are not as they should be, or the model does not make
+    logits of them.
     """
-    if not isinstance(output, torch.Tensor):
-        kind = type(output).__name__
+    if not experiment.export.postprocess:
         raise SubbyteError(
-            f"the model returns a {kind} and not logits: a classifier returns one tensor of shape "
-            "(batch, classes), so wrap the model in a module that returns it"
+            "export.postprocess is false, which has a meaning for detectors alone: leave it out"
         )
-    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
-        raise SubbyteError(
-            f"the model returns a {output.dtype} tensor of shape {tuple(output.shape)} for a batch "
-            f"of {batch} and not logits: a classifier returns shape (batch, classes)"
-        )
-    return output
+    found = open_data(
+        experiment.data,
+        spec.preprocessing,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        progress=progress,
+    )
+    images = next(iter(found.calibration))["inputs"].to(experiment.device)
+    with progress.working("checking the model's outputs"):
+        outputs = _outputs(spec.module, images, spec.preprocessing)
+    data = found.labelled(outputs, spec.classes)
+    opened = Classification(data, spec.classes or data.classes, images, experiment.device)
+    return opened, _resolved(experiment, data)
 
 
-def loss(outputs: Any, targets: Any) -> torch.Tensor:
-    """Mean cross-entropy of logits (images, classes) with the labels (images,).
+def joined(parts: Iterable[np.ndarray], targets: Sequence[Any]) -> task.Outputs:
+    """The logits and labels of batches, in one."""
+    labels = [np.zeros(0, np.int64), *(target.numpy() for target in targets)]
+    return task.Outputs(np.concatenate(list(parts)), np.concatenate(labels))
 
-    Raises:
-        SubbyteError: The outputs are not logits, or a label is no class of the model.
+
+def scores(outputs: task.Outputs) -> dict[str, Any]:
+    """Metrics, images and intervals as results have them."""
+    metrics = task.metrics(outputs)
+    interval = task.interval(metrics[task.PRIMARY_METRIC], outputs.images)
+    return {
+        "metrics": metrics,
+        "images": outputs.images,
+        "intervals": {task.PRIMARY_METRIC: list(interval)},
+    }
+
+
+def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing | None) -> int:
+    """How many classes the model tells apart, if it takes images and returns logits.
+
+    `own`: the preprocessing that belongs to the model, if any.
     """
-    labels = torch.as_tensor(targets)
-    logits = check_logits(outputs, len(labels))
-    classes = logits.shape[1]
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+    reason = mismatch(module, (example,))
+    if reason is not None:
         raise SubbyteError(
-            f"the labels go from {int(labels.min())} to {int(labels.max())} and the model has "
-            f"{classes} classes: give labels from 0 to {classes - 1}, or none"
+            f"{reason}: an experiment gives images alone, so wrap the model in a module that takes "
+            "them and makes the rest itself, or use subbyte.quantize, which takes tuples"
         )
-    return torch.nn.functional.cross_entropy(logits, labels.to(logits.device).long())
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        _, channels, height, width = example.shape
+        crop = None if own is None else own.crop
+        tall, wide = crop if isinstance(crop, tuple) else (crop, crop)
+        known = crop is not None and (tall, wide) != (height, width)
+        right = f"the {tall}x{wide} of the model's own" if known else "a crop that the model takes"
+        raise SubbyteError(
+            f"the model does not run on images of {height}x{width} with {channels} "
+            f"channel{'s' * (channels > 1)}: {complaint(error)}; give data.preprocessing {right}"
+        ) from error
+    return task.check_logits(output, len(example)).shape[1]
 
 
-def metrics(outputs: Outputs) -> dict[str, float]:
-    """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
-    hits = _rank_of_label(outputs)
-    found = {"top1": float((hits < 1).mean())}
-    if outputs.logits.shape[1] > 5:
-        found["top5"] = float((hits < 5).mean())
-    return found
+def _resolved(experiment: Experiment, data: Data) -> Experiment:
+    """The experiment with the number of calibration images and the preprocessing in use.
 
-
-def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's confidence interval for a share of `images` (Wilson 1927)."""
-    if images == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images)
-    half *= math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def agreement(one: Outputs, other: Outputs) -> float:
-    """The share of images with the same top-1."""
-    return float((one.logits.argmax(1) == other.logits.argmax(1)).mean())
-
-
-def largest_difference(one: Outputs, other: Outputs) -> float:
-    """The largest absolute difference of a logit."""
-    return float(np.abs(one.logits - other.logits).max())
-
-
-def sqnr_db(reference: Outputs, outputs: Outputs) -> float | None:
-    """Energy of the reference's logits over that of the error, in dB.
-
-    `None` without any error; NaN where an output is NaN.
+    What is assumed is not written down, so that a rerun assumes it and says so again.
     """
-    signal = np.square(reference.logits, dtype=np.float64).sum()
-    noise = np.square(outputs.logits.astype(np.float64) - reference.logits).sum()
-    if noise == 0 or signal == 0:
-        return None
-    return float(10 * np.log10(signal / noise))
-
-
-def _rank_of_label(outputs: Outputs) -> np.ndarray:
-    """How many classes score higher than the label's; ties go to the lower index, as in argmax."""
-    own = np.take_along_axis(outputs.logits, outputs.labels[:, None], 1)
-    higher = (outputs.logits > own).sum(1)
-    index = np.arange(outputs.logits.shape[1])
-    ties = ((outputs.logits == own) & (index < outputs.labels[:, None])).sum(1)
-    broken = np.isnan(outputs.logits).any(1)  # such an output is no hit, whatever the label
-    ranks: np.ndarray = np.where(broken, outputs.logits.shape[1], higher + ties)
-    return ranks
+    known = experiment.data.model_dump(exclude_unset=True)
+    known["calibration_images"] = data.calibration.images
+    if experiment.data.name is None and not data.assumed:
+        known["preprocessing"] = data.preprocessing.model_dump()
+    return experiment.model_copy(update={"data": type(experiment.data)(**known)})

@@ -1,228 +1,304 @@
-"""Object detection: boxes, scores and labels in, AP and what goes with it out."""
+"""Detectors in a run: images of any sizes in, boxes, scores and labels out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
+from subbyte.app.experiment import Experiment
+from subbyte.data import DetectionData, open_detection
+from subbyte.data.detection.layout import format_of
+from subbyte.detectors.letterbox import Canvas, canvas_for
+from subbyte.detectors.raw_outputs import detections_of, running_in
 from subbyte.errors import SubbyteError
-from subbyte.files import atomic
+from subbyte.graph.capture.export import complaint
+from subbyte.models import ModelSpec, label_count
+from subbyte.placement.simulation import Captured
+from subbyte.targets.base import Run, Session
+from subbyte.tasks.base import Task
+from subbyte.tasks.metrics import coco, voc
+from subbyte.tasks.metrics import detection as task
+from subbyte.tasks.metrics.changes import changes
+from subbyte.tasks.scenes import draw_scenes
+from subbyte.utils.progress import Progress
 
-PRIMARY_METRIC = "AP"
-AGREEMENT_IOU = 0.9
-KEYS = ("boxes", "scores", "labels")
-_FORM = (
-    "a detector returns a list with a dictionary for each image, of boxes (N, 4: x0, y0, x1, y1 in "
-    "the image's pixels), scores (N) and labels (N, from 1), so wrap the model in a module that "
-    "returns these"
-)
+EXAMPLES = 2  # images by which a model is checked and captured
+SQNR_IMAGES = 64
+DRAWN = 4  # scenes of the picture
+Found = dict[str, Any]  # of one image: boxes, scores, labels
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a detector gave for a set of images: for image i, N detections.
+class Detection:
+    """The images of a detector; see `measure.task.Task`.
 
-    `image_ids`: (images,) int64; `boxes[i]`: (N, 4) float32, x0, y0, x1, y1 in pixels; `scores[i]`:
-    (N,) float32; `labels[i]`: (N,) int64, from 1.
+    `module`: the float model; `images`: the first ones of the calibration, on `device`, where the
+    simulation runs; `canvas`: how files take images; `postprocess`: files give boxes, and not raw
+    outputs; `is_voc`: the metrics of Pascal VOC are told as well.
     """
 
-    image_ids: np.ndarray
-    boxes: tuple[np.ndarray, ...]
-    scores: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...]
+    module: torch.nn.Module
+    data: DetectionData
+    images: list[torch.Tensor]
+    canvas: Canvas
+    device: str
+    postprocess: bool = True
+    is_voc: bool = False
+    name: str = "detection"
+    primary_metric: str = task.PRIMARY_METRIC
 
     @property
-    def images(self) -> int:
-        """Number of images."""
-        return len(self.image_ids)
+    def example(self) -> tuple[Any, ...]:
+        """The first calibration images, as a list."""
+        return (self.images,)
 
     @property
-    def detections(self) -> int:
-        """Number of detections on all images together."""
-        return sum(map(len, self.scores))
+    def written(self) -> tuple[Any, ...]:
+        """The same as one tensor."""
+        return (self.canvas.images(self.images),)
 
-    def above(self, threshold: float) -> Outputs:
-        """The detections with at least this score, on the same images."""
-        keep = [scores >= threshold for scores in self.scores]
-        return Outputs(self.image_ids, *(_kept(getattr(self, key), keep) for key in KEYS))
+    @property
+    def reshapes(self) -> bool:
+        """Images on a padded canvas are resized by the model to another size than without."""
+        return self.canvas.fit == "pad"
 
-    def save(self, path: Path) -> None:
-        """Write an npz file, whole or not at all."""
-        counts = np.array([len(scores) for scores in self.scores], np.int64)
-        empty = {"boxes": np.empty((0, 4), np.float32), "scores": np.empty(0, np.float32)}
-        empty["labels"] = np.empty(0, np.int64)
-        arrays: dict[str, Any] = {"image_ids": self.image_ids, "counts": counts}
-        for key in KEYS:
-            arrays[key] = np.concatenate([empty[key], *getattr(self, key)])
-        with atomic(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+    def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> Run:
+        """Detections by PyTorch, in each image's own pixels."""
 
+        @torch.no_grad()
+        def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
+            images = [image.to(self.device) for image in inputs]
+            if not as_written:
+                return [_arrays(found) for found in model(images)]
+            found = [_arrays(found) for found in model(list(self.canvas.images(images)))]
+            return [
+                self.canvas.back(one, (image.shape[-2], image.shape[-1]))
+                for one, image in zip(found, images, strict=True)
+            ]
 
-def load(path: Path) -> Outputs:
-    """What `Outputs.save` wrote."""
-    with np.load(path) as arrays:
-        ends = np.cumsum(arrays["counts"])[:-1]
-        parts = [tuple(np.split(arrays[key], ends)) for key in KEYS]
-        return Outputs(arrays["image_ids"], *parts)
+        return run
 
+    def deployed(self, session: Session, captured: Captured) -> Run | None:
+        """Detections by a runtime: what its file gives, or made of its file's raw outputs.
 
-def outputs_of(detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> Outputs:
-    """The outputs of a detector for the images of these ids, from what it returned for each.
+        Of a model of one region, of which nobody knows how to make them, it does so itself.
+        """
+        if self.postprocess:
+            return deployed(session, self.canvas)
+        made = detections_of(captured, self.written)
+        if made is not None:
+            return deployed(session, self.canvas, made)
+        if len(captured.region_names) > 1:
+            return None
+        run = self.simulated(captured, as_written=True)
 
-    The tensors or arrays may be on any device and of any number type; see `check_detections`.
-    """
-    columns = {key: [_array(found[key]) for found in detections] for key in KEYS}
-    return Outputs(
-        np.array(image_ids, np.int64),
-        tuple(boxes.astype(np.float32).reshape(-1, 4) for boxes in columns["boxes"]),
-        tuple(scores.astype(np.float32) for scores in columns["scores"]),
-        tuple(labels.astype(np.int64) for labels in columns["labels"]),
-    )
+        def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
+            with running_in(session, captured):
+                return run(inputs)  # type: ignore[no-any-return]
 
+        return around
 
-def numbers_only(outputs: Outputs) -> tuple[Outputs, int]:
-    """The same, where no box and no score is NaN or infinite; and how many detections were.
+    def outputs(self, parts: Iterable[Any], targets: Sequence[Any]) -> task.Outputs:
+        """The detections on all evaluation images."""
+        del targets
+        found = [one for part in parts for one in part]
+        return task.outputs_of(found, [known.image_id for known in self.data.evaluation.objects])
 
-    Such a one becomes a box without area and gets the score -1: it is wrong, and comes last.
-    """
-    good = [
-        np.isfinite(boxes).all(1) & np.isfinite(scores)
-        for boxes, scores in zip(outputs.boxes, outputs.scores, strict=True)
-    ]
-    boxes, scores = (
-        tuple(
-            np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(instead))
-            for mask, values in zip(good, arrays, strict=True)
+    def scores(self, outputs: task.Outputs) -> tuple[dict[str, Any], list[str]]:
+        """COCO's metrics, of Pascal VOC's data VOC's too, and AP of each class."""
+        return scores(outputs, self.data, is_voc=self.is_voc)
+
+    def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
+        """Where nobody knows how to make boxes of a file's raw outputs."""
+        known = dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"))
+        entry = {"metrics": known, "images": 0, "intervals": {}, "per_class": {}}
+        return entry, [
+            "AP is not measured in the runtimes, because export.postprocess is false and how "
+            f"{type(self.module).__name__} makes boxes of its raw outputs is not known"
+        ]
+
+    def changed(
+        self, reference: task.Outputs, outputs: task.Outputs, captured: Captured
+    ) -> dict[str, Any]:
+        """Which objects were lost and gained, and the noise in the raw outputs."""
+        return {
+            "agreement_with_float": task.agreement(reference, outputs),
+            "sqnr_db": self._sqnr_db(captured),
+            "objects": changes(reference, outputs, self.data.evaluation.objects),
+        }
+
+    def agreement(self, one: task.Outputs, other: task.Outputs) -> float:
+        """The share of detections that are matched."""
+        return task.agreement(one, other)
+
+    def largest_difference(self, one: task.Outputs, other: task.Outputs) -> float | None:
+        """Of the score of a matched detection."""
+        pairs = enumerate(task.matches(one, other, task.AGREEMENT_IOU))
+        shifts = [np.abs(one.scores[i][a] - other.scores[i][b]) for i, (a, b) in pairs]
+        joined = np.concatenate([np.empty(0, np.float32), *shifts])
+        return float(joined.max()) if joined.size else None
+
+    def save(self, outputs: task.Outputs, path: Path) -> None:
+        """Boxes, scores and labels."""
+        outputs.save(path)
+
+    def load(self, path: Path) -> task.Outputs:
+        """What `save` wrote."""
+        return task.load(path)
+
+    def illustrate(
+        self, folder: Path, name: str, reference: task.Outputs, outputs: task.Outputs
+    ) -> None:
+        """A few scenes as `scenes.png`, at the float model's own operating point."""
+        first = replace(self.data.evaluation, limit=min(DRAWN, self.data.evaluation.images))
+        images = [image for batch in first for image in batch["inputs"]]
+        point = changes(reference, outputs, self.data.evaluation.objects)["threshold"]
+        draw_scenes(
+            images,
+            reference,
+            outputs,
+            self.data.classes,
+            folder / "scenes.png",
+            threshold=0.5 if point is None else float(point),
+            titles=("float", name),
         )
-        for arrays, instead in ((outputs.boxes, 0), (outputs.scores, -1))
-    )
-    bad = sum(int((~mask).sum()) for mask in good)
-    return Outputs(outputs.image_ids, boxes, scores, outputs.labels), bad
+
+    def coverage(self) -> Mapping[str, int]:
+        """Classes of the model and of the objects on the evaluation images."""
+        present = {int(label) for found in self.data.evaluation.objects for label in found.labels}
+        return {"model": len(self.data.classes), "evaluated": len(present)}
+
+    def metadata(self) -> dict[str, Any]:
+        """How images get the file's size, and what labels from 1 on are called."""
+        return {
+            "task": self.name,
+            "preprocessing": None,
+            "images": self.canvas.facts(),
+            "classes": list(self.data.classes),
+        }
+
+    @torch.no_grad()
+    def _sqnr_db(self, captured: Captured) -> float | None:
+        """Energy of the float raw outputs over that of the error, on the first images, in dB.
+
+        `None` without any error, and where the outputs are not of the same shape, as of proposals.
+        """
+        signal = noise = 0.0
+        images = min(SQNR_IMAGES, self.data.evaluation.images)
+        for batch in replace(self.data.evaluation, limit=images):
+            inputs = [image.to(self.device) for image in batch["inputs"]]
+            outputs = _tensors(captured.raw(inputs))
+            with captured.in_float():
+                exact = _tensors(captured.raw(inputs))
+            if [x.shape for x in outputs] != [x.shape for x in exact]:
+                return None
+            for one, other in zip(exact, outputs, strict=True):
+                signal += float(one.double().square().sum())
+                noise += float((one.double() - other.double()).square().sum())
+        return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 
-def check_detections(output: Any, images: int) -> list[dict[str, torch.Tensor]]:
-    """The output of a detector for so many images, if it is in torchvision's form.
+def open_task(
+    experiment: Experiment, spec: ModelSpec, progress: Progress
+) -> tuple[Task, Experiment]:
+    """The images of an experiment with a detector, and the experiment with what was resolved.
 
-    Raises:
-        SubbyteError: It is not a list of one dictionary for each image, with boxes (N, 4) and as
-            many scores and labels, labels being integers.
+    Raises `SubbyteError` if the images are not as they should be, the model does not make
+    detections of them, or has other classes.
     """
-    if not isinstance(output, list | tuple) or not all(isinstance(o, Mapping) for o in output):
-        raise SubbyteError(f"the model returns {_described(output)} and not detections: {_FORM}")
-    if len(output) != images:
+    found = open_detection(
+        experiment.data,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        progress=progress,
+    )
+    few = replace(found.calibration, limit=min(EXAMPLES, found.calibration.images))
+    images = [image.to(experiment.device) for batch in few for image in batch["inputs"]]
+    with progress.working("checking the model's detections"):
+        check_detector(spec.module, images)
+    data = found.labelled(label_count(spec.module), spec.classes)
+    sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
+    canvas = canvas_for(spec.module, sizes)
+    opened = Detection(
+        module=spec.module,
+        data=replace(data, notes=(*data.notes, *_of_sizes(canvas, sizes))),
+        images=images,
+        canvas=canvas,
+        device=experiment.device,
+        postprocess=experiment.export.postprocess,
+        is_voc=experiment.data.name is None and format_of(experiment.data) == "voc",
+    )
+    known = experiment.data.model_dump(exclude_unset=True)
+    known["calibration_images"] = data.calibration.images
+    return opened, experiment.model_copy(update={"data": type(experiment.data)(**known)})
+
+
+def scores(
+    outputs: task.Outputs, data: DetectionData, *, is_voc: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Metrics, images and AP of each class as results have them, and notes."""
+    truth = data.evaluation.objects
+    found = coco.metrics(outputs, truth, data.classes)
+    metrics = found.metrics | (voc.metrics(outputs, truth) if is_voc else {})
+    entry = {"metrics": metrics, "images": found.images, "intervals": {}}
+    return entry | {"per_class": found.per_class}, list(found.notes)
+
+
+def deployed(session: Session, canvas: Canvas, made: Any = list) -> Run:
+    """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
+        *rows, counts = made(session.run(canvas.images(inputs).numpy()))
+        found = []
+        for i, (image, count) in enumerate(zip(inputs, counts.tolist(), strict=True)):
+            own = {key: row[i, :count] for key, row in zip(task.KEYS, rows, strict=True)}
+            found.append(canvas.back(own, (image.shape[-2], image.shape[-1])))
+        return found
+
+    return run
+
+
+def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
+    """Raise `SubbyteError` if a model does not make detections of a list of images."""
+    try:
+        with torch.no_grad():
+            output = module(images)
+    except SubbyteError:
+        raise
+    except Exception as error:
         raise SubbyteError(
-            f"the model returns {len(output)} dictionaries for {images} images: {_FORM}"
-        )
-    for found in output:
-        fault = _fault(found)
-        if fault is not None:
-            raise SubbyteError(f"the model returns detections {fault}: {_FORM}")
-    return [{key: found[key] for key in KEYS} for found in output]
+            f"the model does not run on a list of images [3, H, W]: {complaint(error)}; a detector "
+            "takes such a list, with values in [0, 1], so wrap the model in a module that does"
+        ) from error
+    task.check_detections(output, len(images))
 
 
-def agreement(one: Outputs, other: Outputs, threshold: float = 0.0) -> float:
-    """The share of the detections of both that are matched: 2 · pairs / (those of both together).
-
-    A pair is a detection of `one` and one of `other` on the same image, of the same class and with
-    an IoU of at least 0.9; each is in one pair at most. `threshold`: only detections with at least
-    this score count. Both ways round it is the same; without any detection it is 1.
-    """
-    one, other = one.above(threshold), other.above(threshold)
-    both = one.detections + other.detections
-    pairs = sum(len(first) for first, _ in matches(one, other, AGREEMENT_IOU))
-    return 2 * pairs / both if both else 1.0
-
-
-def matches(one: Outputs, other: Outputs, at_least: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each image, which detections of `one` and `other` show the same: two index arrays.
-
-    Pairs are of the same class and have an IoU of `at_least`; those of the largest come first, and
-    each detection is in one pair at most. Raises `SubbyteError` if the images are not the same.
-    """
-    if not np.array_equal(one.image_ids, other.image_ids):
-        raise SubbyteError("the two outputs are of different images: compare those of the same")
+def _of_sizes(canvas: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
+    """What is done where images are of several sizes and files take one."""
+    if len(sizes) == 1:
+        return []
+    how = {
+        "stretch": "to which images are stretched, as by the model itself",
+        "pad": "to which images are resized as far as they fit, and filled up; the simulation of "
+        "the file sees them so too, the others see images as they are",
+    }
+    height, width = canvas.size
     return [
-        _paired(overlaps(first, second) * (mine[:, None] == theirs), at_least)
-        for first, second, mine, theirs in zip(
-            one.boxes, other.boxes, one.labels, other.labels, strict=True
-        )
+        f"images are of {len(sizes)} sizes, and files take one, {height} high and {width} wide, "
+        f"{how[canvas.fit]}"
     ]
 
 
-def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """IoU of each of N boxes with each of M: (N, M) float64; 0 where a box has no area or is NaN.
-
-    A box reaches from (x0, y0) to (x1, y1), so its width is x1 - x0.
-    """
-    first = np.asarray(one, np.float64)[:, None]
-    second = np.asarray(other, np.float64)[None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
-            first[..., :2], second[..., :2]
-        )
-        common = np.clip(sides, 0, None).prod(-1)
-        found = common / (_area(first) + _area(second) - common)
-    clean: np.ndarray = np.where(np.isfinite(found) & (common > 0), found, 0.0)
-    return clean
+def _arrays(found: Mapping[str, torch.Tensor]) -> Found:
+    return {key: found[key].detach().cpu().numpy() for key in task.KEYS}
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    area: np.ndarray = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
-    return area
-
-
-def _paired(ious: np.ndarray, at_least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (row, column) of values of `at_least`, the largest first, each row and column once."""
-    rows, columns = np.nonzero(ious >= at_least)
-    order = np.argsort(-ious[rows, columns], kind="stable")
-    free_row, free_column = np.ones(ious.shape[0], bool), np.ones(ious.shape[1], bool)
-    pairs = []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if free_row[row] and free_column[column]:
-            free_row[row] = free_column[column] = False
-            pairs.append((row, column))
-    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
-    return first, second
-
-
-def _kept(arrays: Sequence[np.ndarray], keep: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(array[mask] for array, mask in zip(arrays, keep, strict=True))
-
-
-def _array(values: Any) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        return np.asarray(values.float() if values.is_floating_point() else values)
-    return np.asarray(values)
-
-
-def _fault(found: Mapping[Any, Any]) -> str | None:
-    """What is wrong with the detections of one image; the end of a sentence."""
-    missing = [key for key in KEYS if not isinstance(found.get(key), torch.Tensor)]
-    if missing:
-        return f"without a tensor of {missing[0]}"
-    boxes, scores, labels = (found[key] for key in KEYS)
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        return f"whose boxes are of shape {tuple(boxes.shape)}"
-    for key, values in (("scores", scores), ("labels", labels)):
-        if values.shape != (len(boxes),):
-            return f"with {len(boxes)} boxes and {key} of shape {tuple(values.shape)}"
-    if labels.is_floating_point() or not scores.is_floating_point():
-        return f"with {scores.dtype} scores and {labels.dtype} labels"
-    return None
-
-
-def _described(output: Any) -> str:
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        return f"a dictionary of {', '.join(map(str, output))}"
-    if isinstance(output, list | tuple):
-        kinds = ", ".join(sorted({type(part).__name__ for part in output}))
-        return f"a {type(output).__name__} of {len(output)} ({kinds})"
-    return f"a {type(output).__name__}"
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    leaves = pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]

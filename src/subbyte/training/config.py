@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from subbyte.models import names
 from subbyte.models.config import HomePath
-from subbyte.validation import Checked, Device
+from subbyte.utils.validation import Checked, Device
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

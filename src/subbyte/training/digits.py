@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from subbyte.app.report.bars import Bars
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
-from subbyte.files import atomic
 from subbyte.models.digits import PREPROCESSING, Digits
-from subbyte.progress import Progress, Silent
-from subbyte.report.bars import Bars
+from subbyte.utils.files import atomic
+from subbyte.utils.progress import Progress, Silent
 
 EPOCHS = 60
 BATCH_SIZE = 32

@@ -6,9 +6,9 @@ import torch
 
 from subbyte.data.detection.dataset import DetectionBatches, DetectionDataset
 from subbyte.models.ssd import SSD
-from subbyte.progress import Progress, Silent
-from subbyte.tasks import coco, voc
-from subbyte.tasks.detection import outputs_of
+from subbyte.tasks.metrics import coco, voc
+from subbyte.tasks.metrics.detection import outputs_of
+from subbyte.utils.progress import Progress, Silent
 
 BATCH_SIZE = 16
 

@@ -10,18 +10,18 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict
 
-from subbyte import experiment
+from subbyte.app import experiment
+from subbyte.app.experiment import Experiment
 from subbyte.data import DataConfig, open_detection
 from subbyte.errors import SubbyteError, unknown
-from subbyte.experiment import Experiment
-from subbyte.files import write_text
 from subbyte.models.ssd import SSD
-from subbyte.progress import Progress, Silent
 from subbyte.training.config import Training
 from subbyte.training.evaluate import figures
 from subbyte.training.parallel import is_first
 from subbyte.training.ssd import train
-from subbyte.validation import Checked
+from subbyte.utils.files import write_text
+from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.validation import Checked
 
 FILE = "training.yaml"
 
@@ -57,7 +57,7 @@ def load(name: str, settings: Iterable[str] = ()) -> TrainingExperiment:
     the experiment where it has none of its own. What else an experiment has is not for training.
 
     Raises:
-        SubbyteError: As `subbyte.experiment.read`, and where a key or value is wrong.
+        SubbyteError: As `subbyte.app.experiment.read`, and where a key or value is wrong.
     """
     raw = experiment.read(name, settings)
     known = {*Experiment.model_fields, "training"}

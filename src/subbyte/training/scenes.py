@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subbyte.app.report.bars import Bars
 from subbyte.data.digits import CLASSES
 from subbyte.data.scenes import COUNTS, scene, scenes
 from subbyte.errors import SubbyteError
-from subbyte.files import atomic
-from subbyte.progress import Progress
-from subbyte.report.bars import Bars
 from subbyte.training.config import Training
 from subbyte.training.evaluate import figures
 from subbyte.training.ssd import train
 from subbyte.training.state import MODEL
+from subbyte.utils.files import atomic
+from subbyte.utils.progress import Progress
 
 SCENES = 200_000
 FIRST = 2 / 5  # of the scenes, on which it learns to find digits; on the others, to place boxes

@@ -15,13 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from subbyte.allocator import keeping_memory
 from subbyte.errors import SubbyteError
-from subbyte.files import make_folder
 from subbyte.models import ModelConfig, load
 from subbyte.models.ssd import SSD
 from subbyte.models.ssd.pretrained import load_backbone, load_start
-from subbyte.progress import Progress, Silent
 from subbyte.training.augment import Augmented, Batches, Images, Sample, augmentation, read
 from subbyte.training.config import Training, learning_rate
 from subbyte.training.parallel import Group, joined
@@ -37,6 +34,9 @@ from subbyte.training.state import (
     save_model,
     save_state,
 )
+from subbyte.utils.allocator import keeping_memory
+from subbyte.utils.files import make_folder
+from subbyte.utils.progress import Progress, Silent
 
 Evaluation = Callable[[SSD], Mapping[str, float | None]]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import SubbyteError
-from subbyte.files import atomic, write_text
 from subbyte.models.ssd import METADATA, SSD
 from subbyte.training.config import Training
+from subbyte.utils.files import atomic, write_text
 from subbyte.version import __version__
 
 MODEL, STATE, LOG, LAST_GOOD = "model.safetensors", "state.pt", "log.jsonl", "last_good.safetensors"

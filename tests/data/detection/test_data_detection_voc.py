@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from subbyte.categories import VOC
+from subbyte.data.categories import VOC
 from subbyte.data.detection import of_listing, read_voc
 from subbyte.data.detection.voc import voc_root
 

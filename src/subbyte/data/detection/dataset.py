@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from subbyte.data.dataset import ImageArrays, ImageFiles, InOrder
 from subbyte.data.detection.listing import Listing, Objects
-from subbyte.preprocessing import Preprocessing
+from subbyte.data.preprocessing import Preprocessing
 
 # Detectors resize and normalize by themselves: RGB in [0, 1], as large as it is.
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

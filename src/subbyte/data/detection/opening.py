@@ -9,11 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from subbyte.data.config import BUNDLED_SCENES, DataConfig
-from subbyte.data.detection.dataset import (
-    PLAIN,
-    DetectionBatches,
-    of_listing,
-)
+from subbyte.data.detection.dataset import PLAIN, DetectionBatches, of_listing
 from subbyte.data.detection.labels import LabelMap, label_map, without_background
 from subbyte.data.detection.layout import find, format_of, formats_in, unlabelled
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
@@ -24,7 +20,7 @@ from subbyte.data.loading import oddities
 from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
-from subbyte.progress import Progress, Silent
+from subbyte.utils.progress import Progress, Silent
 
 _SILENT = Silent()
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from subbyte.categories import VOC
+from subbyte.data.categories import VOC
 from subbyte.data.detection.coco import Found
 from subbyte.data.detection.listing import Annotated, Listing, read_lines, settle
 from subbyte.data.images import EXTENSIONS

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from subbyte import categories
+from subbyte.data import categories
 from subbyte.errors import SubbyteError
 from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import ModelConfig

@@ -12,13 +12,13 @@ from functools import partial
 
 from torch import nn
 
+from subbyte.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from subbyte.models.ssd import backbones
 from subbyte.models.ssd.boxes import Level, Order, default_boxes, shapes
 from subbyte.models.ssd.detector import SSD
 from subbyte.models.ssd.layers import ConvReLU, InvertedResidual, ScaledNorm, conv_bn, separable
 from subbyte.models.ssd.network import Backbone, Names, Network
 from subbyte.models.ssd.settings import Settings
-from subbyte.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 COCO, VOC = 81, 21  # classes with the background
 

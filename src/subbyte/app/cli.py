@@ -1,0 +1,356 @@
+"""The command line: each command parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from subbyte import models
+from subbyte.app import commands, experiment
+from subbyte.app import runner as pipeline
+from subbyte.app.report.bars import Bars
+from subbyte.app.report.tables import run_table
+from subbyte.errors import SubbyteError
+from subbyte.training import parallel
+from subbyte.training import run as training
+from subbyte.utils.interrupt import CtrlC, Interruptible
+from subbyte.utils.progress import Progress, Silent
+from subbyte.version import __version__
+
+OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+CTRL_C = CtrlC()
+WIDTH = 120  # of tables where there is no terminal
+
+app = typer.Typer(
+    name="subbyte",
+    help="Quantize classifiers and detectors from 8 bits down to 2, with proof in the runtimes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
+ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
+Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
+Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"subbyte {__version__}")
+        raise typer.Exit(OK)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_YAML", help="An experiment.")],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: runs/NAME/TIME).")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment: float and each variant, simulated and in the runtimes.
+
+    Example: subbyte run digits --set variants.w4a4.ranges=minmax --out runs/try
+    """
+    with _guarded():
+        chosen = [*(settings or []), *([f"device={device}"] if device else [])]
+        loaded = experiment.load(name, chosen)
+        folder, results = pipeline.run(
+            loaded,
+            out,
+            only=tuple(only or ()),
+            resume=resume,
+            progress=_progress(as_json or quiet),
+        )
+        if as_json:
+            _print_json(results)
+        elif not quiet:
+            _print(run_table(results))
+            typer.echo(f"{folder}/results.json")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_YAML", help="An experiment.")],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: trained/NAME).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an SSD on images with boxes; the folder is a model.checkpoint.
+
+    Example: subbyte train bccd.yaml --set training.epochs=20 --out trained/bccd
+    """
+    with _guarded():
+        chosen = [*(settings or []), *([f"training.device={device}"] if device else [])]
+        trained = training.run(
+            training.load(name, chosen), out, resume=resume, progress=_progress(as_json or quiet)
+        )
+        if not parallel.is_first():
+            return
+        if as_json:
+            _print_json(asdict(trained) | {"folder": str(trained.folder)})
+        elif not quiet:
+            found = ", ".join(f"{key} {value:.3f}" for key, value in trained.metrics.items())
+            typer.echo(f"{trained.folder}: {found}")
+            _print_notes(trained.notes)
+
+
+@app.command()
+def quantize(
+    model: ModelName,
+    calibration: Annotated[
+        str, typer.Option(help="Folder of images, or bundled ones: digits, digit-scenes.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    pretrained: Weights = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    bits: Annotated[str, typer.Option(help="Bits as w8a8, w4a4, …")] = "w8a8",
+    settings: Settings = None,
+    images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the choice of images and the method.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize one model and save its grids; --set takes fields of a recipe.
+
+    Example: subbyte quantize digits --calibration digits --bits w4a4 --out digits.safetensors
+    """
+    with _guarded():
+        rows, notes = commands.quantize_model(
+            commands.model_config(model, pretrained, checkpoint, num_classes),
+            calibration,
+            commands.recipe_of(bits, settings or [], seed),
+            out,
+            images=images,
+            batch_size=batch_size,
+            device=device,
+            progress=_progress(as_json or quiet),
+        )
+        if as_json:
+            _print_json(rows)
+        elif not quiet:
+            typer.echo(f"{out}: {len(rows)} tensors have a grid")
+            _print_notes(notes)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    quantized: Annotated[Path, typer.Argument(help="What subbyte quantize has written.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    pretrained: Weights = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    target: Annotated[
+        str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
+    ] = None,
+    postprocess: Annotated[
+        bool, typer.Option(help="Of a detector: from images to boxes, or its raw outputs.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one of them.
+
+    Example: subbyte export digits digits.safetensors --out digits.onnx --target openvino
+    """
+    with _guarded():
+        config = commands.model_config(model, pretrained, checkpoint, num_classes)
+        commands.export_model(config, quantized, out, target, postprocess)
+        if not quiet:
+            typer.echo(f"{out}: {out.stat().st_size} bytes")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    data: Annotated[
+        str, typer.Option(help="Class folders, a detector's data set, or digits, digit-scenes.")
+    ],
+    classes: Annotated[
+        Path | None, typer.Option(help="File: one class folder a line; or imagenet.")
+    ] = None,
+    runtime: RuntimeName = "onnxruntime",
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure an exported model on labelled images.
+
+    Example: subbyte evaluate digits.onnx --data digits --runtime openvino
+    """
+    with _guarded():
+        result = commands.evaluate_model(
+            model, data, classes, runtime, batch_size, _progress(as_json or quiet)
+        )
+        if as_json:
+            _print_json(result)
+        elif not quiet:
+            typer.echo(f"{_told(result)} on {result['images']} images in {runtime}")
+            _print_notes(result["notes"])
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes or objects to show.")] = 5,
+    runtime: RuntimeName = "onnxruntime",
+    as_json: Json = False,
+) -> None:
+    """Classify images with an exported model, or find objects on them.
+
+    Example: subbyte predict model.onnx cat.jpg dog.jpg --top 3
+    """
+    with _guarded():
+        predictions = commands.predict_images(model, images, top, runtime)
+        if as_json:
+            _print_json(predictions)
+        else:
+            _print(_predicted(predictions))
+
+
+@app.command("models")
+def list_models(
+    prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the models that can be named; how many of timm's there are, unless asked for them.
+
+    Example: subbyte models timm/resnet
+    """
+    with _guarded():
+        names = models.names(prefix)
+        if as_json:
+            _print_json(names)
+        else:
+            for group, members in names.items():
+                listed = prefix or group != "timm"
+                typer.echo(f"{group}: {', '.join(members) if listed else _timm(len(members))}")
+
+
+@app.command("experiments")
+def list_experiments(as_json: Json = False) -> None:
+    """List the built-in experiments.
+
+    Example: subbyte experiments
+    """
+    with _guarded():
+        names = {name: commands.summary(path) for name, path in experiment.builtin().items()}
+        if as_json:
+            _print_json(names)
+        else:
+            for name, summary in names.items():
+                typer.echo(f"{name}: {summary}")
+
+
+def main() -> None:
+    """The entry point of the command `subbyte`."""
+    app()
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Faults as exit codes: bad input is one sentence on standard error, and nothing else."""
+    try:
+        with CTRL_C.watched():
+            yield
+    except SubbyteError as error:
+        typer.echo(" ".join(str(error).split()), err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what is finished is kept", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception:
+        typer.echo(
+            f"a fault of subbyte's own, please report it:\n{traceback.format_exc()}", err=True
+        )
+        raise typer.Exit(FAULT) from None
+
+
+def _progress(silent: bool) -> Progress:
+    return Interruptible(Silent() if silent else Bars(), CTRL_C)
+
+
+def _timm(count: int) -> str:
+    if not count:
+        return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
+    return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
+
+
+def _told(result: dict[str, Any]) -> str:
+    """The metrics of an evaluation in a line."""
+    metrics, intervals = result["metrics"], result["intervals"]
+    if "top1" in metrics:
+        low, high = intervals["top1"]
+        return f"top1 {metrics['top1']:.2%} ({low:.1%} to {high:.1%})"
+    return (
+        ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value is not None)
+        or "no AP"
+    )
+
+
+def _predicted(predictions: list[dict[str, Any]]) -> Table:
+    """A row for each class or object, with the image at its first."""
+    detects = any("objects" in prediction for prediction in predictions)
+    table = Table("image", "class", *(("score", "box") if detects else ("probability",)))
+    for prediction in predictions:
+        rows = [
+            [guess["class"], f"{guess['probability']:.3f}"]
+            if "probability" in guess
+            else [guess["class"], f"{guess['score']:.3f}", " ".join(f"{x:g}" for x in guess["box"])]
+            for guess in prediction.get("classes") or prediction.get("objects") or []
+        ]
+        for i, cells in enumerate(rows or [["–", "–"]]):
+            shown = prediction["image"] if i == 0 else ""
+            table.add_row(*map(escape, [shown, *cells]))
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(table)
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,266 @@
+"""What a run needs: one model, one data set, and any number of variants; from YAML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from subbyte.data import DataConfig
+from subbyte.errors import SubbyteError, unknown
+from subbyte.models import ModelConfig
+from subbyte.recipe import Recipe
+from subbyte.utils.validation import Checked, Device
+
+Runtime = Literal["onnxruntime", "openvino"]
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
+# Keys whose values are paths, relative to the folder of the YAML file that names them.
+PATHS = (
+    ("model", "checkpoint"),
+    ("training", "checkpoint"),
+    ("training", "backbone"),
+    ("data", "root"),
+    ("data", "calibration"),
+    ("data", "evaluation"),
+    ("data", "classes"),
+    ("data", "annotations"),
+)
+# Where one of these is set, what the file has for the other one no longer counts.
+EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weights"))
+SOURCES = ("name", "root", "calibration", "evaluation")
+
+
+class ExportConfig(BaseModel):
+    """How files are written.
+
+    `postprocess`: a detector's with the whole way from images to boxes, non-maximum suppression and
+    all, or with its raw outputs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    postprocess: bool = True
+
+
+class Experiment(Checked):
+    """An experiment. `model`, `data` and `variants` are needed; every other key has a default.
+
+    `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
+    `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
+    of the choice of images, and of every variant that has none of its own.
+
+    Raises:
+        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "run"
+    model: ModelConfig
+    data: DataConfig
+    variants: dict[str, Recipe]
+    runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+    batch_size: int = Field(default=64, ge=1)
+    device: Device = "cpu"
+    export: ExportConfig = ExportConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", value):
+            raise ValueError(f"'{value}' cannot name a folder: use letters, digits, '-' and '_'")
+        return value
+
+    @field_validator("runtimes", mode="before")
+    @classmethod
+    def _known_runtimes(cls, value: Any) -> Any:
+        names = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(names, list | tuple):
+            raise ValueError(f"{value!r} is no list: give names, as [onnxruntime, openvino]")
+        for name in names:
+            if name not in RUNTIMES:
+                raise unknown("runtime", str(name), RUNTIMES)
+        return names
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _read_variants(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not value:
+            raise ValueError("give at least one, as NAME: {weights: 8, activations: 8}")
+        return {str(name): _variant(str(name), fields) for name, fields in value.items()}
+
+    def with_seed(self) -> Experiment:
+        """The same, with the experiment's seed in each variant that has none of its own."""
+        variants = {
+            name: recipe
+            if "seed" in recipe.model_fields_set
+            else recipe.model_copy(update={"seed": self.seed})
+            for name, recipe in self.variants.items()
+        }
+        return self.model_copy(update={"variants": variants})
+
+
+def builtin() -> dict[str, Path]:
+    """The experiments that come with the package: name → file."""
+    root = Path(str(resources.files("subbyte.app") / "experiments"))
+    return {
+        str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))
+    }
+
+
+def load(name: str, settings: Iterable[str] = ()) -> Experiment:
+    """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
+
+    A section `training` in it is for `subbyte.training.run`, and nothing here.
+
+    Raises:
+        SubbyteError: As `read`, and where a key or value is wrong.
+    """
+    raw = read(name, settings)
+    raw.pop("training", None)
+    return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
+
+
+def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys of a built-in experiment or a YAML file, with `KEY=VALUE` settings on top.
+
+    Paths in a file are relative to the file's folder, those in settings to the current one.
+    `model.checkpoint` set takes the place of the file's `model.weights`, and the reverse.
+
+    Raises:
+        SubbyteError: There is no such experiment, the YAML does not parse (line and column are
+            named), or a built-in one is not told where its images are.
+    """
+    path = known = builtin().get(name)
+    if path is None:
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise (
+                unknown("experiment", name, builtin())
+                if not path.is_file()
+                else SubbyteError(f"{name} is no YAML file: an experiment's file ends in .yaml")
+            )
+    raw = read_yaml(path)
+    _absolute(raw, path.resolve().parent)
+    settled = [read_setting(setting) for setting in settings]
+    _make_room(raw, {key for key, value in settled if value is not None})
+    for key, value in settled:
+        _put(raw, key, value)
+    if known is not None:
+        _require_images(name, raw.get("data"))
+    _absolute(raw, Path.cwd())
+    raw.setdefault("name", path.stem)
+    return raw
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read as data only; `SubbyteError` where it is none."""
+    if not path.is_file():
+        raise SubbyteError(f"there is no experiment {path}: name a YAML file or a built-in one")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise SubbyteError(f"{path} is no valid YAML{where}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SubbyteError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
+    return raw
+
+
+def dump(experiment: Experiment) -> str:
+    """The resolved experiment as YAML that `load` reads back to the same."""
+    fields = experiment.model_dump(mode="json", exclude_none=False)
+    fields["data"] = experiment.data.model_dump(mode="json", exclude_unset=True)
+    fields["model"] = experiment.model.model_dump(mode="json", exclude_unset=True)
+    fields["variants"] = {name: recipe.as_dict() for name, recipe in experiment.variants.items()}
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _variant(name: str, fields: Any) -> Recipe:
+    if not re.fullmatch(r"\w[\w.-]*", name) or name == "float":
+        raise SubbyteError(
+            f"variants.{name} cannot be named so: use letters, digits, '-' and '_', and not 'float'"
+        )
+    if fields is not None and not isinstance(fields, dict | Recipe):
+        raise SubbyteError(f"variants.{name} is {fields!r}: give a mapping of a recipe's fields")
+    if isinstance(fields, Recipe):
+        return fields
+    try:
+        return Recipe(**{str(key): value for key, value in (fields or {}).items()})
+    except SubbyteError as error:
+        raise SubbyteError(f"variants.{name}: {error}") from None
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`, the value read as YAML; `SubbyteError` where it is neither."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise SubbyteError(f"--set {setting} has no value: write it as KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SubbyteError(f"--set {setting} has a value that is no valid YAML") from None
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents, 1):
+        if raw.get(parent) is None:
+            raw[parent] = {}
+        raw = raw[parent]
+        if not isinstance(raw, dict):
+            where = ".".join(parents[:depth])
+            raise SubbyteError(f"--set {key} cannot be set: {where} is a value and not a mapping")
+    raw[last] = value
+
+
+def _make_room(raw: dict[str, Any], keys: Collection[str]) -> None:
+    """Take out of `raw` what excludes one of the `keys` that are about to be set."""
+    for part, key, other in EITHER_OR:
+        section = raw.get(part)
+        if f"{part}.{key}" in keys and isinstance(section, dict):
+            section.pop(other, None)
+
+
+def _require_images(name: str, data: Any) -> None:
+    """Refuse a built-in experiment for images of the user's own, as long as none are named."""
+    if isinstance(data, dict) and all(data.get(key) is None for key in SOURCES):
+        if data.get("format") is not None:
+            raise SubbyteError(
+                f"{name} runs on images of yours: give --set data.root=DIR, a data set in the "
+                f"layout of {str(data['format']).upper()}"
+            )
+        raise SubbyteError(
+            f"{name} runs on images of yours: give --set data.root=DIR, where DIR holds train/ and "
+            "val/ with a folder of images for each class, or --set data.calibration=DIR and "
+            "--set data.evaluation=DIR"
+        )
+
+
+def _absolute(raw: dict[str, Any], base: Path) -> None:
+    """Make the paths in `raw` absolute, where a file or folder is found below `base`."""
+    for part, key in PATHS:
+        section = raw.get(part)
+        if isinstance(section, dict) and isinstance(section.get(key), dict):
+            section, keys = section[key], tuple(section[key])  # a path for each side
+        else:
+            keys = (key,)
+        for name in keys:
+            if isinstance(section, dict) and isinstance(section.get(name), str):
+                found = base / Path(section[name]).expanduser()
+                if found.exists():
+                    section[name] = str(found)
+    model = raw.get("model")
+    if isinstance(model, dict) and isinstance(model.get("factory"), str):
+        file, colon, function = model["factory"].rpartition(":")
+        if file.endswith(".py") and (base / file).exists():
+            model["factory"] = f"{base / file}{colon}{function}"

@@ -1,0 +1,218 @@
+"""The folder of a run: what lies where, and when it may be written to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from subbyte.app.experiment import Experiment, dump, read_yaml
+from subbyte.errors import SubbyteError
+from subbyte.utils import files
+
+log = logging.getLogger("subbyte")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths in a run's folder. A variant's folder exists only when the variant is finished."""
+
+    path: Path
+
+    @property
+    def float_path(self) -> Path:
+        """Where the float model's results lie."""
+        return self.path / "float"
+
+    def variant_path(self, name: str) -> Path:
+        """Where a variant's results lie."""
+        return self.path / "variants" / name
+
+    def unfinished_path(self, name: str) -> Path:
+        """Where a method writes what it has of a variant, until the variant is finished."""
+        return self.path / "unfinished" / name
+
+    def forget_unfinished(self, name: str) -> None:
+        """Remove what was written of a variant meanwhile."""
+        path = self.unfinished_path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+    def float_is_done(self) -> bool:
+        """Whether the float model has been measured."""
+        return (self.float_path / "float.json").is_file()
+
+    def is_done(self, name: str) -> bool:
+        """Whether a variant is finished."""
+        return (self.variant_path(name) / "variant.json").is_file()
+
+    def read_float(self) -> dict[str, Any]:
+        """What was measured of the float model."""
+        return _read_json(self.float_path / "float.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What was measured of a variant."""
+        return _read_json(self.variant_path(name) / "variant.json")
+
+
+@contextmanager
+def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Iterator[RunFolder]:
+    """The folder for a run, new or (with `resume`) that of an earlier run of the same experiment.
+
+    While it is open, the package's log goes to `run.log`. Bad input that comes to light before
+    anything is finished takes the folder with it.
+
+    Raises:
+        SubbyteError: `out` is a file, or holds something else than this run.
+    """
+    text = dump(experiment)
+    path = out if out is not None else _default_path(experiment, text, resume)
+    existed = path.is_dir() and any(path.iterdir())
+    _check(path, text, resume)
+    folder = RunFolder(path)
+    created = None if path.is_dir() else _first_missing(path)
+    files.make_folder(path)
+    _sweep(path)
+    try:
+        with _log_to(path / "run.log"):
+            if not existed:
+                files.write_text(path / "experiment.yaml", text)
+            yield folder
+    except SubbyteError:
+        if not existed and not folder.float_is_done():
+            _remove(path, created)
+        raise
+
+
+def _remove(path: Path, created: Path | None) -> None:
+    """Undo the making of a run's folder; one that was there before stays, empty."""
+    if created is not None:
+        shutil.rmtree(created)
+        return
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _default_path(experiment: Experiment, text: str, resume: bool) -> Path:
+    root = Path("runs") / experiment.name
+    if resume:
+        for path in sorted((p for p in root.glob("*") if p.is_dir()), reverse=True):
+            if _same(path, text):
+                return path
+        raise SubbyteError(
+            f"there is no run of this experiment in {root} to resume: leave --resume out, or name "
+            "its folder with --out"
+        )
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, count = root / stamp, 1
+    while path.exists():
+        count += 1
+        path = root / f"{stamp}-{count}"
+    return path
+
+
+def _check(path: Path, text: str, resume: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise SubbyteError(f"{path} is a file: name a folder for the run")
+    if not path.is_dir() or not any(path.iterdir()):
+        if resume and not path.is_dir():
+            raise SubbyteError(f"there is no run in {path} to resume: leave --resume out")
+        return
+    if not (path / "experiment.yaml").is_file():
+        raise SubbyteError(f"{path} is not empty and holds no run: name a new or an empty folder")
+    if not resume:
+        raise SubbyteError(
+            f"{path} holds another run: name a new folder, or continue that one with --resume"
+        )
+    if not _same(path, text):
+        raise SubbyteError(
+            f"the run in {path} is of another experiment ({_difference(path, text)}): "
+            "name another folder"
+        )
+
+
+def _same(path: Path, text: str) -> bool:
+    file = path / "experiment.yaml"
+    return file.is_file() and read_yaml(file) == yaml.safe_load(text)
+
+
+def _difference(path: Path, text: str) -> str:
+    """The first key in which two experiments differ."""
+    there = _flat(read_yaml(path / "experiment.yaml"))
+    here = _flat(yaml.safe_load(text))
+    for key in [*there, *here]:
+        if there.get(key) != here.get(key):
+            return f"{key} is {there.get(key)} there and {here.get(key)} here"
+    return "it cannot be read"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        flat |= _flat(part, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _first_missing(path: Path) -> Path:
+    """The topmost folder that making `path` will make."""
+    missing = path
+    for parent in path.absolute().parents:
+        if parent.exists():
+            break
+        missing = parent
+    return missing
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed run left half-written."""
+    ours = (".float.", ".experiment.yaml.", ".environment.json.", ".results.json.")
+    parts = [p for p in path.glob(".*") if p.name.startswith(ours)]
+    for leftover in [*parts, *(path / "variants").glob(".*")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before, propagates = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    except SubbyteError as error:
+        log.error("%s", error)
+        raise
+    except Exception:
+        log.error("%s", traceback.format_exc())
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+        log.setLevel(before)
+        log.propagate = propagates
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,1 @@
+"""What calibration images tell: ranges, gradients, corrections of biases."""

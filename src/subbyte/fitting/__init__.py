@@ -1,1 +1,0 @@
-"""Weights fitted in closed form: integers and scales of each layer for what it really reads."""

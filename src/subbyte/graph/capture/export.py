@@ -1,0 +1,301 @@
+"""From a model to a graph of plain operators that runs at any batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import logging
+import math
+import os
+import re
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from subbyte.errors import SubbyteError
+from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
+from subbyte.graph.capture.passes.attention import split_attention
+from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
+from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.tidy import tidy
+
+SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
+
+
+def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
+    """The model as a graph of functional ATen operators, in evaluation mode, batch norm folded.
+
+    What depends on parameters only is computed here, once.
+
+    `model` is left as it is. `args` are its positional arguments for one batch; the first dimension
+    of every tensor of the batch's size becomes dynamic, so that any batch size runs afterwards.
+    Parameters keep their qualified names.
+
+    Raises:
+        SubbyteError: The model does not run on `args`, has NaN or infinity in its parameters, or
+            `torch.export` cannot capture it (the message names the line of the user's code).
+    """
+    batch_size(args)  # an error, if there is no tensor
+    model = copied(model)
+    with torch.no_grad():
+        try_model(model, args)
+        args = _doubled(model, args)
+        return _plain(_export(model, args))
+
+
+def capture_part(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any]
+) -> fx.GraphModule:
+    """A submodule as such a graph, itself and not a copy; `shapes` says what is dynamic.
+
+    Raises:
+        SubbyteError: `torch.export` cannot capture it.
+    """
+    with torch.no_grad():
+        return _plain(_export(module, args, kwargs, shapes))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode.
+
+    Raises:
+        SubbyteError: It cannot be copied, or has NaN or infinity in its parameters.
+    """
+    model = _copy(model).eval()
+    _check_finite(model)
+    return model
+
+
+def _plain(module: fx.GraphModule) -> fx.GraphModule:
+    """What was exported, made plain, batch norm folded."""
+    tidy(module)
+    fold_constants(module)
+    split_attention(module)
+    fold_batch_norm(module)
+    module.delete_all_unused_submodules()
+    return module
+
+
+def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
+    size = batch_size(args)
+    dynamic = {0: torch.export.Dim.DYNAMIC}
+    shapes: tuple[Any, ...] = pytree.tree_map(
+        lambda x: dict(dynamic) if in_batch(x, size) else None, args
+    )
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
+        at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        shapes = (*shapes[:at], shapes[at:])
+    return shapes
+
+
+def shapes_by_name(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], varying: list[set[int]]
+) -> dict[str, Any]:
+    """The same for a submodule and its arguments, by their names.
+
+    varying: for each tensor among them, which dimensions may be of any size beside the batch's.
+    """
+    size, numbers = leading((args, kwargs)), iter(varying)
+
+    def shape(leaf: Any) -> Any:
+        dims: dict[int, Any] = dict.fromkeys(next(numbers), torch.export.Dim.AUTO)
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == size:
+            dims[0] = torch.export.Dim.DYNAMIC
+        return dims or None
+
+    args, kwargs = pytree.tree_map(shape, (args, kwargs))
+    signature = inspect.signature(module.forward)
+    named = dict(signature.bind(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named.update(named.pop(parameter.name, {}))
+    return named
+
+
+def _export(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    shapes: Any = None,
+) -> fx.GraphModule:
+    """shapes: what is dynamic; `None`: the batch, where there are positional arguments alone."""
+    try:
+        with _quiet():
+            shapes = dynamic_shapes(model, args) if shapes is None else shapes
+            inputs, named = _fresh((args, kwargs or {}))
+            program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
+            # An empty table decomposes nothing, but makes in-place operators functional.
+            program = program.run_decompositions({})
+    except Exception as error:
+        text = str(error)
+        if "specialized" in text or "inferred to be a constant" in text:
+            raise SubbyteError(_fixes_batch(model, args, kwargs or {})) from error
+        raise SubbyteError(_cannot_capture(error)) from error
+    module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise SubbyteError(
+            f"the model cannot be copied: {_first_line(error)}; quantize it in the state in which "
+            "copy.deepcopy takes it (weight norm removed, no hooks that hold tensors)"
+        ) from error
+
+
+def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """At least two images, on which the model must run if it runs on one."""
+    doubled = at_least_two(args)
+    if doubled is not args:
+        try:
+            model(*doubled)
+        except Exception as error:
+            raise SubbyteError(_fixed(_at(error), 1)) from error
+    return doubled
+
+
+def try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Run a model on `args`; raises `SubbyteError` if it does not run."""
+    reason = mismatch(model, args)
+    if reason is not None:
+        raise SubbyteError(
+            f"{reason}: give each batch as a tuple of the model's positional arguments"
+        )
+    try:
+        model(*args)
+    except Exception as error:
+        shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
+        raise SubbyteError(
+            f"the model does not run on a batch of shape {', '.join(map(str, shapes))}: "
+            f"{complaint(error)}; give batches of the size and kind that the model takes"
+        ) from error
+
+
+def mismatch(model: nn.Module, args: tuple[Any, ...]) -> str | None:
+    """What is wrong with the number of arguments, the model's inputs by name; `None`: nothing."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args)
+    except TypeError:
+        empty = inspect.Parameter.empty
+        names = [
+            ("*, " if p.kind is p.KEYWORD_ONLY else "")
+            + (p.name if p.default is empty else f"{p.name}={p.default}")
+            for p in signature.parameters.values()
+        ]
+        return f"the model takes the inputs ({', '.join(names)}), and a batch gives {len(args)}"
+    return None
+
+
+def complaint(error: BaseException) -> str:
+    """What a model that failed says itself, in one line, and at which line of its code."""
+    return f"{_first_line(error)}{_at(error)}"
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Refuse NaN and infinity; a buffer may hold minus infinity, with which masks hide."""
+    parameters = [(name, value.detach()) for name, value in model.named_parameters()]
+    masks = [(name, torch.where(x == -math.inf, 0, x)) for name, x in model.named_buffers()]
+    for name, value in parameters + masks:
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            layer, _, attribute = name.rpartition(".")
+            of = f"{attribute} of layer '{layer}'" if layer else f"model's own '{attribute}'"
+            raise SubbyteError(
+                f"the {of} holds NaN or infinity: "
+                "train or load the model again before quantizing it"
+            )
+
+
+def _fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of the tensors: `torch.export` leaves marks on those that it is given."""
+    copies: tuple[Any, ...] = pytree.tree_map(
+        lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, args
+    )
+    return copies
+
+
+def _cannot_capture(error: Exception) -> str:
+    return (
+        f"torch.export cannot capture the model{_at(error)}: {_first_line(error)}; rewrite that "
+        "line so that it does not depend on a tensor's values (torch.where instead of if, no "
+        ".item())"
+    )
+
+
+def _fixes_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Which line of the user's code holds the batch size as a number: found in a static graph."""
+    size, place = leading((args, kwargs)) or 0, ""
+    with _quiet():
+        inputs, named = _fresh((args, kwargs))
+        graph = torch.export.export(model, inputs, named).graph
+    for node in graph.nodes:
+        if node.op == "call_function" and _shapes_to(node, size):
+            lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
+            if lines:
+                place = f" at {lines[-1][0]}:{lines[-1][1]}"
+                break
+    return _fixed(place, size)
+
+
+def _fixed(place: str, size: int) -> str:
+    return (
+        f"torch.export cannot capture the model with a dynamic batch, because its code{place} "
+        f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number or len(x)"
+    )
+
+
+def _shapes_to(node: fx.Node, size: int) -> bool:
+    """Whether a node gives a tensor a shape whose first length is the number `size`."""
+    name = str(getattr(node.target, "__name__", "")).split(".")[0]
+    shapes = [a for a in node.args if isinstance(a, list | tuple) and a]
+    return name in SHAPING and any(shape[0] == size for shape in shapes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log of what it could not trace: the error says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def cause(error: BaseException) -> str:
+    """The first line of the error that began it all, with what cannot be printed left out."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = _first_line(error)
+    return "".join(character for character in line if character.isprintable())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:;!") if lines else type(error).__name__
+
+
+def _at(error: BaseException) -> str:
+    """Where in the user's own code an error arose: the last frame outside of torch and of us."""
+    ours = os.path.dirname(os.path.dirname(__file__))
+    theirs = os.path.dirname(torch.__file__)
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        inside = frame.filename.startswith((ours, theirs, "<"))
+        if not inside and "site-packages" not in frame.filename:
+            place = f" at {frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
+    return place

@@ -1,0 +1,125 @@
+"""A convolution or linear layer as what it is: matrix products of rows with weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from subbyte.calibration.observe import rows
+from subbyte.graph.operators import CONV, LINEAR
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a layer reads its input.
+
+    groups: of channels that do not mix. kernel, stride, padding, dilation: one number a spatial
+    dimension, padding with its two ends; all empty for a linear layer. axis: the weight's dimension
+    of outputs.
+    """
+
+    groups: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
+    axis: int = 0
+
+
+def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
+    """The geometry of a convolution, a linear layer or a product with a constant matrix."""
+    if node.target in LINEAR:
+        return Geometry(1)
+    if node.target not in CONV:
+        return Geometry(1, axis=1)
+    kernel = tuple(weight.shape[2:])
+    names = ("stride", "padding", "dilation", "groups")
+    given: dict[str, Any] = dict(zip(names, node.args[3:], strict=False)) | dict(node.kwargs)
+    dilation = _each(given.get("dilation", 1), kernel)
+    padding = given.get("padding", 0)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        ends = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        ends = tuple((p, p) for p in _each(0 if padding == "valid" else padding, kernel))
+    stride = _each(given.get("stride", 1), kernel)
+    return Geometry(int(given.get("groups", 1)), kernel, stride, ends, dilation)
+
+
+def as_matrices(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """A weight as (groups, outputs, inputs) of one group each."""
+    each = rows(weight, geometry.axis)
+    return each.reshape(geometry.groups, -1, each.shape[1])
+
+
+def as_weight(matrices: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """The inverse of `as_matrices`, in the shape of `weight`."""
+    shape = weight.movedim(geometry.axis, 0).shape
+    return matrices.reshape(shape).movedim(0, geometry.axis)
+
+
+def positions(outputs: torch.Tensor, geometry: Geometry) -> int:
+    """How many rows a layer's outputs are of."""
+    channels = outputs.shape[_channels(outputs, geometry)]
+    return outputs.numel() // max(channels, 1)
+
+
+def output_rows(outputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Some rows of a layer's outputs: (rows, groups, outputs of a group)."""
+    moved = outputs.movedim(_channels(outputs, geometry), -1)
+    rows = moved.reshape(-1, moved.shape[-1])[chosen]
+    return rows.reshape(len(rows), geometry.groups, -1)
+
+
+def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """What the layer multiplies for these rows: (rows, groups, inputs of a group)."""
+    if not geometry.kernel:
+        rows = inputs.reshape(-1, inputs.shape[-1])[chosen]
+        return rows[:, None]
+    x = inputs if inputs.dim() == len(geometry.kernel) + 2 else inputs[None]
+    x = torch.nn.functional.pad(x, [p for ends in reversed(geometry.padding) for p in ends])
+    sizes, strides = [], []
+    places = zip(x.shape[2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    for length, kernel, stride, dilation in places:
+        sizes.append((length - dilation * (kernel - 1) - 1) // stride + 1)
+        strides.append(stride)
+    steps = x.stride()
+    windows = x.as_strided(
+        (len(x), *sizes, x.shape[1], *geometry.kernel),
+        (
+            steps[0],
+            *(step * stride for step, stride in zip(steps[2:], strides, strict=True)),
+            steps[1],
+            *(step * d for step, d in zip(steps[2:], geometry.dilation, strict=True)),
+        ),
+        x.storage_offset(),
+    )
+    rows = windows[torch.unravel_index(chosen, (len(x), *sizes))]
+    return rows.reshape(len(rows), geometry.groups, -1)
+
+
+def mean_squares(outputs: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """The mean square over the channels of each row of a layer's outputs, or of their gradients."""
+    return outputs.square().mean(_channels(outputs, geometry)).reshape(-1)
+
+
+def _channels(outputs: torch.Tensor, geometry: Geometry) -> int:
+    """The dimension of the channels of a layer's outputs."""
+    if not geometry.kernel:
+        return outputs.dim() - 1
+    return outputs.dim() - 1 - len(geometry.kernel)
+
+
+def _each(value: int | list[int] | tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """One number a spatial dimension."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * len(kernel) if len(values) == 1 else values
+
+
+def rows_wanted(inputs: int, images: int, least: int, share: int) -> int:
+    """Rows to take of each image: `least`, and enough for `share` rows an input in all."""
+    return max(least, math.ceil(share * inputs / max(images, 1)))

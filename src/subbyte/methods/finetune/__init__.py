@@ -1,0 +1,1 @@
+"""Fine-tuning of scales, biases and integers by gradients."""

@@ -1,0 +1,1 @@
+"""Layer-wise least squares: integers and scales of each layer for what it reads."""

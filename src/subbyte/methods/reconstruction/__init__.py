@@ -1,0 +1,1 @@
+"""Learning one block after the other from its own outputs."""

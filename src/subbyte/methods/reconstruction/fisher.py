@@ -1,0 +1,80 @@
+"""How much each value of a block's outputs matters to the task (BRECQ's Fisher term)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn.functional import cross_entropy
+
+from subbyte.calibration.gradients import random_sum
+from subbyte.graph.batch import batch_size, portions
+from subbyte.graph.blocks import Block
+from subbyte.methods.common.store import Store
+from subbyte.placement.simulation import Captured
+
+AT_ONCE = 16  # images whose intermediate results are in memory at a time
+
+
+def importance(
+    captured: Captured, block: Block, batches: Iterable[tuple[Any, ...]], images: int, store: Store
+) -> list[torch.Tensor]:
+    """For each output of a block, (images, …): squared gradients of the task's loss, mean 1.
+
+    None, where what the block gives has no row for each image: it is about proposals, say.
+
+    Li et al. 2021, equation 10: the diagonal of the Fisher information stands for the Hessian. It
+    is that of the float network, whose own classes, drawn from its softmax, are the labels; where
+    the model does not return one matrix, (images, classes), that of a squared error of its outputs.
+    """
+    found: list[torch.Tensor] = []
+    cut, first = _Cut(captured.region(block.region), block.outputs), 0
+    with captured.in_float(), captured.interpreted(block.region, cut), torch.enable_grad():
+        for args in portions(batches, images, AT_ONCE):
+            last = first + batch_size(args)
+            loss = _loss(captured.raw(*args), range(first, last))
+            if any(len(leaf) != last - first for leaf in cut.leaves):
+                return []
+            if not found:
+                shapes = [(images, *leaf.shape[1:]) for leaf in cut.leaves]
+                found = [store.empty(shape, torch.float32) for shape in shapes]
+            gradients = torch.autograd.grad(loss, cut.leaves, allow_unused=True)
+            for whole, gradient in zip(found, gradients, strict=True):
+                whole[first:last] = 1 if gradient is None else gradient.square()
+            first = last
+    for whole in found:
+        mean = whole.mean(dtype=torch.float64)
+        whole.div_(mean) if mean > 0 else whole.fill_(1)
+    return found
+
+
+def _loss(outputs: Any, images: range) -> torch.Tensor:
+    """The sum over images, whose numbers decide what is drawn for each."""
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or outputs.shape[1] < 2:
+        return random_sum(outputs, images)
+    drawn = [torch.rand((), generator=torch.Generator().manual_seed(image)) for image in images]
+    reached = outputs.detach().double().softmax(1).cumsum(1).cpu()
+    labels = (reached < torch.stack(drawn)[:, None]).sum(1).clamp(max=outputs.shape[1] - 1)
+    return cross_entropy(outputs, labels.to(outputs.device), reduction="sum")
+
+
+class _Cut(fx.Interpreter):
+    """Runs a region whose gradients end at some nodes."""
+
+    def __init__(self, region: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> None:
+        super().__init__(region)
+        self.nodes = nodes
+        self.leaves: list[torch.Tensor] = []
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        self.leaves = []
+        return super().run(*args, **kwargs)
+
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        if n in self.nodes:
+            output = output.detach().requires_grad_()
+            self.leaves.append(output)
+        return output

@@ -1,0 +1,110 @@
+"""The squared error of a layer that nothing follows, over all images at once.
+
+It is quadratic in the weights, so that sums over what the layer reads and should give tell its
+value and its gradient at any weights: a product of two matrices takes the place of a convolution of
+many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from subbyte.calibration.bias_correction import bias_of
+from subbyte.graph.blocks import Block
+from subbyte.methods.common.activation_cache import Values
+from subbyte.methods.common.hessian import Moments
+from subbyte.methods.common.samples import (
+    Geometry,
+    as_matrices,
+    as_weight,
+    geometry_of,
+    input_rows,
+    output_rows,
+    positions,
+)
+from subbyte.placement.simulation import Captured
+
+AT_ONCE = 2**24  # numbers of the rows of inputs that are in memory at a time
+
+
+class Quadratic:
+    """Mean over rows of Σ over outputs (w · x + b − t)², as a function of the weight.
+
+    moments: of inputs x and of targets t less the bias b.
+    """
+
+    def __init__(self, moments: Moments, weight: torch.Tensor, geometry: Geometry) -> None:
+        self.weight, self.geometry = weight, geometry
+        self.start = as_matrices(weight, geometry)
+        self.first = float(moments.loss(self.start, None).sum())
+        self.h, c = moments.normal(centred=False)
+        # Gradients from the float weight on: from 0 on they would be small differences.
+        self.slope = 2 * (self.start @ self.h - c.transpose(1, 2))
+
+    def at(self, weight: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The error at a weight, and its gradient there in the weight's shape."""
+        moved = as_matrices(weight, self.geometry) - self.start
+        curved = 2 * moved @ self.h
+        loss = self.first + float((moved * (self.slope + curved / 2)).sum())
+        return loss, as_weight(self.slope + curved, self.weight, self.geometry)
+
+
+def quadratic_of(
+    captured: Captured,
+    unit: Block,
+    inputs: Sequence[Values],
+    targets: Sequence[torch.Tensor],
+    steps: int,
+    images: int,
+) -> Quadratic | None:
+    """The error of a single layer; `None` where something follows it, or where it takes longer.
+
+    Grids of activations in the unit are off. images: on how many the error would be looked at
+    otherwise in a step, and `steps` how often.
+    """
+    functions = [n for n in unit.module.graph.nodes if n.op in ("call_function", "call_method")]
+    weights = list(unit.tensors(captured, "weight"))
+    if not len(functions) == len(weights) == len(inputs) == len(targets) == 1:
+        return None
+    weight = captured.weight(weights[0][0])
+    geometry = geometry_of(functions[0], weight)
+    if not _pays(targets[0], as_matrices(weight, geometry), geometry, steps, images):
+        return None
+    bias = bias_of(unit.module, functions[0])
+    moments = _moments(inputs[0].quantized, targets[0], bias, weight, geometry)
+    return Quadratic(moments, weight, geometry)
+
+
+def _pays(
+    target: torch.Tensor, matrices: torch.Tensor, geometry: Geometry, steps: int, images: int
+) -> bool:
+    """Whether this multiplies fewer numbers than the layer and its gradient do in all steps."""
+    groups, outputs, inputs = matrices.shape
+    rows = positions(target[:1], geometry) * groups
+    sums = len(target) * rows * inputs * (inputs + outputs)
+    products = steps * groups * outputs * inputs**2
+    return sums + products < steps * images * rows * outputs * inputs * 2
+
+
+def _moments(
+    given: torch.Tensor,
+    target: torch.Tensor,
+    bias: torch.Tensor | None,
+    weight: torch.Tensor,
+    geometry: Geometry,
+) -> Moments:
+    """Of all rows of all images."""
+    matrices = as_matrices(weight, geometry)
+    moments = Moments.none(matrices)
+    each = positions(target[:1], geometry) * matrices.shape[0] * matrices.shape[2]
+    size = max(1, AT_ONCE // each)
+    for some in zip(torch.split(given, size), torch.split(target, size), strict=True):
+        x, t = (values.to(weight.device) for values in some)
+        every = torch.arange(positions(t, geometry), device=weight.device)
+        wanted = output_rows(t, every, geometry)
+        if bias is not None:
+            wanted = wanted - bias.reshape(wanted.shape[1:])
+        moments.add(input_rows(x, every, geometry), wanted)
+    return moments

@@ -1,0 +1,1 @@
+"""A search over the scales of a whole network."""

@@ -1,0 +1,1 @@
+"""Numbers: integer formats, scales and zero points, histograms, range rules."""

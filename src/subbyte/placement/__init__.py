@@ -1,0 +1,1 @@
+"""Where quantizers stand, and the simulation that has them."""

@@ -1,0 +1,80 @@
+"""What a recipe asks for each layer: the grid of its weight, the bits of its inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from subbyte.graph.layers import Found
+from subbyte.numerics.qspec import GridSpec
+from subbyte.recipe import Choice, Override, Recipe, rule_of
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe asks for one layer."""
+
+    weight: GridSpec | None
+    activation_bits: int | None
+    weight_rule: Choice
+    activation_rule: Choice
+
+
+def requests_of(
+    layers: list[Found], edge: Collection[str], recipe: Recipe, region: str
+) -> dict[str, Request]:
+    """What `recipe` asks for each of `layers`, by its name in the region; `edge`: first and last.
+
+    Layers that no grid can be put on are left out.
+    """
+    edge = edge if recipe.first_last is not None else ()
+    requests = {}
+    for layer in layers:
+        if layer.reason:
+            continue
+        name = qualified(region, layer.name)
+        override = next(
+            (o for pattern, o in recipe.overrides.items() if re.fullmatch(pattern, name)),
+            Override(),
+        )
+        weight_axis = layer.axis if layer.weight is not None else None
+        requests[layer.name] = _request(recipe, override, layer.name in edge, weight_axis)
+    return requests
+
+
+def qualified(region: str, name: str) -> str:
+    """The user's name of what is called `name` in a region, which may be a layer itself."""
+    if region and name == "weight":
+        return region
+    return f"{region}.{name}" if region else name
+
+
+def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -> Request:
+    given = override.model_fields_set
+    weights, activations = recipe.weights, recipe.activations
+    if edge:
+        weights = recipe.first_last if weights is not None else None
+        activations = recipe.first_last if activations is not None else None
+    weights = override.weights if "weights" in given else weights
+    activations = override.activations if "activations" in given else activations
+    per_channel = recipe.per_channel if override.per_channel is None else override.per_channel
+    ranges = recipe.ranges if override.ranges is None else override.ranges
+    spec = None
+    if weights is not None and axis is not None:
+        spec = _weight_spec(recipe, override, weights, axis if per_channel else None)
+    return Request(spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"))
+
+
+def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None) -> GridSpec:
+    """The grid of a weight for which `bits` bits are asked.
+
+    With `reduce_range` no level, less its zero point, is beyond ±64, so that the sum of two
+    products with uint8 fits into 16 bits: 7 bits if symmetric, which are the default there as they
+    are at 8 bits, and 6 if not.
+    """
+    reduced = recipe.reduce_range and bits >= 7
+    symmetric = recipe.weights_symmetric(8 if reduced else bits, override.symmetric_weights)
+    if reduced:
+        bits = 7 if symmetric else 6
+    return GridSpec(bits, symmetric, axis)

@@ -1,0 +1,251 @@
+"""Which tensor of a region gets which grid, and who reads it there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from subbyte.graph.layers import Found, carries_data, last_layers, results
+from subbyte.graph.operators import (
+    ADD,
+    CONV,
+    MUL,
+    POINTWISE,
+    POOL,
+    is_global_pool,
+    is_move,
+    is_never_negative,
+    is_relu,
+    tensor_inputs,
+    tensor_readers,
+)
+from subbyte.placement.layer_config import Request, qualified
+from subbyte.recipe import Choice, Recipe, rule_of
+
+OTHER_BITS = 8  # of tensors that no layer reads
+ORT = "onnxruntime"  # the runtime that computes on integers only what is on a grid on all sides
+
+
+@dataclass
+class Site:
+    """A grid that one or more tensors share, while the plan grows. `merged`: it became another.
+
+    readers: qualified names of layers. symmetric: whatever the recipe says of other activations.
+    spare: nothing that reads it computes on integers.
+    """
+
+    bits: int | None = None
+    rule: Choice | None = None
+    readers: list[str] = field(default_factory=list)
+    symmetric: bool = False
+    spare: bool = False
+    merged: Site | None = None
+
+    def root(self) -> Site:
+        """The site that this one has become."""
+        return self if self.merged is None else self.merged.root()
+
+    def merge(self, other: Site) -> Site:
+        """One site for both: the finer grid of the two, and all their readers."""
+        here, there = self.root(), other.root()
+        if here is there:
+            return here
+        if there.bits is not None and (here.bits is None or there.bits > here.bits):
+            here.bits, here.rule = there.bits, there.rule
+        here.symmetric = here.symmetric or there.symmetric
+        here.spare = here.spare and there.spare
+        here.readers = there.readers + [r for r in here.readers if r not in there.readers]
+        there.merged = here
+        return here
+
+
+@dataclass
+class Plan:
+    """Where activations of a region are put on a grid.
+
+    sites: after which node a grid stands, and whose. edges: which of a node's readers read the
+    quantized tensor. of_layer: the sites of each layer's inputs.
+    """
+
+    sites: dict[fx.Node, Site] = field(default_factory=dict)
+    edges: dict[fx.Node, set[fx.Node]] = field(default_factory=dict)
+    of_layer: dict[fx.Node, list[Site]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A region's graph with its layers, and what a recipe asks for them.
+
+    inner: placeholders that other regions lead to. ends: results that no other region reads.
+    """
+
+    region: str
+    graph: fx.Graph
+    layers: list[Found]
+    requests: dict[str, Request]
+    inner: frozenset[fx.Node]
+    ends: frozenset[fx.Node]
+
+
+def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Plan:
+    """Walk the graph backwards: readers ask, and what they ask moves up to where values arise.
+
+    given: what other regions ask for results of this one.
+    """
+    graph, layers, requests = part.graph, part.layers, part.requests
+    plan, asked = Plan(), dict[fx.Node, Site]()
+    data = carries_data(graph)
+    by_node = {layer.node: layer for layer in layers if layer.name in requests}
+    other = Choice(*rule_of(recipe.ranges, "activations"))
+    on_grid = _results_on_grid(part, data)
+    convolved = _derived(graph, on_grid, {layer.node for layer in layers})
+
+    def ask(node: fx.Node, reader: fx.Node, site: Site) -> None:
+        plan.edges.setdefault(node, set()).add(reader)
+        asked[node] = asked[node].merge(site) if node in asked else site
+
+    for node in reversed(graph.nodes):
+        if node.op == "output":
+            for source in [n for n in results(graph) if n in given and n in data]:
+                ask(source, node, given[source])
+            continue
+        if node in on_grid and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
+            for user in [u for u in tensor_readers(node) if u not in plan.edges.get(node, ())]:
+                ask(node, user, Site(None, other, spare=True))
+        if node in asked:
+            site = asked[node].root()
+            if is_move(node) and all_readers_ask(node, plan) and _only_data(node, data):
+                for source in tensor_inputs(node):
+                    ask(source, node, site)
+                continue
+            if _gives_several(node):
+                for item in plan.edges[node]:
+                    plan.sites[item] = asked[item].root()
+                continue
+            plan.sites[node] = site
+            for reader, source in _kept_on_grid(node, data, convolved):
+                ask(source, reader, Site(None, other))
+        layer = by_node.get(node)
+        if layer is not None and requests[layer.name].activation_bits is not None:
+            request, name = requests[layer.name], qualified(part.region, layer.name)
+            for source in layer.inputs:
+                if source in data:
+                    site = Site(request.activation_bits, request.activation_rule, [name])
+                    # OpenVINO multiplies activations on integers only if their zero points are 0.
+                    site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
+                    ask(source, node, site)
+                    plan.of_layer.setdefault(node, []).append(site)
+    return plan
+
+
+def all_readers_ask(node: fx.Node, plan: Plan) -> bool:
+    """Whether everything that reads a tensor reads it on a grid."""
+    return plan.edges.get(node, set()) == set(tensor_readers(node))
+
+
+def _results_on_grid(part: Part, data: set[fx.Node]) -> set[fx.Node]:
+    """The results of convolutions that are put on a grid whoever reads them, past a ReLU perhaps.
+
+    ONNX Runtime computes a convolution on integers only if all that it gives is on a grid. What the
+    model gives stays in float.
+    """
+    last, found = last_layers(part.graph, part.layers, part.ends), set()
+    for layer in part.layers:
+        request = part.requests.get(layer.name)
+        if layer.operation != "conv" or layer.name in last or request is None:
+            continue
+        on_grids = request.weight is not None and request.activation_bits is not None
+        if not on_grids or layer.inputs[0] not in data:
+            continue
+        users = tensor_readers(layer.node)
+        relu = len(users) == 1 and is_relu(users[0])
+        found.add(users[0] if relu else layer.node)
+    return found
+
+
+def _gives_several(node: fx.Node) -> bool:
+    """Whether a node's value is a tuple, so that a grid can stand only behind each part."""
+    return isinstance(node.meta.get("val"), list | tuple)
+
+
+def _only_data(node: fx.Node, data: set[fx.Node]) -> bool:
+    return all(source in data for source in tensor_inputs(node))
+
+
+def _derived(graph: fx.Graph, sources: set[fx.Node], layers: set[fx.Node]) -> set[fx.Node]:
+    """The nodes all of whose values come from `sources`, past no other layer."""
+    derived = set(sources)
+    for node in graph.nodes:
+        inputs = tensor_inputs(node)
+        if inputs and node not in layers and all(source in derived for source in inputs):
+            derived.add(node)
+    return derived
+
+
+def _kept_on_grid(
+    node: fx.Node, data: set[fx.Node], convolved: set[fx.Node]
+) -> list[tuple[fx.Node, fx.Node]]:
+    """(reader, source) pairs to quantize as well, where `node`'s value is on a grid.
+
+    An addition or pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
+    its inputs are, and so does a product of what convolutions gave: elsewhere a grid would cost
+    accuracy and save no time. Inputs that do not depend on the model's input (a mask, a position
+    embedding) stay in float.
+    """
+    if is_relu(node) and isinstance(node.args[0], fx.Node):
+        if len(tensor_readers(node.args[0])) > 1:
+            return []
+        node = node.args[0]
+    sources = tensor_inputs(node)
+    if any(source not in data for source in sources):
+        return []
+    if node.target in MUL and any(source not in convolved for source in sources):
+        return []
+    if node.target in ADD | MUL and len(node.args) == 2 and node.kwargs.get("alpha", 1) == 1:
+        both = all(isinstance(a, fx.Node) for a in node.args)
+        return [(node, source) for source in sources] if both else []
+    if node.target in POOL or is_global_pool(node):
+        return [(node, sources[0])]
+    return []
+
+
+def for_one_runtime(plan: Plan) -> set[fx.Node]:
+    """Behind which nodes a grid stands that OpenVINO needs not, unlike ONNX Runtime.
+
+    Nothing that reads it computes on integers, or it is within one kernel: OpenVINO computes a
+    convolution and the function or sum that reads it in one kernel, in float, and a product with
+    what a function gives likewise. There a grid would cost accuracy, and time as well. Of two
+    convolutions that are summed, the second one's result is stored, and on a grid.
+    """
+    uses = Counter(id(site.root()) for site in plan.sites.values())
+    return {
+        node
+        for node, site in plan.sites.items()
+        if site.root().bits is None
+        and uses[id(site.root())] == 1
+        and (site.root().spare or _is_fused(node))
+    }
+
+
+def _is_fused(node: fx.Node) -> bool:
+    readers = tensor_readers(node)
+    if node.target in POINTWISE:
+        return all(reader.target in MUL for reader in readers)
+    if node.target not in CONV:
+        return False
+    if len(readers) == 1 and readers[0].target in ADD:
+        left = readers[0].args[0]
+        first = isinstance(left, fx.Node) and left.target in CONV and len(tensor_readers(left)) == 1
+        return left is node or not first
+    return all(reader.target in POINTWISE or _is_gated(node, reader) for reader in readers)
+
+
+def _is_gated(node: fx.Node, reader: fx.Node) -> bool:
+    """Whether `reader` is a product of `node` and a function of it."""
+    others = [arg for arg in reader.all_input_nodes if arg is not node]
+    return reader.target in MUL and all(
+        other.target in POINTWISE and other.args[0] is node for other in others
+    )

@@ -1,1 +1,0 @@
-"""Learning the rounding and the step sizes of one block after the other from its own outputs."""

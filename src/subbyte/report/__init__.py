@@ -1,1 +1,0 @@
-"""Results for people: tables in the terminal and as files."""

@@ -1,1 +1,0 @@
-"""What a layer multiplies: rows of its inputs, their products, and sums over images of these."""

@@ -1,1 +1,0 @@
-"""Whole detectors in one file: from images to boxes, with operators of fixed shape."""

@@ -1,0 +1,1 @@
+"""Where a file runs: one file a target."""

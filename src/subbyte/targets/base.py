@@ -1,0 +1,100 @@
+"""Whether a deployed model does as the simulation: outputs on the same images, and latency."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from subbyte.utils.allocator import keeping_memory
+from subbyte.utils.progress import Progress
+
+Run = Callable[[Any], Any]  # from a batch's inputs to what a model gives for them
+WARM_UP, RUNS, SECONDS = 5, 50, 3.0
+
+
+class Session(Protocol):
+    """A model loaded into a runtime."""
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one batch."""
+        ...
+
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers."""
+        ...
+
+
+class Runtime(Protocol):
+    """What a file in this folder offers for its runtime: the same verbs everywhere."""
+
+    def load(self, path: Path, threads: int) -> Session:
+        """Load an ONNX file."""
+        ...
+
+    def version(self) -> str:
+        """The runtime's version; `SubbyteError` if it is not installed."""
+        ...
+
+
+def runtime(name: str) -> Runtime:
+    """The runtime of this name, "onnxruntime" or "openvino"."""
+    module: Any = importlib.import_module(f"subbyte.targets.{name}")
+    loaded: Runtime = module
+    return loaded
+
+
+def simulated(model: torch.nn.Module, device: str) -> Run:
+    """Run a model that gives one tensor in PyTorch; its output as a float32 array."""
+
+    @torch.no_grad()
+    def run(inputs: torch.Tensor) -> np.ndarray:
+        output: np.ndarray = model(inputs.to(device)).float().cpu().numpy()
+        return output
+
+    return run
+
+
+def deployed(session: Session) -> Run:
+    """Run a model that gives one tensor in a runtime."""
+
+    def run(inputs: torch.Tensor) -> np.ndarray:
+        return session.run(inputs.numpy())[0]
+
+    return run
+
+
+def collected(
+    runs: Mapping[str, Run],
+    batches: Iterable[Mapping[str, Any]],
+    progress: Progress,
+    description: str,
+) -> tuple[dict[str, list[Any]], list[Any]]:
+    """What each of `runs` gives for the same batches, decoded once; and the batches' targets."""
+    found: dict[str, list[Any]] = {name: [] for name in runs}
+    targets = []
+    with keeping_memory():
+        for batch in progress.track(batches, description):
+            targets.append(batch.get("targets"))
+            for name, run in runs.items():
+                found[name].append(run(batch["inputs"]))
+    return found, targets
+
+
+def latency_ms(session: Session, *example: np.ndarray) -> float:
+    """Median time of one run in ms, after a warm-up; at most `RUNS` runs or `SECONDS` seconds."""
+    for _ in range(WARM_UP):
+        session.run(*example)
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < RUNS and time.perf_counter() - started < SECONDS:
+        before = time.perf_counter()
+        session.run(*example)
+        times.append(time.perf_counter() - before)
+    return median(times) * 1000

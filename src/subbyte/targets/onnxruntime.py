@@ -1,0 +1,101 @@
+"""ONNX Runtime on the CPU: load, run, count what really runs on integers, measure."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from subbyte.errors import SubbyteError
+from subbyte.targets.refusal import refused
+
+EXTRA = "onnxruntime"
+INTEGER_OPS = {
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QAttention",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded model."""
+
+    session: Any
+    path: Path
+    threads: int
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one batch."""
+        names = [value.name for value in self.session.get_inputs()]
+        try:
+            outputs: list[np.ndarray] = self.session.run(
+                None, dict(zip(names, inputs, strict=True))
+            )
+        except Exception as error:
+            raise refused(self.path, inputs, error) from error
+        return outputs
+
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers, in the graph it optimized.
+
+        Loads the file again, so that the optimized graph can be written and read.
+        """
+        ort = _module()
+        with tempfile.TemporaryDirectory() as folder:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            _session(ort, self.path, options)
+            graph = onnx.load(options.optimized_model_filepath).graph
+        return sum(node.op_type in INTEGER_OPS for node in graph.node)
+
+
+def load(path: Path, threads: int) -> Session:
+    """Load an ONNX file to run on `threads` threads.
+
+    Raises:
+        SubbyteError: ONNX Runtime is not installed, or cannot load the file.
+    """
+    ort = _module()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Otherwise products with weights alone on a grid round their inputs to 8 bits as well.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Otherwise idle threads keep cores busy for 30 ms and more after a run, while others are timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return Session(_session(ort, path, options), path, threads)
+
+
+def version() -> str:
+    """The runtime's version."""
+    return str(_module().__version__)
+
+
+def _session(ort: Any, path: Path, options: Any) -> Any:
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        line = str(error).strip().splitlines()[0]
+        raise SubbyteError(f"ONNX Runtime cannot load {path}: {line}") from error
+
+
+def _module() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise SubbyteError(
+            "the runtime onnxruntime is not installed: pip install 'subbyte[onnxruntime]'"
+        ) from None
+    return onnxruntime

@@ -1,0 +1,110 @@
+"""OpenVINO on the CPU: load, run, count what really runs on integers, measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subbyte.errors import SubbyteError
+from subbyte.targets.refusal import refused
+
+EXTRA = "openvino"
+LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}
+ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of attention
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded model."""
+
+    compiled: Any
+    path: Path
+    threads: int
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one batch."""
+        try:
+            result = self.compiled(list(inputs))
+        except Exception as error:
+            raise refused(self.path, inputs, error) from error
+        return [np.array(result[port]) for port in self.compiled.outputs]
+
+    def int8_ops(self) -> int:
+        """How many convolutions and matrix products run on integers, in the compiled graph."""
+        products, count = _products(self.path), 0
+        for node in self.compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            kind = info["layerType"].astype(str) if "layerType" in info else ""
+            precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else ""
+            # Weights alone on a grid give a layer the precision i8 too: its input must be integers.
+            if precision in ("i8", "u8") and kind in LAYERS:
+                count += _is_integer(node.input(0))
+            elif precision in ("i8", "u8") and kind == ATTENTION:
+                names = set(info["originalLayersNames"].astype(str).split(","))
+                found = len(names & products)
+                # A row of products has one factor more than products; a mask between them is float.
+                count += found * (sum(map(_is_integer, node.inputs())) > found)
+        return count
+
+
+def load(path: Path, threads: int) -> Session:
+    """Load an ONNX file to run on `threads` threads.
+
+    Raises:
+        SubbyteError: OpenVINO is not installed, or cannot load the file.
+    """
+    return Session(_compile(path, threads), path, threads)
+
+
+def version() -> str:
+    """The runtime's version."""
+    return str(_module().__version__)
+
+
+def _compile(path: Path, threads: int) -> Any:
+    openvino = _module()
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # On processors with AMX the default is bfloat16, which computes what is left in float
+        # with 8 bits of mantissa.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Otherwise the inputs of linear layers with weights alone on a grid are quantized as well.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    try:
+        return core.compile_model(core.read_model(str(path)), "CPU", settings)
+    except Exception as error:
+        raise SubbyteError(f"OpenVINO cannot load {path}: {_reason(error)}") from error
+
+
+def _products(path: Path) -> set[str]:
+    """Names of the file's matrix products."""
+    nodes = _module().Core().read_model(str(path)).get_ops()
+    return {node.get_friendly_name() for node in nodes if node.get_type_name() == "MatMul"}
+
+
+def _is_integer(port: Any) -> bool:
+    return port.get_element_type().to_string() in ("u8", "i8", "uint8_t", "int8_t")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the places in OpenVINO's own source that come before it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and ".cpp:" not in line and ".hpp:" not in line]
+    return told[0] if told else "it gives no reason"
+
+
+def _module() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise SubbyteError(
+            "the runtime openvino is not installed: pip install 'subbyte[openvino]'"
+        ) from None
+    return openvino

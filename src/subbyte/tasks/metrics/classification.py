@@ -1,0 +1,121 @@
+"""Image classification: logits in, top-1 and what goes with it out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+
+from subbyte.errors import SubbyteError
+
+PRIMARY_METRIC = "top1"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for a set of images: logits (images, classes) float32, and the labels.
+
+    `labels`: (images,) int64, the class indices of the images.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.logits)
+
+
+def check_logits(output: Any, batch: int) -> torch.Tensor:
+    """The output of a classifier, if it is that.
+
+    Raises:
+        SubbyteError: It is not one float tensor of shape (batch, classes).
+    """
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise SubbyteError(
+            f"the model returns a {kind} and not logits: a classifier returns one tensor of shape "
+            "(batch, classes), so wrap the model in a module that returns it"
+        )
+    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
+        raise SubbyteError(
+            f"the model returns a {output.dtype} tensor of shape {tuple(output.shape)} for a batch "
+            f"of {batch} and not logits: a classifier returns shape (batch, classes)"
+        )
+    return output
+
+
+def loss(outputs: Any, targets: Any) -> torch.Tensor:
+    """Mean cross-entropy of logits (images, classes) with the labels (images,).
+
+    Raises:
+        SubbyteError: The outputs are not logits, or a label is no class of the model.
+    """
+    labels = torch.as_tensor(targets)
+    logits = check_logits(outputs, len(labels))
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise SubbyteError(
+            f"the labels go from {int(labels.min())} to {int(labels.max())} and the model has "
+            f"{classes} classes: give labels from 0 to {classes - 1}, or none"
+        )
+    return torch.nn.functional.cross_entropy(logits, labels.to(logits.device).long())
+
+
+def metrics(outputs: Outputs) -> dict[str, float]:
+    """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
+    hits = _rank_of_label(outputs)
+    found = {"top1": float((hits < 1).mean())}
+    if outputs.logits.shape[1] > 5:
+        found["top5"] = float((hits < 5).mean())
+    return found
+
+
+def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's confidence interval for a share of `images` (Wilson 1927)."""
+    if images == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (share + z * z / (2 * images)) / (1 + z * z / images)
+    half = z / (1 + z * z / images)
+    half *= math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agreement(one: Outputs, other: Outputs) -> float:
+    """The share of images with the same top-1."""
+    return float((one.logits.argmax(1) == other.logits.argmax(1)).mean())
+
+
+def largest_difference(one: Outputs, other: Outputs) -> float:
+    """The largest absolute difference of a logit."""
+    return float(np.abs(one.logits - other.logits).max())
+
+
+def sqnr_db(reference: Outputs, outputs: Outputs) -> float | None:
+    """Energy of the reference's logits over that of the error, in dB.
+
+    `None` without any error; NaN where an output is NaN.
+    """
+    signal = np.square(reference.logits, dtype=np.float64).sum()
+    noise = np.square(outputs.logits.astype(np.float64) - reference.logits).sum()
+    if noise == 0 or signal == 0:
+        return None
+    return float(10 * np.log10(signal / noise))
+
+
+def _rank_of_label(outputs: Outputs) -> np.ndarray:
+    """How many classes score higher than the label's; ties go to the lower index, as in argmax."""
+    own = np.take_along_axis(outputs.logits, outputs.labels[:, None], 1)
+    higher = (outputs.logits > own).sum(1)
+    index = np.arange(outputs.logits.shape[1])
+    ties = ((outputs.logits == own) & (index < outputs.labels[:, None])).sum(1)
+    broken = np.isnan(outputs.logits).any(1)  # such an output is no hit, whatever the label
+    ranks: np.ndarray = np.where(broken, outputs.logits.shape[1], higher + ties)
+    return ranks

@@ -1,0 +1,126 @@
+"""The command as a process of its own: exit codes, streams, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from subbyte.app import runner as pipeline
+
+if TYPE_CHECKING:
+    from .conftest import Cli, Own
+
+SUBBYTE = str(Path(sys.executable).with_name("subbyte"))
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+TIMEOUT = 300
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [SUBBYTE, *(str(argument) for argument in arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ONE_THREAD)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.slow
+def test_json_on_a_clean_stdout_and_nothing_on_stderr(own: Own) -> None:
+    file = own.yaml(runtimes=["onnxruntime", "openvino"])
+    process = start("run", file, "--out", "out", "--json")
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stderr) == (0, "")
+    assert json.loads(stdout) == own.results()
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = start("run", "digts")
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stdout) == (2, "")
+    seeds = "cifar10, resnet18, resnet18-lapq, resnet50, ssd-checkpoint, ssd-hub, ssd-lapq-voc, "
+    known = ", ".join(
+        [
+            "digit-scenes",
+            "digits",
+            *(f"seeds/{seed}" for seed in (seeds + "ssd300-nvidia").split(", ")),
+        ]
+    )
+    assert stderr == f"unknown experiment 'digts': did you mean 'digits'? (known: {known})\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
+def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out, variants = tmp_path / "out", tmp_path / "out/variants"
+    # One image a batch, so that evaluating takes long enough to be caught at it.
+    settings = ["variants={a: {}, b: {weights: 4}}", "runtimes=[]", "batch_size=1"]
+    settings += ["data.evaluation_images=250", "data.calibration_images=8"]
+    arguments = ["run", "digits", *(part for s in settings for part in ("--set", s)), "--out", out]
+    process = start(*arguments)
+    until = time.monotonic() + TIMEOUT
+    # While a variant is under way, the name of its folder begins with a dot.
+    while not list(variants.glob(".b.*/model.onnx")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stdout) == (130, "")
+    assert len(stderr.splitlines()) == 1
+    assert "interrupted" in stderr
+    assert [path.name for path in variants.iterdir()] == ["a"]
+    assert list(out.rglob(".*")) == []
+    assert names(out) == ["a"]
+
+    finished = out / "float", variants / "a"
+    before = [contents(folder) for folder in finished]
+    result = cli(*arguments, "--resume", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert [contents(folder) for folder in finished] == before
+    assert names(out) == ["a", "b"]
+
+
+def names(out: Path) -> list[str]:
+    """The variants of which the results tell."""
+    return [entry["name"] for entry in json.loads((out / "results.json").read_text())["variants"]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_not_lost_where_python_drops_exceptions(
+    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = pipeline.onnx.export
+
+    def interrupted(*arguments: Any) -> None:
+        dying = Dying()
+        watch = weakref.ref(dying, lambda _: signal.raise_signal(signal.SIGINT))
+        del dying
+        assert watch() is None
+        export(*arguments)
+
+    monkeypatch.setattr(pipeline.onnx, "export", interrupted)
+    result = cli("run", own.yaml(variants={"a": {}, "b": {}}), "--out", "out")
+    assert result.exit_code == 130
+    assert not (own.path / "out/variants/b").exists()
+
+
+class Dying:
+    """Something that a weakref can watch."""

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from subbyte.utils import machine
+
+
+@pytest.mark.parametrize(
+    ("processor", "cpuinfo", "expected"),
+    [
+        ("x86_64", ["flags\t\t: fpu sse2 avx512f avx512_vnni"], True),
+        ("AMD64", ["processor\t: 0", "flags\t\t: avx2 avx_vnni"], True),
+        ("x86_64", ["flags\t\t: avx512f amx_tile amx_int8"], True),
+        ("x86_64", ["flags\t\t: fpu sse2 avx2 avx512f avx512bw avx512_vnniX"], False),
+        ("x86_64", ["vmx flags\t: avx_vnni", "flags\t\t: avx2"], False),
+        ("x86_64", ["model name\t: Some Processor avx_vnni"], None),
+        ("x86_64", [], None),
+        ("aarch64", [], True),
+        ("arm64", ["Features\t: fp asimd"], True),
+    ],
+)
+def test_vnni_is_read_from_the_processors_flags(
+    monkeypatch: pytest.MonkeyPatch, processor: str, cpuinfo: list[str], expected: bool | None
+) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: processor)
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
+    assert machine.has_vnni() is expected
+
+
+def test_the_description_names_the_processor_and_missing_packages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: ["model name\t: Abacus 3000 @ 1.00GHz"])
+    monkeypatch.setattr(machine, "PACKAGES", ("torch", "no-such-package"))
+    described = json.loads(json.dumps(machine.describe()))
+    assert described["processor"] == "Abacus 3000 @ 1.00GHz"
+    assert described["packages"]["no-such-package"] is None
+    assert described["packages"]["torch"].startswith("2.")
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(64, 2), (2, 2), (1, 1), (None, 1)])
+def test_runtimes_get_two_threads_at_most(
+    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+) -> None:
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
+    assert machine.threads() == threads

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import fx, nn
+
+from subbyte.api import prepare
+from subbyte.placement.simulation import Captured
+from subbyte.recipe import Recipe
+
+torch.set_num_threads(1)
+settings.register_profile("subbyte", deadline=None, derandomize=True)
+settings.load_profile("subbyte")
+
+Norms = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def trained() -> Callable[[nn.Module], nn.Module]:
+    """trained(model): in evaluation mode, with batch norms that do something."""
+
+    def change(model: nn.Module) -> nn.Module:
+        for module in model.modules():
+            if isinstance(module, Norms) and module.running_mean is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                if module.affine:
+                    nn.init.uniform_(module.weight, 0.5, 1.5)
+                    nn.init.normal_(module.bias)
+        return model.eval()
+
+    return change
+
+
+@pytest.fixture
+def place() -> Callable[..., Captured]:
+    """place(model, *args, **recipe): captured, with the recipe's quantizers in place.
+
+    Bits are 4 and `first_last` is None where the recipe does not say.
+    """
+
+    def run(model: nn.Module, *args: Any, **recipe: Any) -> Captured:
+        given = {"weights": 4, "activations": 4, "first_last": None, **recipe}
+        return prepare(model.eval(), args, Recipe(**given))
+
+    return run
+
+
+@pytest.fixture
+def bits() -> Callable[[Captured, str], dict[str, int]]:
+    """bits(captured, role): the bits of every quantized tensor of a role, by its layer."""
+
+    def read(captured: Captured, role: str) -> dict[str, int]:
+        return {t.layer: q.spec.bits for t, q in captured.quantizers(role)}
+
+    return read
+
+
+@pytest.fixture
+def stands() -> Callable[[Captured, str], tuple[list[str], list[str]]]:
+    """stands(captured, layer): behind which operators a quantized activation is, and its readers.
+
+    An input of the model counts as the operator "placeholder".
+    """
+
+    def find(captured: Captured, layer: str) -> tuple[list[str], list[str]]:
+        modules = [t.module for t, _ in captured.quantizers("activation") if t.layer == layer]
+        nodes = [n for n in captured.region("").graph.nodes if n.target in modules]
+        behind = [_operator(node.args[0]) for node in nodes]
+        return sorted(behind), sorted(_operator(user) for node in nodes for user in node.users)
+
+    return find
+
+
+def _operator(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return node.op
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0]

@@ -1,0 +1,92 @@
+"""The last convolutions in ONNX Runtime's file: on integers, with results in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from targets_helpers import RUNTIMES, differences, images, operators, seeded
+from torch import Tensor, nn
+
+import subbyte
+from processor import FITTING
+from subbyte.targets.onnx.operators import OPS
+
+TINY = 0.05  # of one step of the integer sums
+DIGITS = 5e-7  # what float32 leaves open of values of about 1
+
+
+class Heads(nn.Module):
+    """Last convolutions of all kinds on one feature map, one of them on another as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.plain = nn.Conv2d(8, 5, 3, padding=1)
+        self.point = nn.Conv2d(8, 4, 1, bias=False)
+        self.odd = nn.Conv2d(8, 3, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2))
+        self.grouped = nn.Conv2d(8, 4, 3, groups=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        high = F.relu(self.stem(x))
+        low = F.max_pool2d(F.relu(self.down(high)), 2, 1)  # the grid stands in front of it
+        rows = self.plain(low).permute(0, 2, 3, 1).flatten(1)
+        return rows, self.plain(high), self.point(high), self.odd(high), self.grouped(high)
+
+
+def smallest_step(quantized: nn.Module, layer: str) -> float:
+    """Of the integer sums of a layer: scale of what it reads · scale of a weight."""
+    rows = subbyte.layers(quantized)
+    read = [r["scale"] for r in rows if r["role"] == "activation" and layer in r["readers"]]
+    (weight,) = (r["scale"] for r in rows if r["role"] == "weight" and r["layer"] == layer)
+    return min(read) * float(np.min(weight))
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"weights": 4, "activations": 4, "first_last": None}, {"per_channel": False}]
+)
+def test_last_convolutions_are_products_of_integers(
+    recipe: dict[str, object], tmp_path: Path
+) -> None:
+    batch, path = images(), tmp_path / "model.onnx"
+    quantized = subbyte.quantize(seeded(Heads), [batch], subbyte.Recipe(**FITTING | recipe))
+    subbyte.export(quantized, path, batch[:2], target="onnxruntime")
+    found = operators(path)
+    assert (found["MatMul"], found["Conv"]) == (4, 3)  # what has groups is a convolution
+    assert RUNTIMES["onnxruntime"].load(path, 1).int8_ops() == 6
+    lasts = ["plain", "plain", "point", "odd"]
+    errors = differences("onnxruntime", path, quantized, images(5, seed=7))
+    for name, error in zip(lasts, errors, strict=False):
+        assert error < TINY * smallest_step(quantized, name) + DIGITS
+
+
+def test_the_file_for_both_keeps_its_convolutions(tmp_path: Path) -> None:
+    batch, path = images(), tmp_path / "model.onnx"
+    quantized = subbyte.quantize(seeded(Heads), [batch])
+    subbyte.export(quantized, path, batch[:2])
+    assert (operators(path)["MatMul"], operators(path)["Conv"]) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("sides", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1)),
+        ((2, 3), (2, 1), (0, 2), (1, 2)),
+        ((1, 1), (3, 2), (0, 0), (1, 1)),
+    ],
+)
+def test_patches_are_those_of_unfold(
+    sides: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> None:
+    x = images()
+    settings = [list(values) for values in (sides, stride, padding, dilation)]
+    found = OPS.patches(x, 0.1, 3, *settings)
+    expected = F.unfold(x, sides, dilation, padding, stride)  # [N, channels · taps, places]
+    expected = expected.reshape(len(x), 3, sides[0] * sides[1], *found.shape[1:3])
+    torch.testing.assert_close(found, expected.permute(0, 3, 4, 2, 1).flatten(3))

@@ -1,0 +1,149 @@
+"""A detector's images, its outputs for them, and what is said of these."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from annotated import FACTORY, coco_set, seen_by, voc_set, write_coco, write_images
+from small_detectors import detector
+from subbyte.app.experiment import Experiment
+from subbyte.errors import SubbyteError
+from subbyte.models import ModelSpec, load
+from subbyte.tasks import classification, detection
+from subbyte.tasks.base import Task
+from subbyte.utils.progress import Silent
+
+
+@pytest.fixture
+def own() -> ModelSpec:
+    """A small SSD for three classes, of which nothing is known."""
+    return ModelSpec("own", detector("ssd"), "detection", None, None)
+
+
+def experiment(data: dict[str, Any], **changes: Any) -> Experiment:
+    fields: dict[str, Any] = {"model": {"factory": "own.py:build"}, "variants": {"w8a8": {}}}
+    return Experiment(**{**fields, "data": data, "batch_size": 3, **changes})
+
+
+def opened(spec: ModelSpec, data: dict[str, Any], **changes: Any) -> Task:
+    return detection.open_task(experiment(data, **changes), spec, Silent())[0]
+
+
+def outputs(task: Task, model: nn.Module) -> Any:
+    run = task.simulated(model)
+    return task.outputs([run(batch["inputs"]) for batch in task.data.evaluation], [])
+
+
+def test_what_the_model_itself_finds_is_found(own: ModelSpec, tmp_path: Path) -> None:
+    task = opened(own, {"root": coco_set(tmp_path, own.module)})
+    found = outputs(task, own.module)
+    entry, notes = task.scores(found)
+    assert notes == []
+    assert list(entry["metrics"]) == ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
+    assert entry["metrics"]["AP50"] > 0.3
+    assert entry["metrics"]["AP_large"] is None  # of 96 × 96 pixels and more
+    assert sorted(entry["per_class"]) == ["ant", "bee", "cow"]
+    assert entry["images"] == found.images == 4
+    assert task.agreement(found, found) == 1
+    assert task.largest_difference(found, found) == 0
+    task.save(found, tmp_path / "outputs.npz")
+    assert task.agreement(task.load(tmp_path / "outputs.npz"), found) == 1
+    known = json.loads((tmp_path / "annotations/instances_val.json").read_text())["annotations"]
+    assert task.coverage() == {"model": 3, "evaluated": len({k["category_id"] for k in known})}
+    assert task.written[0].shape == (2, 3, 64, 64)
+    assert task.metadata()["images"]["size"] == [64, 64]
+
+
+def test_of_vocs_data_its_own_metrics_are_told_too(own: ModelSpec, tmp_path: Path) -> None:
+    root = voc_set(tmp_path, own.module)
+    for data in ({"root": root}, {"root": root, "format": "voc"}):
+        task = opened(own, {**data, "classes": root / "names.txt"})
+        metrics = task.scores(outputs(task, own.module))[0]["metrics"]
+        assert list(metrics)[6:] == ["VOC_AP50", "VOC_AP50_11point"]
+        # What is to be found is what this model finds, to a pixel.
+        assert metrics["VOC_AP50"] > 0.3
+        assert abs(metrics["VOC_AP50"] - metrics["AP50"]) < 0.1
+        assert task.data.overlap == 3
+
+
+def test_no_detections_at_all_are_an_ap_of_0_and_a_line(own: ModelSpec, tmp_path: Path) -> None:
+    task = opened(own, {"root": coco_set(tmp_path, own.module)})
+    found = outputs(task, own.module)
+    silent: Any = detector("ssd")
+    silent.score_thresh = 2.0
+    nothing = outputs(task, silent)
+    entry, notes = task.scores(nothing)
+    assert entry["metrics"]["AP"] == 0
+    assert notes == ["no detections at all on 4 images: AP is 0"]
+    assert task.agreement(found, nothing) == 0
+    assert task.largest_difference(found, nothing) is None
+
+
+def test_images_of_several_sizes_are_told_of(own: ModelSpec, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        first = write_images(tmp_path / split, 2, 4, (40, 56)), write_images(tmp_path / split, 1, 5)
+        images = [first[1][0], first[0][1]]
+        rows, sizes = seen_by(own.module, images), [(64, 64), (40, 56)]
+        write_coco(tmp_path / f"annotations/instances_{split}.json", rows, sizes)
+    task = opened(own, {"root": tmp_path})
+    assert not task.reshapes
+    assert any("of 2 sizes, and files take one, 64 high" in note for note in task.data.notes)
+    # The simulation sees each image as it is.
+    assert task.scores(outputs(task, own.module))[0]["metrics"]["AP50"] > 0.3
+
+
+def test_other_classes_are_named(own: ModelSpec, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_images(tmp_path / split, 1, 3)
+        path = write_coco(tmp_path / f"annotations/instances_{split}.json", [[]], [(64, 64)])
+        content = json.loads(path.read_text())
+        names = ("ant", "bee", "cow", "dog", "emu")
+        content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+        path.write_text(json.dumps(content))
+    with pytest.raises(SubbyteError, match=r"has 5 classes and the model 3 .*dog \(id 4\)"):
+        opened(own, {"root": tmp_path})
+
+
+class Tuple(nn.Module):
+    """Boxes and scores in a form of its own."""
+
+    def forward(self, images: list[torch.Tensor]) -> Any:
+        return torch.zeros(len(images), 5, 4), torch.zeros(len(images), 5)
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (Tuple(), r"returns a tuple of 2 \(Tensor\) and not detections: a detector returns a list"),
+        (nn.Flatten(1), "does not run on a list of images .*: a detector takes such a list|wrap"),
+    ],
+)
+def test_what_is_no_detector_is_told_how_to_be_one(
+    own: ModelSpec, tmp_path: Path, module: nn.Module, says: str
+) -> None:
+    coco_set(tmp_path, own.module, 1)
+    with pytest.raises(SubbyteError, match=says):
+        opened(ModelSpec("own", module, "detection", None, None), {"root": tmp_path})
+
+
+def test_data_and_model_of_different_tasks_are_refused(own: ModelSpec) -> None:
+    with pytest.raises(SubbyteError, match=r"give data\.name: digit-scenes, or a data set"):
+        opened(own, {"name": "digits"})
+    digits = experiment({"name": "digit-scenes"}, model={"name": "digits"})
+    with pytest.raises(SubbyteError, match="a classifier needs images in class folders"):
+        classification.open_task(digits, load(digits.model), Silent())
+    raw = experiment({"name": "digits"}, model={"name": "digits"}, export={"postprocess": False})
+    with pytest.raises(SubbyteError, match="has a meaning for detectors alone"):
+        classification.open_task(raw, load(raw.model), Silent())
+
+
+def test_a_factorys_detector_is_known_as_one(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FACTORY)
+    chosen = experiment({"root": tmp_path}, model={"factory": f"{tmp_path / 'net.py'}:build"})
+    assert load(chosen.model).task == "detection"
