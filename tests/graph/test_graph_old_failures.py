@@ -10,7 +10,7 @@ from torch import fx, nn
 import subbyte
 from small_detectors import detector, pictures
 from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.numerics.qspec import GridSpec, grid_of
+from subbyte.numerics.qspec import QSpec, qparams_of
 from subbyte.placement.simulation import Captured
 
 THRESHOLD = 0.05
@@ -42,9 +42,9 @@ def test_one_grid_for_boxes_and_scores_loses_all_scores() -> None:
     with torch.no_grad():
         outputs = model(images)
     assert outputs[..., 4:].min() > THRESHOLD
-    shared = FakeQuantize(GridSpec(8, False), "concatenation")
+    shared = FakeQuantize(QSpec(8, False), "concatenation")
     low, high = outputs.min().reshape(1), outputs.max().reshape(1)
-    scale, zero_point = grid_of(low, high, shared.spec)
+    scale, zero_point = qparams_of(low, high, shared.spec)
     shared.scale.copy_(scale)
     shared.zero_point.copy_(zero_point)
     assert float(shared.scale) > 1.25  # of a step more than a half is what a score would need

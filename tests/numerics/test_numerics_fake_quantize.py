@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from subbyte.errors import SubbyteError
 from subbyte.numerics.fake_quantize import BiasQuantize, Clipping, FakeQuantize, State
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 
 VALUES = hnp.arrays(np.float32, 40, elements=st.floats(-500, 500, width=32))
 SCALES = st.floats(2**-10, 32, width=32)
@@ -27,7 +27,7 @@ def _quiet() -> Iterator[None]:
 
 
 def quantizer(
-    spec: GridSpec, scale: object = 1.0, zero_point: object = 0, state: State = State.QUANTIZE
+    spec: QSpec, scale: object = 1.0, zero_point: object = 0, state: State = State.QUANTIZE
 ) -> FakeQuantize:
     scales = torch.as_tensor(scale, dtype=torch.float32).reshape(-1)
     made = FakeQuantize(spec, "block.conv", len(scales))
@@ -42,7 +42,7 @@ def quantizer(
 def test_eight_bits_are_those_of_torch(
     symmetric: bool, dtype: torch.dtype, values: np.ndarray, scale: float, zero_point: int
 ) -> None:
-    spec = GridSpec(8, symmetric)
+    spec = QSpec(8, symmetric)
     zero_point = 0 if symmetric else zero_point
     x = torch.from_numpy(values)
     x[:10] = (torch.arange(10) - 4.5) * scale  # ties
@@ -59,7 +59,7 @@ def test_eight_bits_a_channel_are_those_of_torch(
     values: np.ndarray, scales: tuple[float, float], axis: int
 ) -> None:
     x = torch.from_numpy(values).reshape(2, 2, 10).movedim(0, axis)
-    ours = quantizer(GridSpec(8, True, axis), scales, (0, 0))
+    ours = quantizer(QSpec(8, True, axis), scales, (0, 0))
     stored = torch.quantize_per_channel(
         x, torch.tensor(scales), torch.zeros(2, dtype=torch.int64), axis, torch.qint8
     )
@@ -70,7 +70,7 @@ def test_eight_bits_a_channel_are_those_of_torch(
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_all_bits_against_the_formula_in_float64(bits: int, symmetric: bool) -> None:
-    spec = GridSpec(bits, symmetric, axis=1)
+    spec = QSpec(bits, symmetric, axis=1)
     generator = torch.Generator().manual_seed(bits)
     scale = torch.rand(3, generator=generator) + 0.1
     zero_point = torch.zeros(3) if symmetric else torch.tensor([0, 1, spec.high])
@@ -87,14 +87,14 @@ def test_all_bits_against_the_formula_in_float64(bits: int, symmetric: bool) -> 
 def test_ties_go_to_the_even_level_whatever_the_zero_point() -> None:
     x = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5])
     for zero_point in (7, 8):
-        y = quantizer(GridSpec(4, False), 1.0, zero_point)(x)
+        y = quantizer(QSpec(4, False), 1.0, zero_point)(x)
         assert y.tolist() == [-2.0, 0.0, 0.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_a_tensor_has_as_many_levels_as_its_bits_allow(bits: int, symmetric: bool) -> None:
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     zero_point = 0 if symmetric else 1
     ours = quantizer(spec, 0.37, zero_point)
     x = torch.linspace(-200, 200, 5001)
@@ -108,7 +108,7 @@ def test_a_tensor_has_as_many_levels_as_its_bits_allow(bits: int, symmetric: boo
     chosen=hnp.arrays(np.int32, (2, 8), elements=st.integers(0, 7)),
 )
 def test_an_offset_can_choose_any_integer(weights: np.ndarray, chosen: np.ndarray) -> None:
-    ours = quantizer(GridSpec(3, False, axis=0), (0.5, 0.25), (3, 5))
+    ours = quantizer(QSpec(3, False, axis=0), (0.5, 0.25), (3, 5))
     scale, zero_point = torch.tensor([[0.5], [0.25]]), torch.tensor([[3], [5]])
     x, level = torch.from_numpy(weights), torch.from_numpy(chosen) - zero_point
     ours.offset = level - x / scale
@@ -117,7 +117,7 @@ def test_an_offset_can_choose_any_integer(weights: np.ndarray, chosen: np.ndarra
 
 
 def test_an_offset_does_not_leave_the_grid() -> None:
-    ours = quantizer(GridSpec(2, True), 1.0)
+    ours = quantizer(QSpec(2, True), 1.0)
     ours.offset = torch.tensor([100.0, -100.0])
     assert ours(torch.zeros(2)).tolist() == [1.0, -2.0]
 
@@ -128,7 +128,7 @@ def test_an_offset_does_not_leave_the_grid() -> None:
 def test_clipped_values_are_those_beyond_the_half_step_of_the_outermost_levels(
     bits: int, symmetric: bool, values: np.ndarray, scale: float, zero_point: int
 ) -> None:
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     zero_point = 0 if symmetric else zero_point
     ours = quantizer(spec, scale, zero_point)
     x = torch.from_numpy(values)
@@ -144,7 +144,7 @@ def test_clipped_values_are_those_beyond_the_half_step_of_the_outermost_levels(
 
 
 def test_clipped_values_by_hand_and_batch_by_batch() -> None:
-    ours = quantizer(GridSpec(2, False), 1.0, 1)  # the levels −1, 0, 1, 2
+    ours = quantizer(QSpec(2, False), 1.0, 1)  # the levels −1, 0, 1, 2
     ours.clipping = counts = Clipping()
     ours(torch.tensor([-9.0, -1.6, -1.4, 0.0, 2.4, 2.6]))
     ours(torch.tensor([2.0, 7.0]))
@@ -156,7 +156,7 @@ def test_clipped_values_by_hand_and_batch_by_batch() -> None:
 
 def test_off_and_observe_pass_the_tensor_as_it_is() -> None:
     x = torch.tensor([[0.3, -7.0, 2.0]])
-    ours = quantizer(GridSpec(2, True), state=State.OFF)
+    ours = quantizer(QSpec(2, True), state=State.OFF)
     assert ours(x) is x
     assert ours.statistics is None
     ours.state = State.OBSERVE
@@ -169,7 +169,7 @@ def test_off_and_observe_pass_the_tensor_as_it_is() -> None:
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_observing_what_is_not_finite_names_the_layer(poison: float) -> None:
-    ours = quantizer(GridSpec(8, False), state=State.OBSERVE)
+    ours = quantizer(QSpec(8, False), state=State.OBSERVE)
     with pytest.raises(SubbyteError, match=r"layer 'block\.conv' hold NaN or infinity"):
         ours(torch.tensor([1.0, poison]))
 
@@ -180,11 +180,9 @@ def bias_of(
     input_state: State = State.QUANTIZE,
     weight_state: State = State.QUANTIZE,
 ) -> BiasQuantize:
-    activation = quantizer(GridSpec(8, False), input_scale, state=input_state)
+    activation = quantizer(QSpec(8, False), input_scale, state=input_state)
     axis = 0 if len(weight_scales) > 1 else None
-    weight = quantizer(
-        GridSpec(4, True, axis), weight_scales, [0] * len(weight_scales), weight_state
-    )
+    weight = quantizer(QSpec(4, True, axis), weight_scales, [0] * len(weight_scales), weight_state)
     return BiasQuantize(activation, weight)
 
 
@@ -229,7 +227,7 @@ def test_a_bias_holds_no_tensors_of_its_own() -> None:
 def test_without_gradients_it_is_the_same_to_the_last_bit(
     symmetric: bool, values: np.ndarray, scale: float, zero_point: int, bits: int
 ) -> None:
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     zero_point = 0 if symmetric else min(zero_point, spec.high)
     x = torch.from_numpy(values)
     x[:10] = (torch.arange(10) - 4.5) * scale  # ties
@@ -243,7 +241,7 @@ def test_without_gradients_it_is_the_same_to_the_last_bit(
 
 def test_a_function_instead_takes_the_place_of_quantizing() -> None:
     x = torch.randn(4)
-    made = quantizer(GridSpec(8, True), 0.1)
+    made = quantizer(QSpec(8, True), 0.1)
     made.instead = torch.neg
     assert torch.equal(made(x), -x)
     made.state = State.OFF

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subbyte.numerics.qspec import GridSpec, grid_of
+from subbyte.numerics.qspec import QSpec, qparams_of
 
 BITS = st.integers(2, 8)
 ENDS = st.floats(-1e6, 1e6, width=32)
 
 
-def grid(low: float, high: float, spec: GridSpec) -> tuple[float, int]:
-    scale, zero_point = grid_of(torch.tensor([low]), torch.tensor([high]), spec)
+def grid(low: float, high: float, spec: QSpec) -> tuple[float, int]:
+    scale, zero_point = qparams_of(torch.tensor([low]), torch.tensor([high]), spec)
     return scale.item(), zero_point.item()
 
 
@@ -32,7 +32,7 @@ def test_the_integers_of_a_grid(
     bits: int, symmetric: tuple[int, int], asymmetric: tuple[int, int]
 ) -> None:
     for expected, is_symmetric in ((symmetric, True), (asymmetric, False)):
-        spec = GridSpec(bits, is_symmetric)
+        spec = QSpec(bits, is_symmetric)
         assert (spec.low, spec.high) == expected
 
 
@@ -51,7 +51,7 @@ def test_the_integers_of_a_grid(
 def test_asymmetric_grids_by_hand(
     low: float, high: float, bits: int, scale: float, zero_point: int
 ) -> None:
-    assert grid(low, high, GridSpec(bits, False)) == (scale, zero_point)
+    assert grid(low, high, QSpec(bits, False)) == (scale, zero_point)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_asymmetric_grids_by_hand(
     ],
 )
 def test_symmetric_grids_by_hand(low: float, high: float, bits: int, scale: float) -> None:
-    assert grid(low, high, GridSpec(bits, True)) == (scale, 0)
+    assert grid(low, high, QSpec(bits, True)) == (scale, 0)
 
 
 def test_channels_are_independent_and_a_channel_of_zeros_is_harmless() -> None:
-    scale, zero_point = grid_of(
-        torch.tensor([-1.0, 0.0, -6.0]), torch.tensor([2.0, 0.0, 0.0]), GridSpec(2, False, axis=0)
+    scale, zero_point = qparams_of(
+        torch.tensor([-1.0, 0.0, -6.0]), torch.tensor([2.0, 0.0, 0.0]), QSpec(2, False, axis=0)
     )
     assert scale.tolist() == [1.0, 1.0, 2.0]
     assert zero_point.tolist() == [1, 0, 3]
@@ -83,7 +83,7 @@ def test_a_grid_holds_zero_and_covers_its_range(
     one: float, other: float, bits: int, symmetric: bool
 ) -> None:
     low, high = sorted((one, other))
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     scale, zero_point = grid(low, high, spec)
     assert spec.low <= zero_point <= spec.high
     # Rounding the zero point moves an asymmetric grid by up to half a step.
@@ -97,6 +97,6 @@ def test_the_steps_of_an_asymmetric_grid_are_spread_over_its_range(
     one: float, other: float, bits: int
 ) -> None:
     low, high = sorted((one, other, 0.0))[::2]
-    scale, _ = grid(low, high, GridSpec(bits, False))
+    scale, _ = grid(low, high, QSpec(bits, False))
     if high - low > 1e-30:
         assert scale * (2**bits - 1) == pytest.approx(high - low, rel=1e-6)

@@ -13,17 +13,17 @@ from hypothesis.extra import numpy as hnp
 from subbyte.errors import SubbyteError
 from subbyte.numerics import ranges
 from subbyte.numerics.histogram import Statistics
-from subbyte.numerics.qspec import GridSpec, grid_of
+from subbyte.numerics.qspec import QSpec, qparams_of
 from subbyte.numerics.ranges import Sample, choose, sample_of
 
 RULES = list(ranges.RULES)
 CLOSED = [rule for rule in RULES if rule not in ("mse", "lp", "kl")]  # no search in them
 ROWS = hnp.arrays(np.float32, st.tuples(st.just(1), st.integers(1, 40)), elements=st.floats(-9, 9))
-SPECS = st.builds(GridSpec, st.integers(2, 8), st.booleans(), st.just(0))
+SPECS = st.builds(QSpec, st.integers(2, 8), st.booleans(), st.just(0))
 
 
 def errors(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray, spec: GridSpec, p: float = 2
+    x: np.ndarray, low: np.ndarray, high: np.ndarray, spec: QSpec, p: float = 2
 ) -> np.ndarray:
     """E|Q(x) − x|^p for each range [low, high], in float64, by the definition of a grid."""
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
@@ -38,14 +38,14 @@ def errors(
     return np.mean(np.abs(level * scale - x) ** p, axis=1)
 
 
-def error_of(rule: str, x: torch.Tensor, spec: GridSpec, p: float) -> float:
+def error_of(rule: str, x: torch.Tensor, spec: QSpec, p: float) -> float:
     options = {"p": p} if rule in ("mse", "lp") else {}
     low, high = ranges.RULES[rule](sample_of(x.reshape(1, -1)), spec, **options)
     found = errors(x.double().numpy(), low.double().numpy(), high.double().numpy(), spec, p)
     return float(found[0])
 
 
-def brute_force(x: torch.Tensor, spec: GridSpec) -> float:
+def brute_force(x: torch.Tensor, spec: QSpec) -> float:
     """The least squared error over 60 × 60 ranges within the extremes (60 if symmetric)."""
     values = x.double().numpy()
     shares = np.linspace(1 / 60, 1, 60)
@@ -71,7 +71,7 @@ def distribution(name: str) -> torch.Tensor:
 
 def test_minmax_is_the_extremes() -> None:
     x = torch.tensor([[3.0, -1.0, 2.0], [0.5, 0.25, 0.75]])
-    low, high = ranges.minmax(sample_of(x), GridSpec(4, False, 0))
+    low, high = ranges.minmax(sample_of(x), QSpec(4, False, 0))
     assert (low.tolist(), high.tolist()) == ([-1.0, 0.25], [3.0, 0.75])
 
 
@@ -79,10 +79,10 @@ def test_avg_is_the_mean_of_the_images_extremes() -> None:
     statistics = Statistics()
     statistics.update(torch.tensor([[-1.0, 4.0, 0.0], [0.5, 1.0, 0.0]]))
     statistics.update(torch.tensor([[-5.0, -3.0, -2.0]]))
-    low, high = ranges.RULES["avg"](statistics.sample(), GridSpec(4, False))
+    low, high = ranges.RULES["avg"](statistics.sample(), QSpec(4, False))
     assert (low.item(), high.item()) == (-2.0, 1.0)  # of −1, 0, −5 and of 4, 1, −2
     weights = sample_of(torch.tensor([[3.0, -1.0, 2.0], [0.5, 0.25, 0.75]]))
-    spec = GridSpec(4, False, 0)
+    spec = QSpec(4, False, 0)
     assert ranges.RULES["avg"](weights, spec) == ranges.RULES["minmax"](weights, spec)
 
 
@@ -96,7 +96,7 @@ def test_percentile_is_the_smallest_range_with_few_enough_outside(
     outside = len(values) * (1 - Fraction(percentile) / 100)
     assume(outside == 0 or outside.denominator > 1)  # of which floats are sure
     sample = sample_of(torch.tensor([values], dtype=torch.float32))
-    low, high = ranges.percentile(sample, GridSpec(8, False), percentile=float(percentile))
+    low, high = ranges.percentile(sample, QSpec(8, False), percentile=float(percentile))
     allowed = [v for v in set(values) if sum(x < v for x in values) <= outside]
     assert low.item() == max(allowed)
     allowed = [v for v in set(values) if sum(x > v for x in values) <= outside]
@@ -115,7 +115,7 @@ def test_percentile_may_leave_out_exactly_its_share(
     n: int, percentile: float, expected: tuple[float, float]
 ) -> None:
     sample = sample_of(torch.arange(float(n))[None])
-    low, high = ranges.percentile(sample, GridSpec(8, False), percentile=percentile)
+    low, high = ranges.percentile(sample, QSpec(8, False), percentile=percentile)
     assert (low.item(), high.item()) == expected
 
 
@@ -123,7 +123,7 @@ def test_percentile_may_leave_out_exactly_its_share(
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("name", ["normal", "relu", "exponential", "shifted", "outlier"])
 def test_lp_is_as_good_as_brute_force(name: str, bits: int, symmetric: bool) -> None:
-    x, spec = distribution(name), GridSpec(bits, symmetric, axis=0)
+    x, spec = distribution(name), QSpec(bits, symmetric, axis=0)
     assert error_of("lp", x, spec, 2) <= 1.03 * brute_force(x, spec)
 
 
@@ -133,7 +133,7 @@ def test_lp_is_as_good_as_brute_force(name: str, bits: int, symmetric: bool) -> 
 def test_lp_finds_the_rest_of_the_values_beside_one_far_off(
     far: float, bits: int, symmetric: bool
 ) -> None:
-    rest, spec = distribution("normal").repeat(20), GridSpec(bits, symmetric, axis=0)
+    rest, spec = distribution("normal").repeat(20), QSpec(bits, symmetric, axis=0)
     x = torch.cat([rest, torch.tensor([far])])
     values = x.double().numpy()
     shares = np.linspace(0.2, 1.2, 20)
@@ -146,13 +146,13 @@ def test_lp_finds_the_rest_of_the_values_beside_one_far_off(
 
 @settings(max_examples=50)
 @given(row=ROWS, spec=SPECS, p=st.sampled_from([1.0, 2.0, 2.4, 4.0]))
-def test_lp_is_never_worse_than_minmax(row: np.ndarray, spec: GridSpec, p: float) -> None:
+def test_lp_is_never_worse_than_minmax(row: np.ndarray, spec: QSpec, p: float) -> None:
     x = torch.from_numpy(row[0])
     assert error_of("lp", x, spec, p) <= error_of("minmax", x, spec, p) * (1 + 1e-4) + 1e-6
 
 
 def test_mse_is_lp_with_other_exponents() -> None:
-    weights, spec = sample_of(distribution("outlier")[None]), GridSpec(3, False, 0)
+    weights, spec = sample_of(distribution("outlier")[None]), QSpec(3, False, 0)
     activations = dataclasses.replace(weights, counts=torch.ones_like(weights.values))
     for sample, role in ((weights, "weights"), (activations, "activations")):
         expected = ranges.RULES["lp"](sample, spec, p=ranges.MSE_EXPONENT[role])
@@ -161,7 +161,7 @@ def test_mse_is_lp_with_other_exponents() -> None:
 
 
 def test_a_larger_exponent_clips_less_and_weights_have_a_larger_one_by_default() -> None:
-    weights, spec = sample_of(distribution("normal")[None]), GridSpec(2, True, 0)
+    weights, spec = sample_of(distribution("normal")[None]), QSpec(2, True, 0)
     activations = dataclasses.replace(weights, counts=torch.ones_like(weights.values))
 
     def width(sample: Sample, **options: float) -> float:
@@ -176,7 +176,7 @@ def test_a_larger_exponent_clips_less_and_weights_have_a_larger_one_by_default()
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_channels_do_not_influence_each_other(rule: str, symmetric: bool) -> None:
-    spec = GridSpec(3, symmetric, axis=0)
+    spec = QSpec(3, symmetric, axis=0)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(6, 600, generator=generator) * torch.logspace(-3, 3, 6)[:, None]
     x[2] = 0
@@ -200,7 +200,7 @@ def test_counts_stand_for_repeated_values(
 ) -> None:
     counts = data.draw(st.lists(st.integers(1, 9), min_size=len(values), max_size=len(values)))
     options = {"percentile": {"percentile": 87.3}, "lp": {"p": 2.4}, "n_std": {"n": 1}}
-    x, n, spec = torch.tensor(values).float() / 4, torch.tensor(counts), GridSpec(3, False, axis=0)
+    x, n, spec = torch.tensor(values).float() / 4, torch.tensor(counts), QSpec(3, False, axis=0)
     repeated = sample_of(x.repeat_interleave(n)[None])
     low, high = repeated.low, repeated.high
     counted = Sample(x[None], n.float()[None], low, high, low, high)
@@ -228,7 +228,7 @@ def counted(x: torch.Tensor) -> Sample:
 @pytest.mark.parametrize("rule", RULES)
 def test_a_range_grows_with_its_values(rule: str, bits: int, factor: float) -> None:
     for name in ("outlier", "relu", "shifted"):
-        x, spec = distribution(name), GridSpec(bits, False, 0)
+        x, spec = distribution(name), QSpec(bits, False, 0)
         for sample_from in (lambda x: sample_of(x[None]), counted):
             scale, zero_point = choose(rule, {}, sample_from(x), spec)
             scaled, zero_point_of_scaled = choose(rule, {}, sample_from(x * factor), spec)
@@ -242,9 +242,7 @@ def test_a_range_grows_with_its_values(rule: str, bits: int, factor: float) -> N
 @pytest.mark.parametrize("rule", [*CLOSED, "kl"])
 @settings(max_examples=25)
 @given(row=ROWS, spec=SPECS)
-def test_a_range_ends_within_the_extremes_and_zero(
-    rule: str, row: np.ndarray, spec: GridSpec
-) -> None:
+def test_a_range_ends_within_the_extremes_and_zero(rule: str, row: np.ndarray, spec: QSpec) -> None:
     x = torch.from_numpy(row)
     samples = [sample_of(x)]
     samples.append(dataclasses.replace(samples[0], counts=torch.ones_like(x)))
@@ -254,11 +252,11 @@ def test_a_range_ends_within_the_extremes_and_zero(
 
 
 def test_choosing_gives_the_grid_of_the_range() -> None:
-    sample, spec = sample_of(torch.tensor([[-1.0, 0.5, 2.0]])), GridSpec(2, False, axis=0)
+    sample, spec = sample_of(torch.tensor([[-1.0, 0.5, 2.0]])), QSpec(2, False, axis=0)
     scale, zero_point = choose("minmax", {}, sample, spec)
     assert (scale.tolist(), zero_point.tolist()) == ([1.0], [1])
     clipped = choose("percentile", {"percentile": 60}, sample, spec)
-    assert clipped == grid_of(torch.tensor([0.5]), torch.tensor([0.5]), spec)
+    assert clipped == qparams_of(torch.tensor([0.5]), torch.tensor([0.5]), spec)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +282,7 @@ def test_choosing_gives_the_grid_of_the_range() -> None:
 def test_what_cannot_be_is_refused(rule: str, options: dict[str, object], message: str) -> None:
     sample = sample_of(torch.tensor([[-1.0, 2.0]]))
     for refuse in (
-        lambda: choose(rule, options, sample, GridSpec(4, False, axis=0)),
+        lambda: choose(rule, options, sample, QSpec(4, False, axis=0)),
         lambda: ranges.check(rule, options),
     ):
         with pytest.raises(SubbyteError) as caught:
@@ -310,11 +308,11 @@ def weighed(x: torch.Tensor, importance: torch.Tensor) -> Sample:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: bool) -> None:
-    spec = GridSpec(bits, symmetric, 0)
+    spec = QSpec(bits, symmetric, 0)
     x = distribution("shifted")
     importance = torch.where(x > 0.5, 1.0, 1e-4)  # what is below hardly counts
     low, high = ranges.mse(weighed(x, importance), spec)
-    scale, zero_point = grid_of(low, high, spec)
+    scale, zero_point = qparams_of(low, high, spec)
     quantized = torch.fake_quantize_per_tensor_affine(
         x, float(scale), int(zero_point), spec.low, spec.high
     )
@@ -322,7 +320,7 @@ def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: boo
     shares = np.linspace(1 / 60, 1, 60)
     for share_low, share_high in np.stack(np.meshgrid(shares, shares)).reshape(2, -1).T[::7]:
         ends = torch.tensor([x.min() * share_low]), torch.tensor([x.max() * share_high])
-        other, zero_point = grid_of(*ends, spec)
+        other, zero_point = qparams_of(*ends, spec)
         tried = torch.fake_quantize_per_tensor_affine(
             x, float(other), int(zero_point), spec.low, spec.high
         )
@@ -330,7 +328,7 @@ def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: boo
 
 
 def test_mse_clips_an_outlier_that_does_not_matter_and_keeps_one_that_does() -> None:
-    x, spec = distribution("outlier"), GridSpec(4, False, 0)
+    x, spec = distribution("outlier"), QSpec(4, False, 0)
     ends = {}
     for name, cost in {"idle": 0.0, "vital": 1e4}.items():
         importance = torch.ones_like(x)
@@ -340,7 +338,7 @@ def test_mse_clips_an_outlier_that_does_not_matter_and_keeps_one_that_does() -> 
 
 
 def test_an_exponent_of_ones_own_looks_at_values_alone() -> None:
-    x, spec = distribution("outlier"), GridSpec(4, False, 0)
+    x, spec = distribution("outlier"), QSpec(4, False, 0)
     known = weighed(x, (x > 3).float())
     for p in (2, 2.4):
         plain = ranges.mse(dataclasses.replace(known, importance=None), spec, p=p)

@@ -6,7 +6,7 @@ import torch
 from scipy import integrate, optimize, stats
 
 from subbyte.numerics import ranges
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.numerics.ranges import Sample, clips, sample_of
 
 EXCESS = {"gauss": clips.gauss_excess, "laplace": clips.laplace_excess}
@@ -24,7 +24,7 @@ def drawn(rule: str, mean: float = 0.0, scale: float = 1.0, n: int = 20_000) -> 
     return torch.from_numpy(x.astype(np.float32))[None]
 
 
-def ends(rule: str, x: torch.Tensor, spec: GridSpec, **options: float) -> tuple[float, float]:
+def ends(rule: str, x: torch.Tensor, spec: QSpec, **options: float) -> tuple[float, float]:
     low, high = ranges.RULES[rule](sample_of(x), spec, **options)
     return low.item(), high.item()
 
@@ -60,7 +60,7 @@ def test_clip_of_one_half_is_where_the_papers_sum_for_a_relu_is_least(bits: int)
         return float(np.exp(-clip) + clip**2 / (24 * 4**bits))
 
     best = optimize.minimize_scalar(half, bounds=(0.5, 20), method="bounded").x
-    _, high = ends("laplace", drawn("laplace").clamp(min=0), GridSpec(bits, False))
+    _, high = ends("laplace", drawn("laplace").clamp(min=0), QSpec(bits, False))
     assert high == pytest.approx(min(best, drawn("laplace").max().item()), rel=2e-3)
 
 
@@ -68,7 +68,7 @@ def test_clip_of_one_half_is_where_the_papers_sum_for_a_relu_is_least(bits: int)
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("rule", ["gauss", "laplace"])
 def test_range_lies_around_the_mean(rule: str, bits: int, symmetric: bool) -> None:
-    found = ends(rule, drawn(rule, mean=0.5, scale=0.2), GridSpec(bits, symmetric))
+    found = ends(rule, drawn(rule, mean=0.5, scale=0.2), QSpec(bits, symmetric))
     half = 0.2 * PUBLISHED[rule][bits - 2]
     assert found == pytest.approx((0.5 - half, 0.5 + half), rel=2e-3)
 
@@ -79,7 +79,7 @@ def test_range_lies_around_the_mean(rule: str, bits: int, symmetric: bool) -> No
 def test_behind_a_relu_a_bit_more_is_there_unless_the_grid_is_symmetric(
     rule: str, bits: int, symmetric: bool
 ) -> None:
-    x, spec = drawn(rule, scale=0.3).clamp(min=0), GridSpec(bits, symmetric)
+    x, spec = drawn(rule, scale=0.3).clamp(min=0), QSpec(bits, symmetric)
     expected = 0.3 * PUBLISHED[rule][bits - 2 + (not symmetric)]
     assert ends(rule, x, spec) == pytest.approx((0.0, expected), rel=3e-3)
     assert ends(rule, -x, spec) == pytest.approx((-expected, 0.0), rel=3e-3)
@@ -89,7 +89,7 @@ def test_behind_a_relu_a_bit_more_is_there_unless_the_grid_is_symmetric(
 
 def test_both_kinds_of_channels_may_come_together() -> None:
     x = torch.stack([drawn("gauss")[0], drawn("gauss")[0].abs(), -drawn("gauss")[0].abs()])
-    low, high = clips.gauss(sample_of(x), GridSpec(4, False, 0))
+    low, high = clips.gauss(sample_of(x), QSpec(4, False, 0))
     two, one = PUBLISHED["gauss"][2:4]
     assert low.tolist() == pytest.approx([-two, 0, -one], rel=3e-3, abs=1e-3)
     assert high.tolist() == pytest.approx([two, one, 0], rel=3e-3, abs=1e-3)
@@ -101,7 +101,7 @@ def test_n_std_by_hand(counted: bool) -> None:
     if counted:
         ends_ = sample.low, sample.high
         sample = Sample(torch.tensor([[-1.0, 3.0]]), torch.tensor([[3.0, 1.0]]), *ends_, *ends_)
-    spec = GridSpec(8, False)
+    spec = QSpec(8, False)
     low, high = clips.n_std(sample, spec, n=0.5)
     assert (low.item(), high.item()) == pytest.approx((-(3**0.5) / 2, 3**0.5 / 2))
     low, high = clips.n_std(sample, spec, n=1)
@@ -112,4 +112,4 @@ def test_n_std_by_hand(counted: bool) -> None:
 @pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
 def test_a_constant_is_its_own_range(rule: str, value: float) -> None:
     x = torch.full((1, 9), value)
-    assert ends(rule, x, GridSpec(4, False)) == (value, value)
+    assert ends(rule, x, QSpec(4, False)) == (value, value)

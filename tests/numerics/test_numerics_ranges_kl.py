@@ -12,14 +12,14 @@ from scipy import stats
 
 from subbyte.numerics import ranges
 from subbyte.numerics.histogram import Statistics
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.numerics.ranges import Sample, sample_of
 from subbyte.numerics.ranges.kl import divergence, histogram_of, kl
 
-SPECS = st.builds(GridSpec, st.integers(2, 8), st.booleans())
+SPECS = st.builds(QSpec, st.integers(2, 8), st.booleans())
 
 
-def naive(bins: dict[float, float], width: float, low: float, high: float, spec: GridSpec) -> float:
+def naive(bins: dict[float, float], width: float, low: float, high: float, spec: QSpec) -> float:
     """KL(P ‖ Q) bin by bin, by its definition: P with clipped values at its ends, Q by levels."""
     low, high = min(low, 0.0), max(high, 0.0)
     if spec.symmetric:
@@ -61,7 +61,7 @@ def histograms(draw: st.DrawFn) -> dict[float, float]:
     bins=histograms(), spec=SPECS, low=st.floats(-60, 0), high=st.floats(1e-3, 60), data=st.data()
 )
 def test_divergence_is_that_of_the_definition(
-    bins: dict[float, float], spec: GridSpec, low: float, high: float, data: st.DataObject
+    bins: dict[float, float], spec: QSpec, low: float, high: float, data: st.DataObject
 ) -> None:
     low, high = float(np.float32(low)), float(np.float32(high))
     x = torch.tensor([list(bins)], dtype=torch.float64)
@@ -77,7 +77,7 @@ def test_divergence_by_hand() -> None:
     # 2, and 2 are clipped to it: P = (3, 1, 4) / 8 and Q = (2, 2, 2) / 6.
     centres, counts = torch.tensor([[0.75, 1.25, 3.0, 9.0, 0.0]]), torch.tensor([[3, 1, 2, 2, 50]])
     histogram = histogram_of(centres, counts, torch.tensor([0.25]))
-    found = divergence(histogram, GridSpec(2, False), torch.tensor([0.0]), torch.tensor([3.0]))
+    found = divergence(histogram, QSpec(2, False), torch.tensor([0.0]), torch.tensor([3.0]))
     expected = 3 / 8 * math.log(9 / 8) + 1 / 8 * math.log(3 / 8) + 4 / 8 * math.log(12 / 8)
     assert found.item() == pytest.approx(expected)
 
@@ -107,7 +107,7 @@ NAMES = ["normal", "laplace", "normal relu", "laplace relu", "normal shifted", "
 @pytest.mark.parametrize("name", NAMES)
 def test_no_other_range_is_much_better(name: str, bits: int, symmetric: bool) -> None:
     sample, _ = observed(name)
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     assert sample.counts is not None
     width = sample.values[0].diff().min().reshape(1)
     histogram = histogram_of(sample.values, sample.counts, width)
@@ -135,7 +135,7 @@ def test_no_other_range_is_much_better(name: str, bits: int, symmetric: bool) ->
 )
 def test_range_leaves_a_small_error(name: str, bits: int, symmetric: bool) -> None:
     sample, x = observed(name)
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
 
     def error(rule: str) -> float:
         low, high = (end.item() for end in ranges.RULES[rule](sample, spec))
@@ -153,7 +153,7 @@ def test_range_leaves_a_small_error(name: str, bits: int, symmetric: bool) -> No
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_one_value_far_off_is_clipped(bits: int, symmetric: bool) -> None:
     sample, _ = observed("normal outlier")
-    spec = GridSpec(bits, symmetric)
+    spec = QSpec(bits, symmetric)
     scale, _ = ranges.choose("kl", {}, sample, spec)
     without, _ = ranges.choose("kl", {}, observed("normal")[0], spec)
     assert scale.item() == pytest.approx(without.item(), rel=0.25)
@@ -170,15 +170,15 @@ def test_zeros_behind_a_relu_change_nothing(bits: int) -> None:
         torch.where(zeros, sample.counts * 50, sample.counts),
         *(sample.low, sample.high) * 2,
     )
-    spec = GridSpec(bits, False)
+    spec = QSpec(bits, False)
     assert kl(more, spec) == kl(sample, spec)
 
 
 def test_sides_of_a_distribution_are_exchangeable() -> None:
     sample, _ = observed("laplace relu")
     mirrored = Sample(-sample.values, sample.counts, *(-sample.high, -sample.low) * 2)
-    low, high = kl(sample, GridSpec(4, False))
-    mirrored_low, mirrored_high = kl(mirrored, GridSpec(4, False))
+    low, high = kl(sample, QSpec(4, False))
+    mirrored_low, mirrored_high = kl(mirrored, QSpec(4, False))
     assert (mirrored_low.item(), mirrored_high.item()) == pytest.approx((-high.item(), -low.item()))
 
 
@@ -188,7 +188,7 @@ def test_sides_of_a_distribution_are_exchangeable() -> None:
 def test_channels_with_too_few_values_keep_their_extremes(bits: int, n: int, clips: bool) -> None:
     x = torch.randn(8, n, generator=torch.Generator().manual_seed(0))
     sample = sample_of(x)
-    low, high = kl(sample, GridSpec(bits, False, 0))
+    low, high = kl(sample, QSpec(bits, False, 0))
     assert bool((high - low < 0.95 * (sample.high - sample.low)).any()) == clips
     if not clips:
         assert torch.equal(low, sample.low)
@@ -209,7 +209,7 @@ def test_a_weight_is_seen_as_the_histogram_of_its_values(symmetric: bool) -> Non
         torch.from_numpy(counts).float()[None],
         *(weight.low, weight.high) * 2,
     )
-    spec = GridSpec(4, symmetric, 0)
+    spec = QSpec(4, symmetric, 0)
     low, high = kl(weight, spec)
     assert kl(counted, spec) == (low, high)
     assert high.item() < 32
@@ -222,5 +222,5 @@ def test_a_constant_is_in_its_own_range(value: float, counted: bool) -> None:
     sample = sample_of(x)
     if counted:
         sample = Sample(x[:, :1], torch.tensor([[2000.0]]), *(sample.low, sample.high) * 2)
-    low, high = kl(sample, GridSpec(2, False, 0))
+    low, high = kl(sample, QSpec(2, False, 0))
     assert low.item() <= value <= high.item()

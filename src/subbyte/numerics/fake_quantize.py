@@ -11,7 +11,7 @@ from torch import nn
 
 from subbyte.errors import SubbyteError
 from subbyte.numerics.histogram import Statistics
-from subbyte.numerics.qspec import GridSpec, along
+from subbyte.numerics.qspec import QSpec, along
 
 
 class State(Enum):
@@ -59,7 +59,7 @@ class FakeQuantize(nn.Module):
     zero_point: torch.Tensor
     offset: torch.Tensor | None
 
-    def __init__(self, spec: GridSpec, layer: str, channels: int = 1) -> None:
+    def __init__(self, spec: QSpec, layer: str, channels: int = 1) -> None:
         super().__init__()
         self.spec = spec
         self.layer = layer

@@ -10,7 +10,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
-class GridSpec:
+class QSpec:
     """An integer grid of `bits` bits.
 
     Symmetric grids use the full range −2^(b−1) … 2^(b−1)−1 with zero point 0; asymmetric ones
@@ -33,8 +33,8 @@ class GridSpec:
         return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
 
 
-def grid_of(
-    low: torch.Tensor, high: torch.Tensor, spec: GridSpec
+def qparams_of(
+    low: torch.Tensor, high: torch.Tensor, spec: QSpec
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale (float32) and zero point (int32) of the grid that covers the ranges [low, high].
 

@@ -13,7 +13,7 @@ from subbyte.graph.flow import Place
 from subbyte.graph.layers import Found, find_layers, first_layers, last_layers, results
 from subbyte.graph.operators import get_tensor, module_path, split_silu
 from subbyte.numerics.fake_quantize import BiasQuantize, FakeQuantize
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.placement.layer_config import Request, qualified, requests_of
 from subbyte.placement.planner import (
     ORT,
@@ -136,7 +136,7 @@ class _Inserter:
             bits = OTHER_BITS if site.bits is None else site.bits
             if self.recipe.reduce_range and site.symmetric:
                 bits = min(bits, 7)  # a factor of a product, where it is what a weight is elsewhere
-            spec = GridSpec(bits, self.recipe.symmetric_activations or site.symmetric)
+            spec = QSpec(bits, self.recipe.symmetric_activations or site.symmetric)
             self.grids[id(site)] = FakeQuantize(spec, layer)
             path = self._add(f"activation_{node.name}", self.grids[id(site)])
             self.paths[id(site)] = path

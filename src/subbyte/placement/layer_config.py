@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from subbyte.graph.layers import Found
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.recipe import Choice, Override, Recipe, rule_of
 
 
@@ -15,7 +15,7 @@ from subbyte.recipe import Choice, Override, Recipe, rule_of
 class Request:
     """What a recipe asks for one layer."""
 
-    weight: GridSpec | None
+    weight: QSpec | None
     activation_bits: int | None
     weight_rule: Choice
     activation_rule: Choice
@@ -66,7 +66,7 @@ def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -
     return Request(spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"))
 
 
-def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None) -> GridSpec:
+def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None) -> QSpec:
     """The grid of a weight for which `bits` bits are asked.
 
     With `reduce_range` no level, less its zero point, is beyond ±64, so that the sum of two
@@ -77,4 +77,4 @@ def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None
     symmetric = recipe.weights_symmetric(8 if reduced else bits, override.symmetric_weights)
     if reduced:
         bits = 7 if symmetric else 6
-    return GridSpec(bits, symmetric, axis)
+    return QSpec(bits, symmetric, axis)

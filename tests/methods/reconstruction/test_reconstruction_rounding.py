@@ -7,11 +7,11 @@ import torch
 
 from subbyte.methods.reconstruction.rounding import Rounding
 from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 
 
 def grid(bits: int, channels: int) -> FakeQuantize:
-    made = FakeQuantize(GridSpec(bits, False, 0), "layer", channels)
+    made = FakeQuantize(QSpec(bits, False, 0), "layer", channels)
     made.scale.copy_(torch.linspace(0.1, 0.3, channels))
     made.zero_point.fill_(2 ** (bits - 1) - 1)
     made.state = State.QUANTIZE

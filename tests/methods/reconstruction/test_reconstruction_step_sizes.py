@@ -9,11 +9,11 @@ import torch
 
 from subbyte.methods.reconstruction.step_sizes import Masks, StepSizes
 from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 
 
 def grid(bits: int = 4, scale: float = 0.17) -> FakeQuantize:
-    made = FakeQuantize(GridSpec(bits, False), "layer")
+    made = FakeQuantize(QSpec(bits, False), "layer")
     made.scale.fill_(scale)
     made.zero_point.fill_(5)
     made.state = State.QUANTIZE

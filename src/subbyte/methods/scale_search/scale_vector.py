@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.numerics.qspec import grid_of
+from subbyte.numerics.qspec import qparams_of
 from subbyte.placement.simulation import Captured
 
 Search = Literal["scale", "clip"]
@@ -81,7 +81,7 @@ class Sizes:
                 low = float(np.exp(number))
             else:
                 high = float(np.exp(number))
-        scale, zero_point = grid_of(start.low * low, start.high * high, grid.spec)
+        scale, zero_point = qparams_of(start.low * low, start.high * high, grid.spec)
         grid.scale.copy_(scale)
         grid.zero_point.copy_(zero_point)
 

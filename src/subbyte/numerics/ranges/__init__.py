@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.numerics.qspec import TINY, GridSpec, grid_of
+from subbyte.numerics.qspec import TINY, QSpec, qparams_of
 from subbyte.numerics.ranges.clips import gauss, laplace, n_std
 from subbyte.numerics.ranges.kl import kl
 from subbyte.numerics.ranges.sample import Range, Sample, sample_of
@@ -34,19 +34,19 @@ __all__ = [
 MSE_EXPONENT = {"weights": 3.0, "activations": 2.4}
 
 
-def minmax(sample: Sample, spec: GridSpec) -> Range:
+def minmax(sample: Sample, spec: QSpec) -> Range:
     """[min, max]: nothing is clipped."""
     del spec
     return sample.low, sample.high
 
 
-def avg(sample: Sample, spec: GridSpec) -> Range:
+def avg(sample: Sample, spec: QSpec) -> Range:
     """The extremes of each image, averaged over all images (Distiller's AVG); of weights minmax."""
     del spec
     return sample.mean_low, sample.mean_high
 
 
-def percentile(sample: Sample, spec: GridSpec, *, percentile: float = 99.99) -> Range:
+def percentile(sample: Sample, spec: QSpec, *, percentile: float = 99.99) -> Range:
     """The smallest range with at most (100 − percentile) % of the values outside at each end.
 
     Values of a histogram are known up to the width of a bin.
@@ -67,7 +67,7 @@ def percentile(sample: Sample, spec: GridSpec, *, percentile: float = 99.99) -> 
     return values.gather(1, low)[:, 0], values.gather(1, high)[:, 0]
 
 
-def lp(sample: Sample, spec: GridSpec, *, p: float = 2.0) -> Range:
+def lp(sample: Sample, spec: QSpec, *, p: float = 2.0) -> Range:
     """The range whose grid leaves the least mean error, by search over both of its ends.
 
     min over (l, h) of E[|Q(x; l, h) − x|^p] (Nahshan et al. 2019, "Loss Aware Post-training
@@ -78,7 +78,7 @@ def lp(sample: Sample, spec: GridSpec, *, p: float = 2.0) -> Range:
     return _least(sample, spec, p, sample.counts)
 
 
-def mse(sample: Sample, spec: GridSpec, *, p: float | None = None) -> Range:
+def mse(sample: Sample, spec: QSpec, *, p: float | None = None) -> Range:
     """The range whose grid disturbs the model's outputs least, as far as squared errors tell.
 
     Where the importance of each value is known, as it is for activations, the sum of importance ·
@@ -94,14 +94,14 @@ def mse(sample: Sample, spec: GridSpec, *, p: float | None = None) -> Range:
     return lp(sample, spec, p=MSE_EXPONENT["weights" if sample.counts is None else "activations"])
 
 
-def _least(sample: Sample, spec: GridSpec, p: float, factors: torch.Tensor | None) -> Range:
+def _least(sample: Sample, spec: QSpec, p: float, factors: torch.Tensor | None) -> Range:
     """The range with the least Σ factor · |Q(x) − x|^p; factors: (channels, n) or all 1."""
     # In units near the largest value, so that no power of an error is lost to float32's limits.
     unit = 2.0 ** torch.maximum(-sample.low, sample.high).clamp(min=TINY).log2().floor()
     values = sample.values / unit[:, None]
 
     def loss(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        scale, zero_point = grid_of(low, high, spec)
+        scale, zero_point = qparams_of(low, high, spec)
         error = torch.fake_quantize_per_channel_affine(
             values, scale, zero_point, 0, spec.low, spec.high
         ).sub_(values)
@@ -129,16 +129,16 @@ def check(name: str, options: dict[str, Any]) -> None:
     """Raise `SubbyteError` unless `name` is a rule that takes `options`."""
     _check_names(name, options)
     # The rule itself knows which numbers it takes.
-    RULES[name](sample_of(torch.tensor([[-1.0, 1.0]])), GridSpec(8, False), **options)
+    RULES[name](sample_of(torch.tensor([[-1.0, 1.0]])), QSpec(8, False), **options)
 
 
 def choose(
-    name: str, options: dict[str, Any], sample: Sample, spec: GridSpec
+    name: str, options: dict[str, Any], sample: Sample, spec: QSpec
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point that the rule `name` gives for `sample`, each of shape (channels,)."""
     _check_names(name, options)
     low, high = RULES[name](sample, spec, **options)
-    return grid_of(low, high, spec)
+    return qparams_of(low, high, spec)
 
 
 def weighs(name: str, options: dict[str, Any]) -> bool:

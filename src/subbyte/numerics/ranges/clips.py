@@ -9,13 +9,13 @@ from functools import lru_cache
 import torch
 
 from subbyte.errors import SubbyteError
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.numerics.ranges.sample import Range, Sample, within
 
 Excess = Callable[[float], float]
 
 
-def n_std(sample: Sample, spec: GridSpec, *, n: float = 8.0) -> Range:
+def n_std(sample: Sample, spec: QSpec, *, n: float = 8.0) -> Range:
     """[μ − n·σ, μ + n·σ], as far as there are values (N_STD in Distiller, which has no default)."""
     del spec
     if not 0 < n < math.inf:
@@ -25,12 +25,12 @@ def n_std(sample: Sample, spec: GridSpec, *, n: float = 8.0) -> Range:
     return within(sample, mean - half, mean + half)
 
 
-def gauss(sample: Sample, spec: GridSpec) -> Range:
+def gauss(sample: Sample, spec: QSpec) -> Range:
     """[μ − c·σ, μ + c·σ], best for a normal distribution (ACIQ, Banner et al. 2019)."""
     return _aciq(sample, spec, gauss_excess, lambda x, counts: _mean(x.square(), counts).sqrt())
 
 
-def laplace(sample: Sample, spec: GridSpec) -> Range:
+def laplace(sample: Sample, spec: QSpec) -> Range:
     """[μ − c·b, μ + c·b] with b = E|x − μ|, best for a Laplace distribution (ACIQ)."""
     return _aciq(sample, spec, laplace_excess, lambda x, counts: _mean(x.abs(), counts))
 
@@ -69,7 +69,7 @@ def best_clip(excess: Excess, bits: int) -> float:
 
 def _aciq(
     sample: Sample,
-    spec: GridSpec,
+    spec: QSpec,
     excess: Excess,
     spread: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
 ) -> Range:

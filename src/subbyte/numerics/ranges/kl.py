@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from subbyte.numerics.qspec import GridSpec, grid_of
+from subbyte.numerics.qspec import QSpec, qparams_of
 from subbyte.numerics.ranges.sample import Range, Sample
 from subbyte.numerics.ranges.search import search
 
@@ -15,7 +15,7 @@ VALUES_A_BIN = 16  # of a weight's channel, on average: with fewer, bins differ 
 BINS_A_LEVEL = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
 
 
-def kl(sample: Sample, spec: GridSpec) -> Range:
+def kl(sample: Sample, spec: QSpec) -> Range:
     """The range with the least Kullback–Leibler divergence (Migacz 2017, TensorRT's calibration).
 
     P is the histogram of the values that are not zero, with those that a range clips added to its
@@ -63,7 +63,7 @@ def histogram_of(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tenso
 
 
 def divergence(
-    histogram: Histogram, spec: GridSpec, low: torch.Tensor, high: torch.Tensor
+    histogram: Histogram, spec: QSpec, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
     """KL(P ‖ Q) in nats of each channel for its range [low, high], of shape (channels,).
 
@@ -72,7 +72,7 @@ def divergence(
     are in one bin; where values are clipped on a side of zero that keeps none; and where a step is
     narrower than a bin, so that the histogram cannot tell what rounding costs.
     """
-    scale, zero_point = grid_of(low, high, spec)
+    scale, zero_point = qparams_of(low, high, spec)
     step = scale.double()[:, None]
     borders = torch.arange(spec.low, spec.high + 2, device=low.device) - 0.5
     at = torch.searchsorted(histogram.centres, (borders - zero_point[:, None]) * step)
@@ -95,7 +95,7 @@ def divergence(
     return torch.where(possible & (step[:, 0] > 0.999 * histogram.width), found, torch.inf)
 
 
-def _histogram(sample: Sample, spec: GridSpec) -> Histogram | None:
+def _histogram(sample: Sample, spec: QSpec) -> Histogram | None:
     """The histogram of a sample; `None` for weights with too few values for one.
 
     An activation's bins are taken as they are. A weight's channel gets bins of one width, zero in

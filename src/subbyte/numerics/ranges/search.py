@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from subbyte.numerics.qspec import GridSpec
+from subbyte.numerics.qspec import QSpec
 from subbyte.numerics.ranges.sample import Range
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -17,7 +17,7 @@ LOPSIDED = 4  # one extreme so many times the other: no factor for both can suit
 
 
 def search(
-    low: torch.Tensor, high: torch.Tensor, spec: GridSpec, loss: Loss, *, errors: bool = False
+    low: torch.Tensor, high: torch.Tensor, spec: QSpec, loss: Loss, *, errors: bool = False
 ) -> Range:
     """The range with the least `loss`, for all channels at once.
 
