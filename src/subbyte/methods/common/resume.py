@@ -101,8 +101,8 @@ def keep(
     tensors |= {f"other:{name}": _plain(value) for name, value in (others or {}).items()}
     sqnr = {owner: found.sqnr_db for owner, found in params.tensors.items()}
     metadata = {KEY: json.dumps({"note": note, "sqnr_db": sqnr})}
-    with files.atomic(folder / f"{key}.safetensors") as part:
-        save_file(tensors, str(part), metadata=metadata)
+    with files.atomic(folder / f"{key}.safetensors") as unfinished:
+        save_file(tensors, str(unfinished), metadata=metadata)
 
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
