@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from subbyte.app.cli import app
-from subbyte.data.preprocessing import transform
+from subbyte.data.transform import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load, names
 from subbyte.models import timm as ours

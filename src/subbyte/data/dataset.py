@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from subbyte.data.images import THREADS, ImageFacts, large_allowed, opened
-from subbyte.data.preprocessing import Preprocessing, output_size, transform
+from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.data.transform import transform
 from subbyte.errors import SubbyteError
 
 Item = tuple[Tensor, int | None]
