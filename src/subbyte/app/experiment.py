@@ -115,6 +115,12 @@ def builtin() -> dict[str, Path]:
     }
 
 
+def summary(path: Path) -> str:
+    """The first comment of an experiment's file."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
 def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.graph.batch import batch_size, in_batch, portions
 from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.numerics.value_gradients import Sensitivity
+from subbyte.numerics.value_gradients import ValueGradients
 from subbyte.placement.simulation import Captured
 from subbyte.utils.progress import Progress
 
@@ -25,7 +25,7 @@ def sensitivities(
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
     weights: State = State.QUANTIZE,
-) -> dict[FakeQuantize, Sensitivity]:
+) -> dict[FakeQuantize, ValueGradients]:
     """For each of `grids`, which have statistics: mean squared gradients of the model's outputs.
 
     Weights are on their grids (or in another state), activations in float. The gradient is that of
@@ -36,7 +36,7 @@ def sensitivities(
     found = {}
     for grid in grids:
         assert grid.statistics is not None
-        found[grid] = Sensitivity(grid.statistics.low, grid.statistics.high)
+        found[grid] = ValueGradients(grid.statistics.low, grid.statistics.high)
     captured.set_state(weights, "weight")
     captured.set_state(State.OFF, "activation")
     parts = list(portions(batches, IMAGES, AT_ONCE))
@@ -52,7 +52,7 @@ def sensitivities(
     return found
 
 
-def _watch(sensitivity: Sensitivity) -> Any:
+def _watch(sensitivity: ValueGradients) -> Any:
     def hook(module: FakeQuantize, args: Any, x: torch.Tensor) -> torch.Tensor:
         del module, args
         if not x.requires_grad:  # the model's own input, or what hangs on no activation before it

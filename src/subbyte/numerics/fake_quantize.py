@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from subbyte.errors import SubbyteError
-from subbyte.numerics.histogram import Statistics
+from subbyte.numerics.histogram import Histogram
 from subbyte.numerics.qspec import QSpec, along
 
 
@@ -64,7 +64,7 @@ class FakeQuantize(nn.Module):
         self.spec = spec
         self.layer = layer
         self.state = State.OFF
-        self.statistics: Statistics | None = None
+        self.statistics: Histogram | None = None
         self.clipping: Clipping | None = None
         self.instead: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.sqnr_db: float | None = None  # of what it was calibrated on
@@ -87,7 +87,7 @@ class FakeQuantize(nn.Module):
             SubbyteError: `x` holds NaN or infinity.
         """
         if self.statistics is None:
-            self.statistics = Statistics()
+            self.statistics = Histogram()
         try:
             self.statistics.update(x.detach())
         except ValueError:
