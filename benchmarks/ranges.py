@@ -35,9 +35,7 @@ def main() -> None:
     parser.add_argument("experiment", help="a YAML file or a built-in experiment")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--bits", nargs="+", default=BITS, help="such as w4a8")
-    parser.add_argument(
-        "--rules", nargs="+", default=rule_names(), help="as a recipe's ranges"
-    )
+    parser.add_argument("--rules", nargs="+", default=rule_names(), help="as a recipe's ranges")
     parser.add_argument("--json", type=Path, help="written row by row, and continued if it exists")
     options = parser.parse_args()
     try:
