@@ -12,8 +12,7 @@ from subbyte.utils import lazy
 from subbyte.version import __version__
 
 if TYPE_CHECKING:
-    from subbyte.api import export, layers, quantize
-    from subbyte.placement.storage import load, save
+    from subbyte.api import export, layers, load, quantize, save
     from subbyte.recipe import Recipe
 else:
     __getattr__ = lazy.attributes(
@@ -22,9 +21,9 @@ else:
             "Recipe": "subbyte.recipe",
             "export": "subbyte.api",
             "layers": "subbyte.api",
-            "load": "subbyte.placement.storage",
+            "load": "subbyte.api",
             "quantize": "subbyte.api",
-            "save": "subbyte.placement.storage",
+            "save": "subbyte.api",
         },
     )
 
