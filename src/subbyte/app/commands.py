@@ -26,7 +26,6 @@ from subbyte.detectors.letterbox import canvas_for, canvas_of
 from subbyte.detectors.nms import OUTPUTS
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
-from subbyte.placement import storage
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
@@ -72,13 +71,13 @@ def quantize_model(
         preprocessing = spec.preprocessing or Preprocessing()
         facts = {"preprocessing": preprocessing.model_dump(mode="json")}
     quantized = api.quantize(module, batches, recipe, progress=progress)
-    quantized.facts.metadata |= {
+    quantized.metadata |= {
         "task": spec.task,
         "model": spec.name,
         "classes": None if spec.classes is None else list(spec.classes),
         **facts,
     }
-    storage.save(quantized, out)
+    api.save(quantized, out)
     return api.layers(quantized), list(batches.notes)
 
 
@@ -94,16 +93,16 @@ def export_model(
     `postprocess`: a detector with the whole way from images to boxes, else its raw outputs.
     """
     check_target(target)
-    captured = storage.load(models.load(config).module, quantized)
-    images = captured.facts.metadata.get("images")
+    simulation = api.load(models.load(config).module, quantized)
+    images = simulation.metadata.get("images")
     if images is not None:  # a detector's, calibrated on images of any sizes
         example: Any = (torch.zeros(2, 3, *images["size"]),)
     else:
         example = pytree.tree_map(
             lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
-            captured.facts.example,
+            simulation.example,
         )
-    onnx.export(captured, out, example, target, postprocess)
+    onnx.export(simulation, out, example, target, postprocess)
 
 
 def evaluate_model(
