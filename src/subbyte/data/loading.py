@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from subbyte.data.classes import ClassOrder
 from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
+from subbyte.data.decoded import Decoded
 from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageFacts, inspect, refuse_broken
@@ -117,21 +118,22 @@ def open_data(
     evaluation, classes = list_evaluation(evaluation_root)
     empty = frozenset(classes).difference(map(str, evaluation.folders))
     calibration = list_calibration(calibration_root)
+    decoded = Decoded(prepared)
     facts: Facts = {}
-    if config.skip_broken:
+    if config.skip_broken:  # all there are, of which few may be used: nothing is kept
         facts = inspect(_union(calibration, evaluation), progress)
         calibration = _keep(calibration, facts, calibration_root)
         evaluation = _keep(evaluation, facts, evaluation_root)
     calibration = calibration.take(calibration_indices(len(calibration.paths), config, seed))
     evaluation = evaluation.take(evaluation_indices(len(evaluation.paths), config, seed))
     if not config.skip_broken:
-        facts = inspect(_union(calibration, evaluation), progress)
+        facts = inspect(_union(calibration, evaluation), progress, decoded)
         refuse_broken({path: seen.fault for path, seen in facts.items()})
     return Unlabelled(
-        calibration=_batches(calibration, facts, prepared, batch_size, "calibration"),
+        calibration=_batches(calibration, facts, decoded, batch_size, "calibration"),
         calibration_folders=calibration.folders,
         evaluation=Evaluation(
-            _batches(evaluation, facts, prepared, batch_size, "evaluation"),
+            _batches(evaluation, facts, decoded, batch_size, "evaluation"),
             tuple(str(folder) for folder in evaluation.folders),
             classes,
             empty,
@@ -167,9 +169,10 @@ def open_calibration(
     listing = list_calibration(Path(source).expanduser())
     chosen = np.random.default_rng(seed).permutation(len(listing.paths))[:images]
     listing = listing.take([int(i) for i in chosen])
-    facts = inspect(listing.paths, progress)
+    decoded = Decoded(prepared)
+    facts = inspect(listing.paths, progress, decoded)
     refuse_broken({path: seen.fault for path, seen in facts.items()})
-    batches = _batches(listing, facts, prepared, batch_size, "calibration")
+    batches = _batches(listing, facts, decoded, batch_size, "calibration")
     return replace(batches, notes=(*notes, *batches.notes))
 
 
@@ -191,9 +194,10 @@ def open_evaluation(
         config = DataConfig(name=source)
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
     listing, names = list_evaluation(Path(source).expanduser())
-    facts = inspect(listing.paths, progress)
+    decoded = Decoded(prepared)
+    facts = inspect(listing.paths, progress, decoded)
     refuse_broken({path: seen.fault for path, seen in facts.items()})
-    batches = _batches(listing, facts, prepared, batch_size, "evaluation")
+    batches = _batches(listing, facts, decoded, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
 
@@ -242,11 +246,13 @@ def _open_digits(
 
 
 def _batches(
-    listing: Listing, facts: Facts, preprocessing: Preprocessing, batch_size: int, purpose: str
+    listing: Listing, facts: Facts, decoded: Decoded, batch_size: int, purpose: str
 ) -> Batches:
+    preprocessing = decoded.preprocessing
     check_sizes(listing.paths, facts, preprocessing, batch_size)
     notes = oddities([facts[path] for path in listing.paths], preprocessing, purpose)
-    return Batches(ImageFiles(listing.paths, None, preprocessing), batch_size, notes=notes)
+    files = ImageFiles(listing.paths, None, preprocessing, decoded)
+    return Batches(files, batch_size, notes=notes)
 
 
 def _assumption(given: Preprocessing | None, assumed: bool) -> tuple[str, ...]:
