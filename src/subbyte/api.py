@@ -22,13 +22,13 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.regions import capture_regions
+from subbyte.methods.common.label_loss import label_loss
 from subbyte.methods.common.resume import claim
 from subbyte.numerics.fake_quantize import FakeQuantize
 from subbyte.placement.insert import annotate, check_overrides
 from subbyte.placement.simulation import Captured, QuantizedTensor
 from subbyte.recipe import Recipe
 from subbyte.targets.onnx import export as onnx_runtime
-from subbyte.tasks.metrics import classification
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -67,7 +67,7 @@ def quantize(
     if resume is not None:
         claim(resume, _work(captured, first))
     whole = captured.region_names == WHOLE
-    loss = classification.loss if whole else training_loss(captured, model)
+    loss = label_loss if whole else training_loss(captured, model)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         methods.method(name).apply(

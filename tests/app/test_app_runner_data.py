@@ -21,7 +21,7 @@ from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
 from subbyte.models import build
-from subbyte.targets import base as verify
+from subbyte.targets import base as targets
 from subbyte.tasks import measure as measuring
 from subbyte.utils.progress import Silent
 
@@ -205,7 +205,7 @@ def test_a_file_is_loaded_once_where_the_threads_agree(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, cores: int, loaded: list[int]
 ) -> None:
     runtime = Loads()
-    monkeypatch.setattr(verify, "runtime", lambda name: runtime)
+    monkeypatch.setattr(targets, "runtime", lambda name: runtime)
     monkeypatch.setattr(measuring.os, "cpu_count", lambda: cores)
     results = run(tmp_path / "out", pictures, "full", runtimes=["onnxruntime"])
     assert runtime.threads == loaded * 2  # the float file and that of the variant

@@ -19,7 +19,7 @@ from subbyte.methods import subbyte as method
 from subbyte.methods.finetune import tune
 from subbyte.methods.gptq import layerwise as walk
 from subbyte.placement.simulation import Layer
-from subbyte.targets import base as verify
+from subbyte.targets import base as targets
 from subbyte.utils import machine
 from subbyte.utils.progress import Silent
 
@@ -178,8 +178,8 @@ def test_a_file_for_one_runtime_is_written_only_where_it_is_another(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulations: list[str] = []
-    simulated = verify.simulated
-    monkeypatch.setattr(verify, "simulated", lambda *a: simulations.append("") or simulated(*a))
+    simulated = targets.simulated
+    monkeypatch.setattr(targets, "simulated", lambda *a: simulations.append("") or simulated(*a))
     experiment = experiment.model_copy(update={"runtimes": ("openvino",)})
     folder, results = pipeline.run(experiment, tmp_path / "out")
     # Four bits are clipped in another way for OpenVINO; at eight there is nothing to clip.

@@ -28,6 +28,7 @@ def results(**changes: Any) -> dict[str, Any]:
     base = {
         "experiment": "shoes",
         "model": "resnet18",
+        "task": "classification",
         "primary_metric": "top1",
         "evaluation_images": 500,
         "calibration_images": 64,

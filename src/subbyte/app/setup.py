@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,21 +12,25 @@ from subbyte.app.experiment import Experiment
 from subbyte.data import image_roots
 from subbyte.errors import SubbyteError, unknown
 from subbyte.placement.insert import check_overrides
+from subbyte.placement.simulation import Captured
 from subbyte.recipe import Recipe
-from subbyte.targets import base as verify
+from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks import classification, detection
-from subbyte.tasks.base import Task
+from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
+
+FLOAT = Recipe(weights=None, activations=None, first_last=None)
+Regions = tuple[str, ...] | None  # as a recipe names them
 
 
 @dataclass(frozen=True)
 class Setup:
     """An experiment whose model and data are open.
 
-    `task`: its images, and how outputs are read. `variants`: the names to run. `notes`: what the
-    reader of the numbers must know.
+    `task`: its images, and how outputs are read. `variants`: the names to run. `float_models`: the
+    captured model, once for each `regions` that recipes ask for; `None` are those that are found.
+    `notes`: what the reader of the numbers must know.
     """
 
     experiment: Experiment
@@ -33,6 +38,7 @@ class Setup:
     model_name: str
     task: Task
     variants: tuple[str, ...]
+    float_models: Mapping[Regions, Captured]
     notes: list[str] = field(default_factory=list)
 
 
@@ -46,47 +52,60 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         if name not in experiment.variants:
             raise unknown("variant", name, experiment.variants)
     for name in experiment.runtimes:
-        verify.runtime(name).version()
+        targets.runtime(name).version()
     if experiment.data.name is None and models.is_classifier(experiment.model):
         image_roots(experiment.data)  # before weights are downloaded in vain
     with progress.working("loading the model"):
         spec = models.load(experiment.model)
     spec.module.to(experiment.device)
-    # Of a user's own module nothing but the data says what it is for.
-    detects = experiment.model.factory is not None and experiment.data.is_detection
-    kind = detection if detects or spec.task == "detection" else classification
-    task, resolved = kind.open_task(experiment, spec, progress)
-    with progress.working("checking that the model can be captured"):
-        _check_model(experiment, spec.module, task)
+    asked = _asked(experiment)
+    kind = task_for(spec, experiment.data, own=experiment.model.factory is not None)
+    task, data = kind.open_task(asked, spec, progress)
+    with progress.working("capturing the model"):
+        float_models = _captured(experiment, spec.module, task)
     return Setup(
-        experiment=resolved,
+        experiment=experiment.model_copy(update={"data": data}),
         module=spec.module,
         model_name=spec.name,
         task=task,
         variants=only or tuple(experiment.variants),
+        float_models=float_models,
         notes=_notes(experiment, task),
     )
 
 
-def _check_model(experiment: Experiment, module: torch.nn.Module, task: Task) -> None:
-    """Refuse a model that cannot be captured or written, and recipes that it cannot be put on."""
-    names: dict[tuple[str, ...] | None, list[str]] = {None: _layers(module, task, None)}
+def capture(module: torch.nn.Module, task: Task, regions: Regions) -> Captured:
+    """The float model with its regions; refused if it cannot be captured or written."""
+    captured = api.prepare(module, task.example, FLOAT.model_copy(update={"regions": regions}))
+    onnx.arguments(captured, task.written, task.postprocess)
+    return captured
+
+
+def _asked(experiment: Experiment) -> Asked:
+    return Asked(
+        data=experiment.data,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        device=experiment.device,
+        postprocess=experiment.export.postprocess,
+        simulation_images=experiment.simulation_images,
+    )
+
+
+def _captured(
+    experiment: Experiment, module: torch.nn.Module, task: Task
+) -> dict[Regions, Captured]:
+    """The float models of an experiment; refuses recipes that cannot be put on them."""
+    found: dict[Regions, Captured] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
         try:
             api.check_recipe(recipe)
-            if recipe.regions not in names:
-                names[recipe.regions] = _layers(module, task, recipe.regions)
-            check_overrides(recipe, names[recipe.regions])
+            if recipe.regions not in found:
+                found[recipe.regions] = capture(module, task, recipe.regions)
+            check_overrides(recipe, [layer.name for layer in found[recipe.regions].layers])
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
-
-
-def _layers(module: torch.nn.Module, task: Task, regions: tuple[str, ...] | None) -> list[str]:
-    captured = api.prepare(
-        module, task.example, Recipe(weights=None, activations=None, regions=regions)
-    )
-    onnx.arguments(captured, task.written, task.postprocess)
-    return [layer.name for layer in captured.layers]
+    return found
 
 
 def _notes(experiment: Experiment, task: Task) -> list[str]:
