@@ -19,11 +19,11 @@ from rich.table import Table
 from subbyte import models
 from subbyte.app import commands, experiment
 from subbyte.app import runner as pipeline
-from subbyte.app.report.bars import Bars
 from subbyte.app.report.tables import run_table
 from subbyte.errors import SubbyteError
 from subbyte.training import parallel
 from subbyte.training import run as training
+from subbyte.utils.bars import Bars
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -112,7 +112,10 @@ def train(
     with _guarded():
         chosen = [*(settings or []), *([f"training.device={device}"] if device else [])]
         trained = training.run(
-            training.load(name, chosen), out, resume=resume, progress=_progress(as_json or quiet)
+            commands.load_training(name, chosen),
+            out,
+            resume=resume,
+            progress=_progress(as_json or quiet),
         )
         if not parallel.is_first():
             return

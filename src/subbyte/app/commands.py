@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models
-from subbyte.app.experiment import RUNTIMES, read_setting
+from subbyte.app.experiment import RUNTIMES, Experiment, read, read_setting
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.placement import storage
@@ -20,6 +20,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import OnnxFile, task_file
+from subbyte.training import run as training
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
 from subbyte.utils.validation import explain
@@ -131,6 +132,15 @@ def predict_images(
     """
     file = _file(path, runtime)
     return task_file(file.metadata["task"]).predict(file, images, top)
+
+
+def load_training(name: str, settings: Sequence[str]) -> training.TrainingExperiment:
+    """The training that a built-in experiment or a YAML file describes, with settings on top.
+
+    Raises:
+        SubbyteError: As `experiment.read`, and where a key or value is wrong.
+    """
+    return training.resolve(read(name, settings), name, {*Experiment.model_fields, "training"})
 
 
 def summary(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,6 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict
 
-from subbyte.app import experiment
-from subbyte.app.experiment import Experiment
 from subbyte.data import DataConfig, open_detection
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models.ssd import SSD
@@ -50,17 +48,20 @@ class Result:
     notes: list[str]
 
 
-def load(name: str, settings: Iterable[str] = ()) -> TrainingExperiment:
-    """The training that a built-in experiment or a YAML file describes, with settings on top.
+def resolve(raw: Mapping[str, Any], name: str, known: Collection[str]) -> TrainingExperiment:
+    """The training that an experiment's file describes.
 
     Its section `training` has the fields of `Training`; `model`, `device` and `seed` are those of
     the experiment where it has none of its own. What else an experiment has is not for training.
 
+    Args:
+        raw: The keys of the file.
+        name: What to call it in a message.
+        known: The keys that an experiment may have.
+
     Raises:
-        SubbyteError: As `subbyte.app.experiment.read`, and where a key or value is wrong.
+        SubbyteError: A key is not known or missing, or has a value that it cannot have.
     """
-    raw = experiment.read(name, settings)
-    known = {*Experiment.model_fields, "training"}
     for key in raw:
         if key not in known:
             raise unknown("key", str(key), known)
@@ -129,7 +130,7 @@ def run(
 
 
 def dump(asked: TrainingExperiment) -> str:
-    """The experiment as YAML that `load` reads back to the same."""
+    """The experiment as YAML that `resolve` takes."""
     fields = asked.model_dump(mode="json")
     fields["data"] = asked.data.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
