@@ -12,8 +12,6 @@ import torch
 from subbyte.data.images import ImageFacts, look
 from subbyte.errors import SubbyteError
 
-BACKGROUND = 0
-
 
 @dataclass(frozen=True, eq=False)
 class Objects:
@@ -100,35 +98,6 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def take(self, indices: Sequence[int]) -> Listing:
-        """The images at `indices`, in that order."""
-        return replace(
-            self,
-            paths=tuple(self.paths[i] for i in indices),
-            objects=tuple(self.objects[i] for i in indices),
-        )
-
-    def subset(self, count: int, seed: int) -> Listing:
-        """So many images, chosen by `seed`, in the order in which they are here.
-
-        Raises `SubbyteError` if there are fewer.
-        """
-        if not 1 <= count <= len(self):
-            raise SubbyteError(
-                f"{count} images are asked for and there are {len(self)}: give 1 to {len(self)}"
-            )
-        chosen = np.random.default_rng(seed).choice(len(self), count, replace=False)
-        return self.take(sorted(int(i) for i in chosen))
-
-    def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> Listing:
-        """The same with other labels (`labels`: those here → those wanted) and class names."""
-        return replace(
-            self,
-            objects=tuple(found.relabelled(labels) for found in self.objects),
-            classes=tuple(classes),
-            category_ids={labels[k]: v for k, v in self.category_ids.items() if k in labels},
-        )
 
 
 def settle(
