@@ -213,6 +213,27 @@ def test_a_file_is_loaded_once_where_the_threads_agree(
     assert deployed["latency_threads"] == loaded[-1]
 
 
+def test_results_say_on_how_many_images_each_figure_was_measured(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "runtime", lambda name: Loads())
+    given = {"runtimes": ["onnxruntime"], "simulation_images": 40}
+    results = run(tmp_path / "out", pictures, "full", **given)
+    assert (results["evaluation_images"], results["simulation_images"]) == (150, 40)
+    for entry in (results["float"], *results["variants"]):
+        assert entry["images"] == 40
+        deployed = entry["deployed"]["onnxruntime"]
+        assert (deployed["images"], deployed["agreement_images"]) == (150, 40)
+        # Zeros are class 0, and a share of 40 images is that of 150 only by chance.
+        assert 40 * deployed["agreement"] == pytest.approx(round(40 * deployed["agreement"]))
+    with np.load(tmp_path / "out/float/outputs.npz") as saved:
+        assert saved["images"].tolist() == [(2 * i + 1) * 150 // 80 for i in range(40)]
+        names = sorted((pictures / "val").rglob("*.png"))
+        truth = [int(names[i].parent.name) for i in saved["images"]]
+        assert saved["labels"].tolist() == truth
+        assert set(truth) == set(range(10))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not FOLDER, reason="SUBBYTE_DATA, a folder of real data, is not set")
 @pytest.mark.parametrize("brightness", [1.0, 0.5])

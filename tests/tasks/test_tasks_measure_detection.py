@@ -153,3 +153,18 @@ def test_data_says_what_a_users_own_module_is_for_and_no_other(own: ModelSpec) -
     assert task_for(spec, objects, own=True) is detection
     assert task_for(spec, objects, own=False) is classification
     assert task_for(spec, images, own=True) is classification
+
+
+def test_the_simulation_takes_some_of_the_images(own: ModelSpec, tmp_path: Path) -> None:
+    root = coco_set(tmp_path, own.module)
+    task, whole = opened(own, {"root": root}, simulation_images=2), opened(own, {"root": root})
+    assert task.simulated_images == (1, 3)
+    some, everything = outputs(task, own.module), outputs(whole, own.module)
+    assert some.image_ids.tolist() == [2, 4]
+    common = everything.take(task.simulated_images)
+    fidelity = task.compare(some, common)
+    assert fidelity["agreement"] == 1
+    assert fidelity["max_abs_diff"] < 1e-5  # other batches add up otherwise
+    assert task.score(some)[0]["images"] == 2
+    task.illustrate(tmp_path, "w8a8", some, common)
+    assert (tmp_path / "scenes.png").is_file()
