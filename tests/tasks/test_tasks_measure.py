@@ -11,19 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from subbyte.api import prepare
+from subbyte.api import capture
 from subbyte.data import DataConfig
 from subbyte.data.digits import digits_split
+from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelConfig, ModelSpec, load
-from subbyte.placement.simulation import Captured
-from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
 from subbyte.tasks.base import Asked, Task, known, task_file
 from subbyte.tasks.classification import open_task
 from subbyte.tasks.measure import Deployed, Measured, Reference, measure
 from subbyte.utils.progress import Silent
 
-FLOAT = Recipe(weights=None, activations=None, first_last=None)
 IMAGES = 899  # of the evaluation
 
 
@@ -78,12 +76,12 @@ def opened(spec: ModelSpec, simulation_images: int | None) -> Task:
 def measured(
     task: Task,
     model: nn.Module,
-    captured: Captured,
+    float_model: FloatModel,
     reference: Reference | None = None,
     runtimes: tuple[str, ...] = ("onnxruntime",),
 ) -> Measured:
     paths = dict.fromkeys(runtimes, Path("folder/model.onnx"))
-    return measure(task, model, Deployed(captured, paths, {}), "w8a8", Silent(), reference)
+    return measure(task, model, Deployed(float_model, paths, {}), "w8a8", Silent(), reference)
 
 
 def wrong_for_some(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -105,7 +103,7 @@ def test_runtimes_run_all_images_and_the_simulation_some(
     task, model = opened(spec, some), Counting(spec.module)
     runtime = Runtime(wrong_for_some(spec.module))
     monkeypatch.setattr(targets, "runtime", lambda _: runtime)
-    entry = measured(task, model, prepare(spec.module, task.example, FLOAT)).entry
+    entry = measured(task, model, capture(spec.module, task.example)).entry
     deployed = entry["deployed"]["onnxruntime"]
     assert model.seen == entry["images"] == deployed["agreement_images"] == (some or IMAGES)
     evaluated = [size for size in runtime.batches if size > 1]  # the rest are of latency
@@ -130,7 +128,7 @@ def test_what_a_runtime_says_of_itself_and_how_fast_it_is(
 ) -> None:
     task, runtime = opened(spec, 20), Runtime(spec.module)
     monkeypatch.setattr(targets, "runtime", lambda _: runtime)
-    captured = prepare(spec.module, task.example, FLOAT)
+    captured = capture(spec.module, task.example)
     entry = measured(task, captured, captured).entry
     deployed = entry["deployed"]["onnxruntime"]
     assert (deployed["file"], deployed["version"]) == ("model.onnx", "1.2.3")
@@ -144,7 +142,7 @@ def test_what_a_runtime_says_of_itself_and_how_fast_it_is(
 def test_without_runtimes_the_simulation_alone_is_measured(spec: ModelSpec) -> None:
     task = opened(spec, 30)
     model = Counting(spec.module)
-    captured = prepare(spec.module, task.example, FLOAT)
+    captured = capture(spec.module, task.example)
     found = measured(task, model, captured, runtimes=())
     assert (found.entry["deployed"], found.notes, model.seen) == ({}, [], 30)
     assert found.outputs.images == 30
@@ -152,7 +150,7 @@ def test_without_runtimes_the_simulation_alone_is_measured(spec: ModelSpec) -> N
 
 def test_the_float_model_is_compared_with_on_the_same_images(spec: ModelSpec) -> None:
     task = opened(spec, 40)
-    captured = prepare(spec.module, task.example, FLOAT)
+    captured = capture(spec.module, task.example)
     outputs = measured(task, spec.module, captured, runtimes=()).outputs
     same = measured(task, captured, captured, Reference(captured, outputs), ())
     assert same.entry["agreement_with_float"] == 1
@@ -169,7 +167,7 @@ def test_the_float_model_is_compared_with_on_the_same_images(spec: ModelSpec) ->
 
 def test_what_is_saved_says_which_images_it_is_of(spec: ModelSpec, tmp_path: Path) -> None:
     task: Any = opened(spec, 25)
-    captured = prepare(spec.module, task.example, FLOAT)
+    captured = capture(spec.module, task.example)
     outputs = measured(task, captured, captured, runtimes=()).outputs
     task.save(outputs, tmp_path / "outputs.npz")
     with np.load(tmp_path / "outputs.npz") as saved:

@@ -15,7 +15,6 @@ from subbyte import api, models
 from subbyte.app.experiment import RUNTIMES, Experiment, read, read_setting
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
-from subbyte.placement import storage
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
@@ -73,13 +72,13 @@ def quantize_model(
     task = task_file(spec.task)
     batches, facts = task.calibration(calibration, spec, chosen, device, progress)
     quantized = api.quantize(module, batches, recipe, progress=progress)
-    quantized.facts.metadata |= {
+    quantized.metadata |= {
         "task": spec.task,
         "model": spec.name,
         "classes": None if spec.classes is None else list(spec.classes),
         **facts,
     }
-    storage.save(quantized, out)
+    api.save(quantized, out)
     return api.layers(quantized), list(batches.notes)
 
 
@@ -96,16 +95,16 @@ def export_model(
     """
     if target is not None and target not in RUNTIMES:
         raise unknown("target", target, RUNTIMES)
-    captured = storage.load(models.load(config).module, quantized)
-    images = captured.facts.metadata.get("images")
+    simulation = api.load(models.load(config).module, quantized)
+    images = simulation.metadata.get("images")
     if images is not None:  # a detector's, calibrated on images of any sizes
         example: Any = (torch.zeros(2, 3, *images["size"]),)
     else:
         example = pytree.tree_map(
             lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
-            captured.facts.example,
+            simulation.example,
         )
-    onnx.export(captured, out, example, target, postprocess)
+    onnx.export(simulation, out, example, target, postprocess)
 
 
 def evaluate_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from subbyte.app.report.tables import write_layers
 from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.measure import Deployed, Reference, measure
@@ -61,7 +64,7 @@ def run(
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
     """Measure the model before quantization and write the folder `float`, whole or not at all."""
-    task, float_model = setup.task, setup.float_models[None]
+    task, float_model = setup.task, setup.captured[None].model
     with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
         with progress.working("float: writing ONNX"):
@@ -98,7 +101,7 @@ def run_variant(
         with progress.working(f"{name}: writing ONNX"):
             deployed = _write_variant(quantized, path, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
-        reference = Reference(setup.float_models[recipe.regions], outputs)
+        reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
             found = measure(task, quantized, deployed, name, progress, reference)
         task.illustrate(part, name, outputs, found.outputs)
@@ -106,7 +109,7 @@ def run_variant(
         for row, now, before in zip(rows, evaluated, calibrated, strict=True):
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
-        write_layers(part / "layers.csv", rows, quantized.layers)
+        write_layers(part / "layers.csv", rows, quantized.placement.layers)
         entry = _entry(name, recipe, quantized, found.entry, path.stat().st_size)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
@@ -117,7 +120,7 @@ def run_variant(
     folder.forget_unfinished(name)
 
 
-def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Captured:
+def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
     """Quantize the model; its files will say how to prepare an image and what classes are called.
 
     Args:
@@ -126,21 +129,30 @@ def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) ->
         progress: Shows how far it is.
         resume: Where a method keeps what it has until the variant is finished.
     """
-    calibration = setup.task.data.calibration
-    quantized = api.quantize(setup.module, calibration, recipe, progress=progress, resume=resume)
-    quantized.facts.metadata |= _metadata(setup)
+    captured = setup.captured[recipe.regions]
+    batches = ArgumentsOf(setup.task.data.calibration, captured.model.device)
+    quantized = api.quantize_captured(
+        captured.model,
+        batches,
+        recipe,
+        progress=progress,
+        resume=resume,
+        started=time.perf_counter() - captured.seconds,
+    )
+    quantized.metadata |= _metadata(setup)
     return quantized
 
 
-def _write_float(float_model: Captured, path: Path, setup: Setup, scratch: Path) -> Deployed:
+def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Path) -> Deployed:
     """Write the float model to `path`, and to `scratch` without post-processing."""
-    float_model.facts.metadata |= _metadata(setup)
+    simulation = api.unquantized(float_model)
+    simulation.metadata |= _metadata(setup)
     example, postprocess = setup.task.written, setup.task.postprocess
-    onnx.export_float(float_model, path, example, postprocess, scratch / path.name)
+    onnx.export_float(simulation, path, example, postprocess, scratch / path.name)
     return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
 
 
-def _write_variant(quantized: Captured, path: Path, setup: Setup, scratch: Path) -> Deployed:
+def _write_variant(quantized: Simulation, path: Path, setup: Setup, scratch: Path) -> Deployed:
     """Write `path`, and `model.RUNTIME.onnx` where it is another; to `scratch` without the rest."""
     example, postprocess = setup.task.written, setup.task.postprocess
     onnx.export(quantized, path, example, None, postprocess, scratch / path.name)
@@ -152,10 +164,10 @@ def _write_variant(quantized: Captured, path: Path, setup: Setup, scratch: Path)
     return _deployed(quantized, paths, scratch)
 
 
-def _deployed(captured: Captured, paths: Mapping[str, Path], scratch: Path) -> Deployed:
+def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:
     """A model's files, and those in `scratch` of a detector without post-processing."""
     raw = {key: scratch / path.name for key, path in paths.items()}
-    return Deployed(captured, paths, {key: path for key, path in raw.items() if path.is_file()})
+    return Deployed(model, paths, {key: path for key, path in raw.items() if path.is_file()})
 
 
 def _metadata(setup: Setup) -> dict[str, Any]:
@@ -164,7 +176,7 @@ def _metadata(setup: Setup) -> dict[str, Any]:
 
 
 def _entry(
-    name: str, recipe: Recipe, quantized: Captured, measured: dict[str, Any], size: int
+    name: str, recipe: Recipe, quantized: Simulation, measured: dict[str, Any], size: int
 ) -> dict[str, Any]:
     """A variant's entry in `results.json`, but for what it clips and its notes.
 
@@ -179,39 +191,39 @@ def _entry(
         "name": name,
         "weights": recipe.weights,
         "activations": recipe.activations,
-        "method": quantized.facts.metadata["method"],
+        "method": quantized.metadata["method"],
         **measured,
-        "seconds": round(quantized.facts.seconds, 3),
+        "seconds": round(quantized.reported["seconds"], 3),
         "size_bytes": size,
         "packed_bytes": _packed_bytes(size, quantized),
         "ranges": recipe.ranges,
-        "blocks": quantized.facts.blocks,
-        "tuning": quantized.facts.tuning,
+        "blocks": quantized.reported.get("blocks", []),
+        "tuning": quantized.reported.get("tuning"),
     }
 
 
-def _fallen_back(captured: Captured) -> str:
+def _fallen_back(quantized: Simulation) -> str:
     """Which blocks a method has left as they were, and why; empty where there are none."""
     names: dict[str, list[str]] = {}
-    for block in captured.facts.blocks:
+    for block in quantized.reported.get("blocks", []):
         if block["fell_back"]:
             names.setdefault(block["why"], []).append(block["block"])
     return "; ".join(f"not learned, because {why}: {', '.join(its)}" for why, its in names.items())
 
 
-def _not_tuned(captured: Captured) -> str:
+def _not_tuned(quantized: Simulation) -> str:
     """Why the tuning of the whole network was not kept; empty where it was, or there is none."""
-    tuning = captured.facts.tuning
+    tuning = quantized.reported.get("tuning")
     return "" if tuning is None or tuning["kept"] else f"not tuned, because {tuning['why']}"
 
 
 def _clipped_in_calibration(
-    captured: Captured, name: str, setup: Setup, progress: Progress
+    quantized: Simulation, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
     """What each grid clips of some of the calibration images, for comparison."""
     batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
-    run = setup.task.simulated(captured)
-    with clipping.counting(captured) as counts:
+    run = setup.task.simulated(quantized)
+    with clipping.counting(quantized) as counts:
         for batch in progress.track(batches, f"{name}: counting clipped values"):
             run(batch["inputs"])
     return counts
@@ -258,10 +270,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _packed_bytes(size: int, captured: Captured) -> int:
-    """The file's size, were each weight stored in as many bits as its grid has, not in 4 or 8."""
+def _packed_bytes(size: int, quantized: Simulation) -> int:
+    """The file's size, were each weight stored in as many bits as it has, not in 4 or 8."""
     saved = 0.0
-    for tensor, quantizer in captured.quantizers("weight"):
-        bits = quantizer.spec.bits
-        saved += captured.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
+    for tensor, _ in quantized.weights():
+        bits = tensor.spec.bits
+        saved += quantized.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
     return round(size - saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,25 +12,31 @@ from subbyte import api, models
 from subbyte.app.experiment import Experiment
 from subbyte.data import image_roots
 from subbyte.errors import SubbyteError, unknown
-from subbyte.placement.insert import check_overrides
-from subbyte.placement.simulation import Captured
-from subbyte.recipe import Recipe
+from subbyte.graph.float_model import FloatModel
+from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
 
-FLOAT = Recipe(weights=None, activations=None, first_last=None)
 Regions = tuple[str, ...] | None  # as a recipe names them
+
+
+@dataclass(frozen=True)
+class CapturedModel:
+    """A float model, and how many seconds it took to capture."""
+
+    model: FloatModel
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Setup:
     """An experiment whose model and data are open.
 
-    `task`: its images, and how outputs are read. `variants`: the names to run. `float_models`: the
-    captured model, once for each `regions` that recipes ask for; `None` are those that are found.
+    `task`: its images, and how outputs are read. `variants`: the names to run. `captured`: the
+    model, captured once for each `regions` that recipes ask for; `None` are those that are found.
     `notes`: what the reader of the numbers must know.
     """
 
@@ -38,7 +45,7 @@ class Setup:
     model_name: str
     task: Task
     variants: tuple[str, ...]
-    float_models: Mapping[Regions, Captured]
+    captured: Mapping[Regions, CapturedModel]
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,23 +69,25 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     kind = task_for(spec, experiment.data, own=experiment.model.factory is not None)
     task, data = kind.open_task(asked, spec, progress)
     with progress.working("capturing the model"):
-        float_models = _captured(experiment, spec.module, task)
+        captured = _captured(experiment, spec.module, task)
     return Setup(
         experiment=experiment.model_copy(update={"data": data}),
         module=spec.module,
         model_name=spec.name,
         task=task,
         variants=only or tuple(experiment.variants),
-        float_models=float_models,
+        captured=captured,
         notes=_notes(experiment, task),
     )
 
 
-def capture(module: torch.nn.Module, task: Task, regions: Regions) -> Captured:
+def capture(module: torch.nn.Module, task: Task, regions: Regions) -> CapturedModel:
     """The float model with its regions; refused if it cannot be captured or written."""
-    captured = api.prepare(module, task.example, FLOAT.model_copy(update={"regions": regions}))
-    onnx.arguments(captured, task.written, task.postprocess)
-    return captured
+    started = time.perf_counter()
+    model = api.capture(module, task.example, regions)
+    seconds = time.perf_counter() - started
+    onnx.arguments(model, task.written, task.postprocess)
+    return CapturedModel(model, seconds)
 
 
 def _asked(experiment: Experiment) -> Asked:
@@ -94,15 +103,15 @@ def _asked(experiment: Experiment) -> Asked:
 
 def _captured(
     experiment: Experiment, module: torch.nn.Module, task: Task
-) -> dict[Regions, Captured]:
+) -> dict[Regions, CapturedModel]:
     """The float models of an experiment; refuses recipes that cannot be put on them."""
-    found: dict[Regions, Captured] = {None: capture(module, task, None)}
+    found: dict[Regions, CapturedModel] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
         try:
             api.check_recipe(recipe)
             if recipe.regions not in found:
                 found[recipe.regions] = capture(module, task, recipe.regions)
-            check_overrides(recipe, [layer.name for layer in found[recipe.regions].layers])
+            check_overrides(recipe, found[recipe.regions].model)
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
     return found

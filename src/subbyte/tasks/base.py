@@ -15,8 +15,9 @@ import torch
 
 from subbyte.data.config import DataConfig
 from subbyte.errors import unknown
+from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.models import ModelSpec
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session
 from subbyte.utils.progress import Progress
 
@@ -170,8 +171,8 @@ class Task(Protocol):
         """Run a model in PyTorch; with `as_written` on images as a file takes them."""
         ...
 
-    def deployed(self, session: Session, captured: Captured) -> Run | None:
-        """Run a file of `captured` in a runtime; `None` where outputs cannot be made of its own."""
+    def deployed(self, session: Session, model: Regional) -> Run | None:
+        """Run a file of `model` in a runtime; `None` where outputs cannot be made of its own."""
         ...
 
     def outputs(self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]) -> Any:
@@ -197,7 +198,7 @@ class Task(Protocol):
         ...
 
     def compare_with_float(
-        self, reference: Any, outputs: Any, quantized: Captured, float_model: Captured
+        self, reference: Any, outputs: Any, quantized: Simulation, float_model: FloatModel
     ) -> dict[str, Any]:
         """What quantization changed, `agreement_with_float` and `sqnr_db` among it.
 

@@ -16,9 +16,10 @@ from subbyte.data.preprocessing import Preprocessing
 from subbyte.data.selection import simulation_indices
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint, mismatch
-from subbyte.methods.common.label_loss import check_logits
+from subbyte.graph.float_model import FloatModel, Regional
+from subbyte.methods.common.output_loss import check_logits
 from subbyte.models import ModelSpec
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as targets_
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.metrics import classification as metrics
@@ -60,9 +61,9 @@ class Classification:
         del as_written
         return targets_.simulated(model, self.device)
 
-    def deployed(self, session: targets_.Session, captured: Captured) -> targets_.Run:
+    def deployed(self, session: targets_.Session, model: Regional) -> targets_.Run:
         """Logits by a runtime."""
-        del captured
+        del model
         return targets_.deployed(session)
 
     def outputs(
@@ -91,8 +92,8 @@ class Classification:
         self,
         reference: metrics.Outputs,
         outputs: metrics.Outputs,
-        quantized: Captured,
-        float_model: Captured,
+        quantized: Simulation,
+        float_model: FloatModel,
     ) -> dict[str, Any]:
         """Agreement of the top-1 with float, and the noise in the logits."""
         del quantized, float_model

@@ -27,8 +27,9 @@ from subbyte.detectors.nms import OUTPUTS
 from subbyte.detectors.raw_outputs import detections_of, running_in
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
+from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec, label_count
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
 from subbyte.targets.onnx.export import output_names
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
@@ -98,22 +99,22 @@ class Detection:
 
         return run
 
-    def deployed(self, session: Session, captured: Captured) -> Run | None:
+    def deployed(self, session: Session, model: Any) -> Run | None:
         """Detections by a runtime: what its file gives, or made of its file's raw outputs.
 
         Of a model of one region, of which nobody knows how to make them, it does so itself.
         """
         if self.postprocess:
             return deployed(session, self.letterbox)
-        made = detections_of(captured, self.written)
+        made = detections_of(model, self.written)
         if made is not None:
             return deployed(session, self.letterbox, made)
-        if len(captured.region_names) > 1:
+        if len(model.region_names) > 1:
             return None
-        run = self.simulated(captured, as_written=True)
+        run = self.simulated(model, as_written=True)
 
         def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
-            with running_in(session, captured):
+            with running_in(session, model):
                 return run(inputs)  # type: ignore[no-any-return]
 
         return around
@@ -154,8 +155,8 @@ class Detection:
         self,
         reference: metrics.Outputs,
         outputs: metrics.Outputs,
-        quantized: Captured,
-        float_model: Captured,
+        quantized: Simulation,
+        float_model: FloatModel,
     ) -> dict[str, Any]:
         """Which objects were lost and gained, and the noise in the raw outputs."""
         return {
@@ -204,7 +205,7 @@ class Detection:
         }
 
     @torch.no_grad()
-    def _sqnr_db(self, quantized: Captured, float_model: Captured) -> float | None:
+    def _sqnr_db(self, quantized: Simulation, float_model: FloatModel) -> float | None:
         """Energy of the float raw outputs over that of the error, on the first images, in dB.
 
         `None` without any error, and where the outputs are not of the same shape, as of proposals.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from subbyte.placement.simulation import Captured
+from subbyte.calibration import clipping
+from subbyte.graph.float_model import FloatModel, Regional
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Task, arrays, one_image
@@ -30,7 +31,7 @@ class Deployed:
     raw: empty where there are no such files.
     """
 
-    captured: Captured
+    model: Regional
     paths: Mapping[str, Path]
     raw: Mapping[str, Path]
 
@@ -39,7 +40,7 @@ class Deployed:
 class Reference:
     """The float model, and its outputs for the images that the simulation takes."""
 
-    model: Captured
+    model: FloatModel
     outputs: Any
 
 
@@ -78,15 +79,15 @@ def measure(
     sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
     simulated = {SIMULATION: task.simulated(model)}
     simulated |= {_twin(key): _placed(task, model, key) for key in _apart(task, model, runtimes)}
-    made = {key: task.deployed(session, files.captured) for key, session in sessions.items()}
+    made = {key: task.deployed(session, files.model) for key, session in sessions.items()}
     deployed = {key: run for key, run in made.items() if run is not None}
     outputs = _outputs(task, simulated, deployed, name, progress)
     scores = {key: task.score(found) for key, found in outputs.items()}
     entry, notes = dict(scores[SIMULATION][0]), list(scores[SIMULATION][1])
-    if reference is not None:
-        with _uncounted(files.captured):
+    if reference is not None and isinstance(model, Simulation):
+        with clipping.not_counting(model):
             entry |= task.compare_with_float(
-                reference.outputs, outputs[SIMULATION], files.captured, reference.model
+                reference.outputs, outputs[SIMULATION], model, reference.model
             )
     if threads != machine.threads():  # the latency's: what is loaded already will do if they agree
         threads = machine.threads()
@@ -105,7 +106,7 @@ def measure(
             notes += [note for note in said if note not in notes]
         own |= _latencies(task, files, key, sessions[key])
         own["int8_ops"] = sessions[key].int8_ops()
-        own["int8_candidates"] = sum(layer.integer for layer in getattr(model, "layers", []))
+        own["int8_candidates"] = _int8_candidates(model)
         entry["deployed"][key] = own
     return Measured(entry, outputs[SIMULATION], notes)
 
@@ -134,37 +135,24 @@ def _twin(runtime: str) -> str:
 
 
 def _apart(task: Task, model: torch.nn.Module, runtimes: Iterable[str]) -> list[str]:
-    """The runtimes whose file has not all the grids of the simulation, or not its images."""
+    """The runtimes whose file has not all the quantizers of the simulation, or not its images."""
     if task.reshapes:
         return list(runtimes)
-    if not isinstance(model, Captured):
-        return []
-    return [key for key in runtimes if not all(t.stands_for(key) for t in model.tensors)]
+    tensors = model.placement.tensors if isinstance(model, Simulation) else ()
+    return [key for key in runtimes if not all(tensor.stands_for(key) for tensor in tensors)]
 
 
 def _placed(task: Task, model: torch.nn.Module, runtime: str) -> targets.Run:
-    """Simulate what the file for `runtime` computes. What it clips is not counted."""
-    run = task.simulated(model, as_written=True)
-    if not isinstance(model, Captured):
-        return run
-
-    def placed(inputs: Any) -> Any:
-        with model.placed_for(runtime), _uncounted(model):
-            return run(inputs)
-
-    return placed
+    """Simulate what the file for `runtime` computes; what it clips is not counted."""
+    if isinstance(model, Simulation):
+        placement = model.placement.for_target(runtime)
+        model = simulate(model.float_model, placement, model.params)
+    return task.simulated(model, as_written=True)
 
 
-@contextmanager
-def _uncounted(captured: Captured) -> Iterator[None]:
-    counts = [(quantizer, quantizer.clipping) for _, quantizer in captured.quantizers()]
-    for quantizer, _ in counts:
-        quantizer.clipping = None
-    try:
-        yield
-    finally:
-        for quantizer, count in counts:
-            quantizer.clipping = count
+def _int8_candidates(model: torch.nn.Module) -> int:
+    layers = model.placement.layers if isinstance(model, Simulation) else ()
+    return sum(layer.integer for layer in layers)
 
 
 def _fidelity(
@@ -183,7 +171,7 @@ def _fidelity(
 def _latencies(task: Task, files: Deployed, key: str, session: targets.Session) -> dict[str, Any]:
     """Latency at batch 1; of a detector's file also without what follows on the raw outputs."""
     image = one_image(task.written)
-    inputs = arrays(onnx.arguments(files.captured, image, task.postprocess))
+    inputs = arrays(onnx.arguments(files.model, image, task.postprocess))
     found = {
         "latency_ms": targets.latency_ms(session, *inputs),
         "latency_batch": LATENCY_BATCH,

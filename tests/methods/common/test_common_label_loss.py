@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subbyte.errors import SubbyteError
-from subbyte.methods.common.label_loss import check_logits, label_loss
+from subbyte.methods.common.output_loss import check_logits, label_loss
 
 
 def test_logits_are_passed_on() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from subbyte.placement.simulation import Layer
+from subbyte.placement.placement import PlacedLayer
 from subbyte.tasks.base import Columns, task_file
 from subbyte.utils.files import atomic
 
@@ -51,7 +51,7 @@ def run_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> None:
+def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[PlacedLayer]) -> None:
     """Write `layers.csv`: each quantized tensor, then the layers left in float, and why."""
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LAYER_COLUMNS)
