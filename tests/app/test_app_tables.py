@@ -156,7 +156,7 @@ def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None
             "readers": "conv1",
             "clipped_calibration": "0.25",
         },
-        {**empty, "layer": "up", "left_in_float": why},
+        {**empty, "layer": "up", "left_in_float": "transposed convolutions stay in float"},
     ]
 
 
