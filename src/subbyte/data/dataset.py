@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from subbyte.data.decoded import Decoded, normalized, prepared
-from subbyte.data.images import THREADS, ImageFacts, large_allowed
+from subbyte.data.images import THREADS, ImageInfo, large_allowed
 from subbyte.data.preprocessing import Preprocessing, output_size
 from subbyte.errors import SubbyteError
 
@@ -234,7 +234,7 @@ def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
 
 def check_sizes(
     paths: Sequence[Path],
-    facts: Mapping[Path, ImageFacts],
+    infos: Mapping[Path, ImageInfo],
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> None:
@@ -242,7 +242,7 @@ def check_sizes(
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple) or batch_size == 1:
         return
     for i, path in enumerate(paths):
-        size = output_size(facts[path].size, preprocessing)
+        size = output_size(infos[path].size, preprocessing)
         if i % batch_size == 0:
             first, first_size = path, size
         elif size != first_size:

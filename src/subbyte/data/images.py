@@ -51,7 +51,7 @@ _UNKNOWN_WHITE = (
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageInfo:
     """What a look at an image file has shown.
 
     `fault`: what is wrong with it, as the end of a sentence (`None`: it is whole); `size`: height
@@ -122,7 +122,7 @@ def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
         yield image
 
 
-def look(path: Path, keeper: Keeper | None = None) -> ImageFacts:
+def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
     """Decode the image file `path` to its end, and tell what was seen.
 
     keeper: gets the image, if it has room for it.
@@ -145,18 +145,18 @@ def look(path: Path, keeper: Keeper | None = None) -> ImageFacts:
                     assert keeper is not None
                     keeper.take(path, ordinary)
                 size = (width, height) if orientation in _SIDEWAYS else (height, width)
-                return ImageFacts(None, size, orientation in _UPRIGHT, _is_transparent(image))
+                return ImageInfo(None, size, orientation in _UPRIGHT, _is_transparent(image))
     except Exception as error:
-        return ImageFacts(_fault(error))
+        return ImageInfo(_fault(error))
 
 
 def inspect(
     paths: Sequence[Path], progress: Progress = _SILENT, keeper: Keeper | None = None
-) -> dict[Path, ImageFacts]:
+) -> dict[Path, ImageInfo]:
     """A look at each of `paths`; `keeper`: gets what is decoded meanwhile."""
-    same: dict[ImageFacts, ImageFacts] = {}  # most are equal: one object for all of them
+    same: dict[ImageInfo, ImageInfo] = {}  # most are equal: one object for all of them
     looked = progress.track(_looked(paths, keeper), "checking images", len(paths))
-    return {path: same.setdefault(facts, facts) for path, facts in looked}
+    return {path: same.setdefault(infos, infos) for path, infos in looked}
 
 
 def refuse_broken(faults: Mapping[Path, str | None]) -> None:
@@ -216,14 +216,14 @@ def _shrink(image: Image.Image, enough: int | None) -> None:
         image.draft(image.mode, (enough, enough))
 
 
-def _looked(paths: Sequence[Path], keeper: Keeper | None) -> Iterator[tuple[Path, ImageFacts]]:
+def _looked(paths: Sequence[Path], keeper: Keeper | None) -> Iterator[tuple[Path, ImageInfo]]:
     with ThreadPoolExecutor(THREADS) as pool:
         # In chunks, because a pool queues all that it is given, however many files that are.
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
             with large_allowed():
-                facts = list(pool.map(partial(look, keeper=keeper), chunk))
-            yield from zip(chunk, facts, strict=True)
+                infos = list(pool.map(partial(look, keeper=keeper), chunk))
+            yield from zip(chunk, infos, strict=True)
 
 
 def _orientation(image: Image.Image) -> int:

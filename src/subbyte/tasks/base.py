@@ -49,7 +49,7 @@ class Columns:
 
     names: of the columns. cells: their text, of an entry of the results in its simulation, or with
     `deployed=True` of one in a runtime. caption: lines that explain them. raw_latency: latency is
-    told without post-processing too.
+    shown without post-processing too.
     """
 
     names: tuple[str, ...]

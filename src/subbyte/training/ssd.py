@@ -59,7 +59,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     batches: Batches
     out: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     position: Position
     group: Group
     saved: float = field(default_factory=time.monotonic)
@@ -95,8 +95,8 @@ def train(
         run = _begun(config, dataset, out, group, resume)
         _epochs(run, dataset, evaluation, progress or Silent())
         if group.first:
-            facts = {**run.facts, "steps": run.position.step}
-            save_model(out / MODEL, run.model.network.state_dict(), facts)
+            metadata = {**run.metadata, "steps": run.position.step}
+            save_model(out / MODEL, run.model.network.state_dict(), metadata)
             (out / STATE).unlink()
         group.wait()
     return Trained(run.model.eval(), run.position.rows)
@@ -130,9 +130,9 @@ def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: b
         rank=group.rank,
         ranks=group.size,
     )
-    facts = {"model": config.model, "classes": list(dataset.classes)}
+    metadata = {"model": config.model, "classes": list(dataset.classes)}
     forward = model if group.size == 1 else DistributedDataParallel(model)
-    return _Run(config, model, forward, optimizer, batches, out, facts, position, group)
+    return _Run(config, model, forward, optimizer, batches, out, metadata, position, group)
 
 
 def _epochs(run: _Run, dataset: Images, evaluation: Evaluation | None, progress: Progress) -> None:
@@ -205,7 +205,7 @@ def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> 
 
 
 def _diverged(run: _Run, what: str, rate: float) -> SubbyteError:
-    file, step = save_last_good(run.out, run.facts, write=run.group.first)
+    file, step = save_last_good(run.out, run.metadata, write=run.group.first)
     return SubbyteError(
         f"the {what} at step {run.position.step + 1} of {run.batches.steps}, at a learning rate of "
         f"{rate:.3g}: the weights after step {step} are in {file}, so go on from these as "

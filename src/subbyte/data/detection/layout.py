@@ -39,9 +39,9 @@ def format_of(config: DataConfig) -> Format:
     found = formats_in(folder)
     if len(found) == 1:
         return found[0]
-    told = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
+    shown = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
     raise SubbyteError(
-        f"{folder} {told}: give data.format, which is coco, voc or yolo, and for coco "
+        f"{folder} {shown}: give data.format, which is coco, voc or yolo, and for coco "
         "data.annotations where its JSON file lies elsewhere"
     )
 

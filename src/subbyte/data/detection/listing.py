@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subbyte.data.images import ImageFacts, look
+from subbyte.data.images import ImageInfo, look
 from subbyte.errors import SubbyteError
 
 
@@ -104,19 +104,19 @@ def settle(
     annotated: Sequence[Annotated],
     classes: Sequence[str],
     category_ids: Mapping[int, int],
-    facts: Mapping[Path, ImageFacts] | None = None,
+    infos: Mapping[Path, ImageInfo] | None = None,
     *,
     labelled: bool = True,
 ) -> Listing:
     """The listing of what was read: boxes in pixels, and those that are none left out.
 
-    `facts`: what is known of the image files; a file whose size is needed and not known is looked
+    `infos`: what is known of the image files; a file whose size is needed and not known is looked
     at. A box is left out if it has a coordinate that is no number, no area, or no point in the
     image; `notes` counts these, and names the first. Raises `SubbyteError` if the annotations state
     another size than the image has.
     """
     left_out: dict[str, list[str]] = {}
-    objects = [_settled(image, facts, left_out) for image in annotated]
+    objects = [_settled(image, infos, left_out) for image in annotated]
     notes = [
         f"boxes {fault}, left out: {len(names)} (the first: {names[0]})"
         for fault, names in left_out.items()
@@ -145,12 +145,12 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def size_fault(image: Annotated, facts: ImageFacts) -> str | None:
+def size_fault(image: Annotated, infos: ImageInfo) -> str | None:
     """What is wrong if the annotations state another size than the image has; end of a sentence."""
-    if image.size is None or image.size == facts.size or facts.fault is not None:
+    if image.size is None or image.size == infos.size or infos.fault is not None:
         return None
-    (height, width), (high, wide) = facts.size, image.size
-    turned = ", turned as its EXIF orientation says," if facts.turned else ""
+    (height, width), (high, wide) = infos.size, image.size
+    turned = ", turned as its EXIF orientation says," if infos.turned else ""
     return (
         f"is {width} pixels wide and {height} high{turned} and {image.where} has it as {wide} wide "
         f"and {high} high, so that its boxes do not fit"
@@ -195,9 +195,9 @@ def coco_form(
 
 
 def _settled(
-    image: Annotated, facts: Mapping[Path, ImageFacts] | None, left_out: dict[str, list[str]]
+    image: Annotated, infos: Mapping[Path, ImageInfo] | None, left_out: dict[str, list[str]]
 ) -> Objects:
-    seen = None if facts is None else facts.get(image.path)
+    seen = None if infos is None else infos.get(image.path)
     if seen is None and image.size is None:
         seen = look(image.path)
     if seen is not None:

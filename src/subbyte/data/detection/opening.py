@@ -16,7 +16,7 @@ from subbyte.data.detection.layout import find, format_of, formats_in, unlabelle
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
-from subbyte.data.images import MISSING, ImageFacts, image_files, inspect, refuse_broken
+from subbyte.data.images import MISSING, ImageInfo, image_files, inspect, refuse_broken
 from subbyte.data.loading import oddities
 from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
@@ -96,22 +96,22 @@ def open_detection(
     one, other = calibration.annotated, evaluation.annotated
     # To train on, images are read by other processes, and each but once an epoch.
     decoded = None if whole else Decoded(PLAIN)
-    facts: dict[Path, ImageFacts] = {}
+    infos: dict[Path, ImageInfo] = {}
     faults: dict[Path, str | None] = {}
     if config.skip_broken:  # all there are, of which few may be used: nothing is kept
-        facts, faults = _looked(one, other, progress)
+        infos, faults = _looked(one, other, progress)
         one, other = (_without(side, faults) for side in (one, other))
     chosen = calibration_indices(len(one), _whole(config, len(one), whole), seed)
     one = tuple(one[i] for i in chosen)
     other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
     if not config.skip_broken:
-        facts, faults = _looked(one, other, progress, decoded)
+        infos, faults = _looked(one, other, progress, decoded)
         refuse_broken(faults)
-    first = settle(one, evaluation.classes, evaluation.category_ids, facts, labelled=labelled)
-    second = settle(other, evaluation.classes, evaluation.category_ids, facts)
+    first = settle(one, evaluation.classes, evaluation.category_ids, infos, labelled=labelled)
+    second = settle(other, evaluation.classes, evaluation.category_ids, infos)
     data = DetectionData(
-        calibration=_batches(first, facts, batch_size, "calibration", decoded),
-        evaluation=_batches(second, facts, batch_size, "evaluation", decoded),
+        calibration=_batches(first, infos, batch_size, "calibration", decoded),
+        evaluation=_batches(second, infos, batch_size, "evaluation", decoded),
         classes=evaluation.classes,
         category_ids=evaluation.category_ids,
         overlap=overlap(first.paths, second.paths),
@@ -139,10 +139,10 @@ def open_detection_calibration(
     chosen = np.random.default_rng(seed).permutation(len(found.annotated))[:images]
     annotated = tuple(found.annotated[i] for i in chosen)
     decoded = Decoded(PLAIN)
-    facts, faults = _looked(annotated, (), progress, decoded)
+    infos, faults = _looked(annotated, (), progress, decoded)
     refuse_broken(faults)
-    listing = settle(annotated, found.classes, found.category_ids, facts, labelled=False)
-    return _batches(listing, facts, batch_size, "calibration", decoded)
+    listing = settle(annotated, found.classes, found.category_ids, infos, labelled=False)
+    return _batches(listing, infos, batch_size, "calibration", decoded)
 
 
 def open_detection_evaluation(
@@ -162,10 +162,10 @@ def open_detection_evaluation(
     config = DataConfig(**dict.fromkeys(keys, folder), classes=classes)
     found, _ = find(config, "evaluation")
     decoded = Decoded(PLAIN)
-    facts, faults = _looked(found.annotated, (), progress, decoded)
+    infos, faults = _looked(found.annotated, (), progress, decoded)
     refuse_broken(faults)
-    listing = settle(found.annotated, found.classes, found.category_ids, facts)
-    batches = _batches(listing, facts, batch_size, "evaluation", decoded)
+    listing = settle(found.annotated, found.classes, found.category_ids, infos)
+    batches = _batches(listing, infos, batch_size, "evaluation", decoded)
     data = DetectionData(batches, batches, found.classes, found.category_ids, notes=batches.notes)
     return _listed(data, config), format_of(config) == "voc"
 
@@ -194,19 +194,19 @@ def _looked(
     other: Sequence[Annotated],
     progress: Progress,
     decoded: Decoded | None = None,
-) -> tuple[dict[Path, ImageFacts], dict[Path, str | None]]:
+) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
     """A look at every image, and what is wrong with it or with what its annotations say of it.
 
     decoded: keeps what is decoded meanwhile.
     """
     paths = list(dict.fromkeys(image.path for image in (*one, *other)))
-    facts = inspect(paths, progress, decoded)
-    faults = {path: seen.fault for path, seen in facts.items()}
+    infos = inspect(paths, progress, decoded)
+    faults = {path: seen.fault for path, seen in infos.items()}
     for image in (*one, *other):
         if faults[image.path] == MISSING:
             faults[image.path] = f"{MISSING}, though {image.where} lists it"
-        faults[image.path] = faults[image.path] or size_fault(image, facts[image.path])
-    return facts, faults
+        faults[image.path] = faults[image.path] or size_fault(image, infos[image.path])
+    return infos, faults
 
 
 def _without(
@@ -223,12 +223,12 @@ def _without(
 
 def _batches(
     listing: Listing,
-    facts: Mapping[Path, ImageFacts],
+    infos: Mapping[Path, ImageInfo],
     batch_size: int,
     purpose: str,
     decoded: Decoded | None,
 ) -> DetectionBatches:
-    odd = oddities([facts[path] for path in listing.paths], PLAIN, purpose)
+    odd = oddities([infos[path] for path in listing.paths], PLAIN, purpose)
     return DetectionBatches(
         of_listing(listing, decoded),
         batch_size,
