@@ -9,9 +9,10 @@ from PIL import Image
 
 from subbyte.data import Batches, DataConfig, open_data
 from subbyte.data.dataset import ImageArrays, ImageFiles
-from subbyte.data.decoded import Decoded, normalized
+from subbyte.data.decoded import Decoded
 from subbyte.data.images import inspect
 from subbyte.data.preprocessing import Preprocessing
+from subbyte.data.transform import normalized
 
 HOW = Preprocessing(resize=12, crop=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 SIZE = 3 * 8 * 8  # bytes of an image's pixels

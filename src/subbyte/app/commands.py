@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models
-from subbyte.app.experiment import RUNTIMES, Experiment, read, read_setting
-from subbyte.errors import SubbyteError, unknown
+from subbyte.app.arguments import check_output, check_runtime, check_target
+from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import OnnxFile, task_file
-from subbyte.training import run as training
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
-from subbyte.utils.validation import explain
-
-
-def model_config(
-    name: str, weights: str | None, checkpoint: Path | None, num_classes: int | None
-) -> ModelConfig:
-    """The configuration of a model by name, or by FILE.py:FUNCTION."""
-    source = {"factory": name} if ":" in name else {"name": name}
-    try:
-        return ModelConfig(
-            **source, weights=weights, checkpoint=checkpoint, num_classes=num_classes
-        )
-    except ValidationError as error:
-        raise explain(error, ModelConfig) from None
-
-
-def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
-    """The recipe for "w4a8" with `KEY=VALUE` settings of its fields on top."""
-    match = re.fullmatch(r"w(\d+)a(\d+)", bits)
-    if match is None:
-        raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")
-    fields: dict[str, Any] = {"weights": int(match[1]), "activations": int(match[2]), "seed": seed}
-    return Recipe(**(fields | dict(map(read_setting, settings))))
 
 
 def quantize_model(
@@ -62,8 +36,7 @@ def quantize_model(
 
     The notes say, as sentences, what is odd about the images and what was assumed of them.
     """
-    if out.is_dir():
-        raise SubbyteError(f"{out} is a folder: name a file to write")
+    check_output(out)
     if device != "cpu" and not torch.cuda.is_available():
         raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
     spec = models.load(config)
@@ -93,8 +66,7 @@ def export_model(
 
     `postprocess`: a detector with the whole way from images to boxes, else its raw outputs.
     """
-    if target is not None and target not in RUNTIMES:
-        raise unknown("target", target, RUNTIMES)
+    check_target(target)
     simulation = api.load(models.load(config).module, quantized)
     images = simulation.metadata.get("images")
     if images is not None:  # a detector's, calibrated on images of any sizes
@@ -133,21 +105,6 @@ def predict_images(
     return task_file(file.metadata["task"]).predict(file, images, top)
 
 
-def load_training(name: str, settings: Sequence[str]) -> training.TrainingExperiment:
-    """The training that a built-in experiment or a YAML file describes, with settings on top.
-
-    Raises:
-        SubbyteError: As `experiment.read`, and where a key or value is wrong.
-    """
-    return training.resolve(read(name, settings), name, {*Experiment.model_fields, "training"})
-
-
-def summary(path: Path) -> str:
-    """The first comment of an experiment's file."""
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip()
-
-
 def _file(path: Path, runtime: str) -> OnnxFile:
     """A file with what it says of itself; `SubbyteError` if not how it takes images."""
     metadata = onnx.read_metadata(path)
@@ -161,6 +118,5 @@ def _file(path: Path, runtime: str) -> OnnxFile:
 
 
 def _load(path: Path, runtime: str) -> verify.Session:
-    if runtime not in RUNTIMES:
-        raise unknown("runtime", runtime, RUNTIMES)
+    check_runtime(runtime)
     return verify.runtime(runtime).load(path, machine.threads())

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from subbyte import api, models
+from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
-from subbyte.data import image_roots
-from subbyte.errors import SubbyteError, unknown
+from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
@@ -55,13 +55,9 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     Raises:
         SubbyteError: Anything that would make the run fail later.
     """
-    for name in only:
-        if name not in experiment.variants:
-            raise unknown("variant", name, experiment.variants)
+    check_experiment(experiment, only)  # before weights are downloaded in vain
     for name in experiment.runtimes:
         targets.runtime(name).version()
-    if experiment.data.name is None and models.is_classifier(experiment.model):
-        image_roots(experiment.data)  # before weights are downloaded in vain
     with progress.working("loading the model"):
         spec = models.load(experiment.model)
     spec.module.to(experiment.device)

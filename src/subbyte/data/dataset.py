@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte.data.decoded import Decoded, normalized, prepared
+from subbyte.data.decoded import Decoded, prepared
 from subbyte.data.images import THREADS, ImageInfo, large_allowed
 from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.data.transform import normalized
 from subbyte.errors import SubbyteError
 
 Item = tuple[Tensor, int | None]

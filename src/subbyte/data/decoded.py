@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from subbyte.data.images import opened
-from subbyte.data.preprocessing import Preprocessing, transform
+from subbyte.data.preprocessing import Preprocessing
+from subbyte.data.transform import pixels_of
 from subbyte.errors import SubbyteError
 
 LIMIT = 2**30  # bytes of pixels that one set of images keeps: 7,000 images of 224 × 224
@@ -72,18 +71,8 @@ def prepared(image: Image.Image, name: str, preprocessing: Preprocessing) -> Ten
 
     Raises `SubbyteError`, which calls the image `name`, if that cannot be done.
     """
-    channels = preprocessing.channels
-    plain = preprocessing.model_copy(update={"mean": (0.0,) * channels, "std": (1.0,) * channels})
     try:
-        # Pixels divided by 255 and multiplied again are whole numbers but for float32's rounding.
-        return transform(plain)(image).mul_(255).round_().to(torch.uint8)
+        return pixels_of(image, preprocessing)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise SubbyteError(f"{name} cannot be prepared as a model's input ({reason})") from error
-
-
-def normalized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Pixels, uint8 [..., C, H, W], as a model takes them: float32, in [0, 1], then normalized."""
-    scaled = pixels.to(torch.float32) / 255
-    normal: Tensor = F.normalize(scaled, list(preprocessing.mean), list(preprocessing.std))
-    return normal
