@@ -11,11 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from subbyte.api import capture
+from subbyte.api import capture, quantize_captured, unquantized
+from subbyte.calibration import clipping
 from subbyte.data import DataConfig
+from subbyte.data.batches import ArgumentsOf
 from subbyte.data.digits import digits_split
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelConfig, ModelSpec, load
+from subbyte.placement.simulation import simulate
+from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
 from subbyte.tasks.base import Asked, Task, known, task_file
 from subbyte.tasks.classification import open_task
@@ -96,6 +100,12 @@ def wrong_for_some(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]
     return run
 
 
+def digit_images() -> torch.Tensor:
+    """All evaluation images as the bundled model takes them."""
+    pixels = torch.from_numpy(digits_split()[2])
+    return (pixels[:, None].float() / 255 - 0.305) / 0.376
+
+
 @pytest.mark.parametrize("some", [None, 50])
 def test_runtimes_run_all_images_and_the_simulation_some(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, some: int | None
@@ -110,8 +120,7 @@ def test_runtimes_run_all_images_and_the_simulation_some(
     assert sum(evaluated) == deployed["images"] == IMAGES
     assert deployed["simulated"] == entry["metrics"]
 
-    _, _, pixels, labels = digits_split()
-    images = (torch.from_numpy(pixels)[:, None].float() / 255 - 0.305) / 0.376
+    images, labels = digit_images(), digits_split()[3]
     with torch.no_grad():
         exact = spec.module(images).argmax(1).numpy()
         other = wrong_for_some(spec.module)(images).argmax(1).numpy()
@@ -150,19 +159,55 @@ def test_without_runtimes_the_simulation_alone_is_measured(spec: ModelSpec) -> N
 
 def test_the_float_model_is_compared_with_on_the_same_images(spec: ModelSpec) -> None:
     task = opened(spec, 40)
-    captured = capture(spec.module, task.example)
-    outputs = measured(task, spec.module, captured, runtimes=()).outputs
-    same = measured(task, captured, captured, Reference(captured, outputs), ())
-    assert same.entry["agreement_with_float"] == 1
+    float_model = capture(spec.module, task.example)
+    outputs = measured(task, spec.module, float_model, runtimes=()).outputs
+    reference = Reference(float_model, outputs)
+    same = measured(task, unquantized(float_model), float_model, reference, ()).entry
+    assert same["agreement_with_float"] == 1
 
-    class Doubled(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = 2 * spec.module(x)
-            return logits
+    batches = ArgumentsOf(task.data.calibration, torch.device("cpu"))
+    recipe = Recipe(weights=2, activations=8, first_last=None, method="range")
+    coarse = quantize_captured(float_model, batches, recipe)
+    entry = measured(task, coarse, float_model, reference, ()).entry
+    images = digit_images()[list(task.simulated_images)]
+    with torch.no_grad():
+        exact, other = spec.module(images).double(), coarse(images).double()
+    agree = (exact.argmax(1) == other.argmax(1)).double().mean()
+    assert entry["agreement_with_float"] == pytest.approx(float(agree))
+    noise = (exact - other).square().sum() / exact.square().sum()
+    assert entry["sqnr_db"] == pytest.approx(float(-10 * noise.log10()), abs=1e-3)
 
-    apart = measured(task, Doubled(), captured, Reference(captured, outputs), ())
-    assert apart.entry["agreement_with_float"] == 1
-    assert apart.entry["sqnr_db"] == pytest.approx(0, abs=1e-6)  # the error is as large as they are
+
+def test_each_runtime_is_compared_with_the_simulation_of_its_own_file(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    gated = nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Conv2d(4, 6, 3), nn.Hardswish())
+    network = nn.Sequential(gated, nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 10)).eval()
+    task = opened(ModelSpec("own", network, "classification", spec.preprocessing, None), 60)
+    float_model = capture(network, task.example)
+    batches = ArgumentsOf(task.data.calibration, torch.device("cpu"))
+    recipe = Recipe(weights=4, activations=4, first_last=None, method="range")
+    quantized = quantize_captured(float_model, batches, recipe)
+    names = ("onnxruntime", "openvino")
+    files = {
+        name: simulate(float_model, quantized.placement.for_target(name), quantized.params)
+        for name in names
+    }
+    monkeypatch.setattr(targets, "runtime", lambda name: Runtime(files[name]))
+    reference = Reference(float_model, measured(task, network, float_model, runtimes=()).outputs)
+    with clipping.counting(quantized) as alone:
+        measured(task, quantized, float_model, reference, ())
+    with clipping.counting(quantized) as beside:
+        entry = measured(task, quantized, float_model, reference, names).entry
+    for deployed in entry["deployed"].values():
+        assert deployed["agreement"] == 1
+        assert deployed["max_abs_diff"] < 1e-5
+    images = digit_images()[:50]
+    with torch.no_grad():  # so that one simulation cannot stand for both
+        assert (files["openvino"](images) - quantized(images)).abs().max() > 1e-3
+    assert [c.values for c in beside] == [c.values for c in alone]
+    assert clipping.share(*beside) == clipping.share(*alone)
 
 
 def test_what_is_saved_says_which_images_it_is_of(spec: ModelSpec, tmp_path: Path) -> None:
