@@ -14,6 +14,7 @@ from typing import Any
 
 from subbyte import api
 from subbyte.app.experiment import Experiment
+from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
@@ -110,11 +111,11 @@ def run_variant(
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, quantized.placement.layers)
-        entry = _entry(name, recipe, quantized, found.entry, path.stat().st_size)
+        entry = variant_entry(name, recipe, quantized, found.entry, path.stat().st_size)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)
-        notes = [clipped, _fallen_back(quantized), _not_tuned(quantized), *found.notes]
+        notes = [clipped, *warnings_of(quantized.reported), *found.notes]
         entry["notes"] = [note for note in notes if note]
         _write_json(part / "variant.json", entry)
     folder.forget_unfinished(name)
@@ -175,48 +176,6 @@ def _metadata(setup: Setup) -> dict[str, Any]:
     return setup.task.metadata() | {"model": setup.model_name}
 
 
-def _entry(
-    name: str, recipe: Recipe, quantized: Simulation, measured: dict[str, Any], size: int
-) -> dict[str, Any]:
-    """A variant's entry in `results.json`, but for what it clips and its notes.
-
-    Args:
-        name: The variant's.
-        recipe: The variant's.
-        quantized: The simulation.
-        measured: What was measured of it and its files.
-        size: Of the file for all runtimes, in bytes.
-    """
-    return {
-        "name": name,
-        "weights": recipe.weights,
-        "activations": recipe.activations,
-        "method": quantized.metadata["method"],
-        **measured,
-        "seconds": round(quantized.reported["seconds"], 3),
-        "size_bytes": size,
-        "packed_bytes": _packed_bytes(size, quantized),
-        "ranges": recipe.ranges,
-        "blocks": quantized.reported.get("blocks", []),
-        "tuning": quantized.reported.get("tuning"),
-    }
-
-
-def _fallen_back(quantized: Simulation) -> str:
-    """Which blocks a method has left as they were, and why; empty where there are none."""
-    names: dict[str, list[str]] = {}
-    for block in quantized.reported.get("blocks", []):
-        if block["fell_back"]:
-            names.setdefault(block["why"], []).append(block["block"])
-    return "; ".join(f"not learned, because {why}: {', '.join(its)}" for why, its in names.items())
-
-
-def _not_tuned(quantized: Simulation) -> str:
-    """Why the tuning of the whole network was not kept; empty where it was, or there is none."""
-    tuning = quantized.reported.get("tuning")
-    return "" if tuning is None or tuning["kept"] else f"not tuned, because {tuning['why']}"
-
-
 def _clipped_in_calibration(
     quantized: Simulation, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
@@ -268,12 +227,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _packed_bytes(size: int, quantized: Simulation) -> int:
-    """The file's size, were each weight stored in as many bits as it has, not in 4 or 8."""
-    saved = 0.0
-    for tensor, _ in quantized.weights():
-        bits = tensor.spec.bits
-        saved += quantized.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
-    return round(size - saved)
