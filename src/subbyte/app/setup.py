@@ -24,7 +24,7 @@ Regions = tuple[str, ...] | None  # as a recipe names them
 
 
 @dataclass(frozen=True)
-class CapturedModel:
+class FloatCapture:
     """A float model, and how many seconds it took to capture."""
 
     model: FloatModel
@@ -45,7 +45,7 @@ class Setup:
     model_name: str
     task: Task
     variants: tuple[str, ...]
-    captured: Mapping[Regions, CapturedModel]
+    captured: Mapping[Regions, FloatCapture]
     notes: list[str] = field(default_factory=list)
 
 
@@ -77,13 +77,13 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     )
 
 
-def capture(module: torch.nn.Module, task: Task, regions: Regions) -> CapturedModel:
+def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCapture:
     """The float model with its regions; refused if it cannot be captured or written."""
     started = time.perf_counter()
     model = api.capture(module, task.example, regions)
     seconds = time.perf_counter() - started
     onnx.arguments(model, task.written, task.postprocess)
-    return CapturedModel(model, seconds)
+    return FloatCapture(model, seconds)
 
 
 def _asked(experiment: Experiment) -> Asked:
@@ -99,9 +99,9 @@ def _asked(experiment: Experiment) -> Asked:
 
 def _captured(
     experiment: Experiment, module: torch.nn.Module, task: Task
-) -> dict[Regions, CapturedModel]:
+) -> dict[Regions, FloatCapture]:
     """The float models of an experiment; refuses recipes that cannot be put on them."""
-    found: dict[Regions, CapturedModel] = {None: capture(module, task, None)}
+    found: dict[Regions, FloatCapture] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
         try:
             api.check_recipe(recipe)

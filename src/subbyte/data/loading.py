@@ -14,7 +14,7 @@ from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.decoded import Decoded
 from subbyte.data.digits import CLASSES, digits_split
-from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
+from subbyte.data.folders import FolderListing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageInfo, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
 from subbyte.data.preprocessing import Preprocessing, is_padded
@@ -246,7 +246,7 @@ def _open_digits(
 
 
 def _batches(
-    listing: Listing, infos: Infos, decoded: Decoded, batch_size: int, purpose: str
+    listing: FolderListing, infos: Infos, decoded: Decoded, batch_size: int, purpose: str
 ) -> Batches:
     preprocessing = decoded.preprocessing
     check_sizes(listing.paths, infos, preprocessing, batch_size)
@@ -282,11 +282,11 @@ def _resolve(
         ) from error
 
 
-def _union(calibration: Listing, evaluation: Listing) -> list[Path]:
+def _union(calibration: FolderListing, evaluation: FolderListing) -> list[Path]:
     return list(dict.fromkeys((*calibration.paths, *evaluation.paths)))
 
 
-def _keep(listing: Listing, infos: Infos, root: Path) -> Listing:
+def _keep(listing: FolderListing, infos: Infos, root: Path) -> FolderListing:
     kept = listing.without({path for path, seen in infos.items() if seen.fault})
     if not kept.paths:
         raise SubbyteError(f"every image in {root} is broken: give a folder with whole images")

@@ -67,15 +67,7 @@ class OnnxFile:
     load: Callable[[], Session]
 
 
-class Outputs(Protocol):
-    """What a model gave for a set of images; the rest is known to the task alone."""
-
-    def take(self, numbers: Sequence[int]) -> Any:
-        """The outputs for the images at `numbers`, in that order."""
-        ...
-
-
-class Batches(Protocol):
+class ImageBatches(Protocol):
     """Images in batches, each a mapping with "inputs" and, if they are known, "targets"."""
 
     limit: int | None
@@ -92,17 +84,17 @@ class Batches(Protocol):
     def __iter__(self) -> Any: ...
 
 
-class Data(Protocol):
+class TaskData(Protocol):
     """The images of an experiment, and what a reader of figures must know of them."""
 
     @property
     def calibration(self) -> Any:
-        """`Batches` to calibrate with."""
+        """`ImageBatches` to calibrate with."""
         ...
 
     @property
     def evaluation(self) -> Any:
-        """`Batches` to evaluate."""
+        """`ImageBatches` to evaluate."""
         ...
 
     @property
@@ -124,7 +116,8 @@ class Data(Protocol):
 class Task(Protocol):
     """An experiment's images and how a model's outputs for them are read, compared and kept.
 
-    Outputs are the task's own type; whoever measures only hands them on.
+    Outputs are the task's own type, with a method `take(numbers)`: the outputs for some of the
+    images. Whoever measures only hands them on.
     """
 
     @property
@@ -138,7 +131,7 @@ class Task(Protocol):
         ...
 
     @property
-    def data(self) -> Data:
+    def data(self) -> TaskData:
         """The images."""
         ...
 
