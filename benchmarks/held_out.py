@@ -21,10 +21,10 @@ import yaml
 
 import subbyte
 from subbyte.app import arguments, experiment
-from subbyte.app.report.bars import Bars
 from subbyte.app.setup import Setup, set_up
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics import classification as task
+from subbyte.utils.bars import Bars
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ from typing import Any
 
 import subbyte
 from subbyte.app import arguments, experiment
-from subbyte.app.report.bars import Bars
 from subbyte.app.setup import Setup, set_up
 from subbyte.numerics.ranges import names as rule_names
 from subbyte.targets import base as verify
 from subbyte.tasks.metrics import classification as task
 from subbyte.utils import files
+from subbyte.utils.bars import Bars
 from subbyte.utils.progress import Progress
 
 BITS = ("w8a8", "w6a6", "w5a5", "w4a4")

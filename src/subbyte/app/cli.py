@@ -352,7 +352,7 @@ def _guarded() -> Iterator[None]:
 def _progress(silent: bool) -> Progress:
     if silent:
         return Interruptible(Silent(), CTRL_C)
-    from subbyte.app.report.bars import Bars
+    from subbyte.utils.bars import Bars
 
     return Interruptible(Bars(), CTRL_C)
 

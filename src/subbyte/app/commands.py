@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models
 from subbyte.app.arguments import check_output, check_runtime, check_target
-from subbyte.data import (
-    open_calibration,
-    open_detection_calibration,
-    open_detection_evaluation,
-    open_evaluation,
-    read_image_tensor,
-)
-from subbyte.data.detection.dataset import PLAIN
-from subbyte.data.preprocessing import Preprocessing
-from subbyte.detectors.letterbox import canvas_for, canvas_of
-from subbyte.detectors.nms import OUTPUTS
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks import classification, detection
-from subbyte.tasks.metrics.detection import outputs_of
+from subbyte.tasks.base import OnnxFile, task_file
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
 
@@ -56,20 +42,8 @@ def quantize_model(
     spec = models.load(config)
     module = spec.module.to(device)
     chosen = {"images": images, "seed": recipe.seed, "batch_size": batch_size}
-    facts: dict[str, Any]
-    batches: Any
-    if spec.task == "detection":
-        batches = open_detection_calibration(calibration, **chosen, progress=progress)
-        few = replace(batches, limit=min(detection.EXAMPLES, batches.images))
-        detection.check_detector(
-            module, [image.to(device) for batch in few for image in batch["inputs"]]
-        )
-        canvas = canvas_for(module, {found.size for found in batches.objects})
-        facts = {"preprocessing": None, "images": canvas.facts()}
-    else:
-        batches = open_calibration(calibration, spec.preprocessing, **chosen, progress=progress)
-        preprocessing = spec.preprocessing or Preprocessing()
-        facts = {"preprocessing": preprocessing.model_dump(mode="json")}
+    task = task_file(spec.task)
+    batches, facts = task.calibration(calibration, spec, chosen, device, progress)
     quantized = api.quantize(module, batches, recipe, progress=progress)
     quantized.metadata |= {
         "task": spec.task,
@@ -114,46 +88,10 @@ def evaluate_model(
     progress: Progress,
 ) -> dict[str, Any]:
     """Metrics of an ONNX file on labelled images, with their interval and number of images."""
-    metadata = _described(path)
-    if metadata["task"] == "detection":
-        return _evaluate_detector(path, metadata, source, classes, runtime, batch_size, progress)
-    preprocessing, names = Preprocessing(**metadata["preprocessing"]), metadata.get("classes")
-    run = verify.deployed(_load(path, runtime))
-    found = open_evaluation(
-        source, preprocessing, classes=classes, batch_size=batch_size, progress=progress
-    )
-    first = run(next(iter(found.batches))["inputs"])
-    images = found.labelled(first.shape[1], names)
-    parts, labels = verify.collected({runtime: run}, images.batches, progress, "evaluating")
-    return {
-        **classification.scores(classification.joined(parts[runtime], labels)),
-        "runtime": runtime,
-        "classes": asdict(images.coverage),
-        "notes": list(images.batches.notes),
-    }
-
-
-def _evaluate_detector(
-    path: Path,
-    metadata: dict[str, Any],
-    source: str,
-    classes: Path | None,
-    runtime: str,
-    batch_size: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """COCO's metrics of a detector's file, and of VOC's data VOC's."""
-    run = _detector(path, metadata, runtime)
-    found, is_voc = open_detection_evaluation(
-        source, classes=classes, batch_size=batch_size, progress=progress
-    )
-    names = metadata["classes"]
-    data = found.labelled(None if names is None else len(names) + 1, names)
-    parts, _ = verify.collected({runtime: run}, data.evaluation, progress, "evaluating")
-    ids = [known.image_id for known in data.evaluation.objects]
-    outputs = outputs_of([one for part in parts[runtime] for one in part], ids)
-    scores, notes = detection.scores(outputs, data, is_voc=is_voc)
-    return {**scores, "runtime": runtime, "notes": [*data.notes, *notes]}
+    file = _file(path, runtime)
+    task = task_file(file.metadata["task"])
+    found = task.evaluate(file, source, classes, batch_size, progress)
+    return {**found, "runtime": runtime}
 
 
 def predict_images(
@@ -163,66 +101,20 @@ def predict_images(
 
     `top`: how many at most.
     """
-    metadata = _described(path)
-    classes = metadata.get("classes")
-    if metadata["task"] == "detection":
-        plain = [read_image_tensor(image, PLAIN) for image in images]
-        run = _detector(path, metadata, runtime)
-        return [
-            {"image": str(image), "objects": _objects(run(list(tensor))[0], classes, top)}
-            for image, tensor in zip(images, plain, strict=True)
-        ]
-    preprocessing = Preprocessing(**metadata["preprocessing"])
-    tensors = [read_image_tensor(image, preprocessing) for image in images]
-    session = _load(path, runtime)
-    predictions = []
-    for image, tensor in zip(images, tensors, strict=True):
-        logits = session.run(tensor.numpy())[0][0].astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        order = np.argsort(-shares, kind="stable")[:top]
-        guesses = [
-            {"class": classes[i] if classes else str(i), "probability": float(shares[i])}
-            for i in order
-        ]
-        predictions.append({"image": str(image), "classes": guesses})
-    return predictions
+    file = _file(path, runtime)
+    return task_file(file.metadata["task"]).predict(file, images, top)
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """What a file says of itself; `SubbyteError` if not how it takes images."""
+def _file(path: Path, runtime: str) -> OnnxFile:
+    """A file with what it says of itself; `SubbyteError` if not how it takes images."""
     metadata = onnx.read_metadata(path)
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(
             f"{path} does not say how to prepare images: name a file that subbyte run or subbyte "
             "export has written"
         )
-    return {"task": "classification", **metadata}
-
-
-def _detector(path: Path, metadata: dict[str, Any], runtime: str) -> verify.Run:
-    """Run a detector's file; `SubbyteError` if it gives no boxes."""
-    if onnx.output_names(path) != list(OUTPUTS):
-        raise SubbyteError(
-            f"{path} gives raw outputs and no boxes: name a file that was written with "
-            "post-processing (export.postprocess: true)"
-        )
-    return detection.deployed(_load(path, runtime), canvas_of(metadata["images"]))
-
-
-def _objects(
-    found: dict[str, Any], classes: Sequence[str] | None, top: int
-) -> list[dict[str, Any]]:
-    """The detections of the highest scores, as plain data."""
-    rows = zip(found["labels"].tolist(), found["scores"], found["boxes"], strict=True)
-    return [
-        {
-            "class": classes[label - 1] if classes and label <= len(classes) else str(label),
-            "score": float(score),
-            "box": [round(float(side), 2) for side in box],
-        }
-        for label, score, box in list(rows)[:top]
-    ]
+    metadata = {"task": "classification", **metadata}
+    return OnnxFile(path, metadata, lambda: _load(path, runtime))
 
 
 def _load(path: Path, runtime: str) -> verify.Session:

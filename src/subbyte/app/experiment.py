@@ -54,6 +54,7 @@ class Experiment(Checked):
     `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
     `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
     of the choice of images, and of every variant that has none of its own.
+    `simulation_images`: on how many evaluation images the simulation runs; `None`: on all.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -70,6 +71,7 @@ class Experiment(Checked):
     device: Device = "cpu"
     export: ExportConfig = ExportConfig()
     seed: int = Field(default=0, ge=0)
+    simulation_images: int | None = Field(default=2000, ge=1)
 
     @field_validator("name")
     @classmethod

@@ -1,4 +1,4 @@
-"""From a PIL image to a model's input tensor."""
+"""From a PIL image to pixels, and from these to a model's input."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ LARGE = 2**24
 
 
 def transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """The function from a PIL image to a float32 tensor of shape (channels, height, width)."""
+    """The function from a PIL image to a model's input, float32 [C, H, W]."""
+    return lambda image: normalized(pixels_of(image, preprocessing), preprocessing)
+
+
+def pixels_of(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+    """An image resized and cropped: uint8 [C, H, W]."""
     mode = "L" if preprocessing.channels == 1 else "RGB"
-    interpolation = InterpolationMode(preprocessing.interpolation)
+    image = image if image.mode == mode else image.convert(mode)
+    if preprocessing.resize is not None:
+        size = resized_size((image.height, image.width), preprocessing)
+        if preprocessing.crop is not None and size[0] * size[1] > LARGE:
+            image = _middle_resized(image, size, preprocessing)
+        else:
+            image = F.resize(image, list(size), InterpolationMode(preprocessing.interpolation))
+    if preprocessing.crop is not None:
+        image = F.center_crop(image, list(as_pair(preprocessing.crop)))
+    pixels: torch.Tensor = F.pil_to_tensor(image)
+    return pixels
 
-    def apply(image: Image.Image) -> torch.Tensor:
-        image = image if image.mode == mode else image.convert(mode)
-        if preprocessing.resize is not None:
-            size = resized_size((image.height, image.width), preprocessing)
-            if preprocessing.crop is not None and size[0] * size[1] > LARGE:
-                image = _middle_resized(image, size, preprocessing)
-            else:
-                image = F.resize(image, list(size), interpolation)
-        if preprocessing.crop is not None:
-            image = F.center_crop(image, list(as_pair(preprocessing.crop)))
-        tensor = F.pil_to_tensor(image).to(torch.float32) / 255
-        normal: torch.Tensor = F.normalize(
-            tensor, list(preprocessing.mean), list(preprocessing.std)
-        )
-        return normal
 
-    return apply
+def normalized(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Pixels, uint8 [..., C, H, W], as a model takes them: float32, in [0, 1], then normalized."""
+    scaled = pixels.to(torch.float32) / 255
+    normal: torch.Tensor = F.normalize(scaled, list(preprocessing.mean), list(preprocessing.std))
+    return normal
 
 
 def _middle_resized(
