@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import subbyte
-from subbyte.app import commands, experiment
+from subbyte.app import arguments, experiment
 from subbyte.app.setup import Setup, set_up
 from subbyte.numerics.ranges import names as rule_names
 from subbyte.targets import base as verify
@@ -50,7 +50,7 @@ def main() -> None:
 
 def recipe_of(bits: str, rule: str) -> subbyte.Recipe:
     """The recipe of `w4a8` and a rule, the latter in the YAML of a recipe's `ranges`."""
-    return commands.recipe_of(bits, [f"ranges={rule}", "method=range"], seed=0)
+    return arguments.recipe_of(bits, [f"ranges={rule}", "method=range"], seed=0)
 
 
 def measure(

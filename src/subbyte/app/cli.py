@@ -249,7 +249,9 @@ def evaluate(
         if as_json:
             _print_json(result)
         elif not quiet:
-            typer.echo(f"{_told(result)} on {result['images']} images in {runtime}")
+            from subbyte.app.report.answers import evaluation
+
+            typer.echo(f"{evaluation(result)} on {result['images']} images in {runtime}")
             _print_notes(result["notes"])
 
 
@@ -277,7 +279,9 @@ def predict(
         if as_json:
             _print_json(predictions)
         else:
-            _print(_predicted(predictions))
+            from subbyte.app.report.answers import predicted
+
+            _print(predicted(predictions))
 
 
 @app.command("models")
@@ -296,9 +300,10 @@ def list_models(
         if as_json:
             _print_json(names)
         else:
-            for group, members in names.items():
-                listed = prefix or group != "timm"
-                typer.echo(f"{group}: {', '.join(members) if listed else _timm(len(members))}")
+            from subbyte.app.report.answers import model_groups
+
+            for line in model_groups(names, every=bool(prefix)):
+                typer.echo(line)
 
 
 @app.command("experiments")
@@ -350,44 +355,6 @@ def _progress(silent: bool) -> Progress:
     from subbyte.utils.bars import Bars
 
     return Interruptible(Bars(), CTRL_C)
-
-
-def _timm(count: int) -> str:
-    if not count:
-        return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
-    return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
-
-
-def _told(result: dict[str, Any]) -> str:
-    """The metrics of an evaluation in a line."""
-    metrics, intervals = result["metrics"], result["intervals"]
-    if "top1" in metrics:
-        low, high = intervals["top1"]
-        return f"top1 {metrics['top1']:.2%} ({low:.1%} to {high:.1%})"
-    return (
-        ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value is not None)
-        or "no AP"
-    )
-
-
-def _predicted(predictions: list[dict[str, Any]]) -> Table:
-    """A row for each class or object, with the image at its first."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    detects = any("objects" in prediction for prediction in predictions)
-    table = Table("image", "class", *(("score", "box") if detects else ("probability",)))
-    for prediction in predictions:
-        rows = [
-            [guess["class"], f"{guess['probability']:.3f}"]
-            if "probability" in guess
-            else [guess["class"], f"{guess['score']:.3f}", " ".join(f"{x:g}" for x in guess["box"])]
-            for guess in prediction.get("classes") or prediction.get("objects") or []
-        ]
-        for i, cells in enumerate(rows or [["–", "–"]]):
-            shown = prediction["image"] if i == 0 else ""
-            table.add_row(*map(escape, [shown, *cells]))
-    return table
 
 
 def _print(table: Table) -> None:
