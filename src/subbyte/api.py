@@ -16,11 +16,11 @@ from torch.utils import _pytree as pytree
 from subbyte import methods
 from subbyte.calibration.observe import rows, sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
-from subbyte.detectors.loss import training_loss
-from subbyte.detectors.regions import WHOLE
+from subbyte.detectors import regions_of, training_loss
 from subbyte.errors import SubbyteError
 from subbyte.graph.equalize import equalize
 from subbyte.graph.fingerprint import fingerprints
+from subbyte.graph.flow import WHOLE
 from subbyte.graph.regions import capture_regions
 from subbyte.methods.common.resume import claim
 from subbyte.numerics.fake_quantize import FakeQuantize
@@ -85,7 +85,8 @@ def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured
     """
     _check_module(model)
     check_recipe(recipe)
-    parts = capture_regions(model, args, recipe.regions)
+    regions = regions_of(model) if recipe.regions is None else recipe.regions
+    parts = capture_regions(model, args, regions)
     captured = Captured(parts.model, parts.regions, recipe, parts.flow)
     captured.signature = inspect.signature(model.forward)
     captured.facts.fingerprints = captured.facts.prepared = fingerprints(captured)

@@ -16,8 +16,8 @@ from torch import nn
 import subbyte
 from processor import FITTING, exact_sums
 from small_detectors import LARGE, NAMES, detector, large, pictures
-from subbyte.detectors.deployment import _facts_of
-from subbyte.detectors.nms import OUTPUTS, nms_scores
+from subbyte.detectors.common.nms import OUTPUTS, nms_scores
+from subbyte.detectors.ssd import anchored_of
 from subbyte.errors import SubbyteError
 from subbyte.postprocessing import Anchored
 from subbyte.targets import base as verify
@@ -163,9 +163,9 @@ class Own(nn.Module):
 
     subbyte_regions = ("network",)
 
-    def __init__(self, inner: Any, facts: Anchored) -> None:
+    def __init__(self, inner: Any, anchored: Anchored) -> None:
         super().__init__()
-        self.network, self.inner, self.subbyte_postprocessing = Network(inner), [inner], facts
+        self.network, self.inner, self.subbyte_postprocessing = Network(inner), [inner], anchored
 
     def forward(self, images: list[torch.Tensor]) -> Any:
         inner = self.inner[0]
@@ -189,8 +189,8 @@ class Network(nn.Module):
 
 def test_a_model_may_say_itself_what_happens_around_its_network(tmp_path: Path) -> None:
     inner, images = detector("ssd"), pictures(3)
-    facts = _facts_of(inner, torch.stack(images))
-    model = subbyte.quantize(Own(inner, facts).eval(), [images], RANGE)
+    anchored = anchored_of(inner, torch.stack(images))
+    model = subbyte.quantize(Own(inner, anchored).eval(), [images], RANGE)
     assert model.region_names == ("network",)
     with torch.no_grad():
         expected = model(images)

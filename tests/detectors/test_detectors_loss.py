@@ -11,7 +11,7 @@ from torch import nn
 import subbyte
 from small_detectors import detector, pictures
 from subbyte import api
-from subbyte.detectors.loss import training_loss
+from subbyte.detectors import training_loss
 from subbyte.errors import SubbyteError
 from subbyte.models import build
 

@@ -24,8 +24,9 @@ from subbyte.data import (
 )
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.preprocessing import Preprocessing
-from subbyte.detectors.letterbox import canvas_for, canvas_of
-from subbyte.detectors.nms import OUTPUTS
+from subbyte.detectors import letterbox_for
+from subbyte.detectors.common.letterbox import letterbox_of
+from subbyte.detectors.common.nms import OUTPUTS
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.placement import storage
@@ -91,8 +92,8 @@ def quantize_model(
         detection.check_detector(
             module, [image.to(device) for batch in few for image in batch["inputs"]]
         )
-        canvas = canvas_for(module, {found.size for found in batches.objects})
-        facts = {"preprocessing": None, "images": canvas.facts()}
+        letterbox = letterbox_for(module, {found.size for found in batches.objects})
+        facts = {"preprocessing": None, "images": letterbox.metadata()}
     else:
         batches = open_calibration(calibration, spec.preprocessing, **chosen, progress=progress)
         preprocessing = spec.preprocessing or Preprocessing()
@@ -241,7 +242,7 @@ def _detector(path: Path, metadata: dict[str, Any], runtime: str) -> verify.Run:
             f"{path} gives raw outputs and no boxes: name a file that was written with "
             "post-processing (export.postprocess: true)"
         )
-    return detection.deployed(_load(path, runtime), canvas_of(metadata["images"]))
+    return detection.deployed(_load(path, runtime), letterbox_of(metadata["images"]))
 
 
 def _objects(

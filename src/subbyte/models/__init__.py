@@ -16,7 +16,6 @@ from subbyte.models import cifar_resnet, digit_scenes, digits, factory, ssd, tor
 from subbyte.models import timm as timm_models
 from subbyte.models import torchvision as torchvision_models
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig
-from subbyte.models.detectors import label_count
 from subbyte.models.spec import ModelSpec
 from subbyte.utils.validation import explain
 
@@ -26,7 +25,6 @@ __all__ = [
     "ModelSpec",
     "build",
     "is_classifier",
-    "label_count",
     "load",
     "names",
 ]

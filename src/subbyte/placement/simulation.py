@@ -132,6 +132,11 @@ class Captured(nn.Module):
             args, kwargs = bound.args, bound.kwargs
         return self.model(*args, **kwargs)
 
+    @property
+    def example(self) -> tuple[Any, ...]:
+        """The arguments of one batch, shapes and types alone."""
+        return self.facts.example
+
     def raw(self, *args: Any) -> Any:
         """What the regions give that no other of them reads, in the order in which they run.
 

@@ -14,11 +14,13 @@ from torch.utils import _pytree as pytree
 from subbyte.app.experiment import Experiment
 from subbyte.data import DetectionData, open_detection
 from subbyte.data.detection.layout import format_of
-from subbyte.detectors.letterbox import Canvas, canvas_for
-from subbyte.detectors.raw_outputs import detections_of, running_in
+from subbyte.detectors import label_count, letterbox_for
+from subbyte.detectors.common.letterbox import Letterbox
+from subbyte.detectors.common.own_code import computed_by
+from subbyte.detectors.deployment import detections_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
-from subbyte.models import ModelSpec, label_count
+from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Captured
 from subbyte.targets.base import Run, Session
 from subbyte.tasks.base import Task
@@ -46,7 +48,7 @@ class Detection:
     module: torch.nn.Module
     data: DetectionData
     images: list[torch.Tensor]
-    canvas: Canvas
+    canvas: Letterbox
     device: str
     postprocess: bool = True
     is_voc: bool = False
@@ -96,13 +98,7 @@ class Detection:
             return deployed(session, self.canvas, made)
         if len(captured.region_names) > 1:
             return None
-        run = self.simulated(captured, as_written=True)
-
-        def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
-            with running_in(session, captured):
-                return run(inputs)  # type: ignore[no-any-return]
-
-        return around
+        return self.simulated(computed_by(session, captured), as_written=True)
 
     def outputs(self, parts: Iterable[Any], targets: Sequence[Any]) -> task.Outputs:
         """The detections on all evaluation images."""
@@ -179,7 +175,7 @@ class Detection:
         return {
             "task": self.name,
             "preprocessing": None,
-            "images": self.canvas.facts(),
+            "images": self.canvas.metadata(),
             "classes": list(self.data.classes),
         }
 
@@ -224,7 +220,7 @@ def open_task(
         check_detector(spec.module, images)
     data = found.labelled(label_count(spec.module), spec.classes)
     sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
-    canvas = canvas_for(spec.module, sizes)
+    canvas = letterbox_for(spec.module, sizes)
     opened = Detection(
         module=spec.module,
         data=replace(data, notes=(*data.notes, *_of_sizes(canvas, sizes))),
@@ -250,7 +246,7 @@ def scores(
     return entry | {"per_class": found.per_class}, list(found.notes)
 
 
-def deployed(session: Session, canvas: Canvas, made: Any = list) -> Run:
+def deployed(session: Session, canvas: Letterbox, made: Any = list) -> Run:
     """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
 
     def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
@@ -279,7 +275,7 @@ def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
     task.check_detections(output, len(images))
 
 
-def _of_sizes(canvas: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
+def _of_sizes(canvas: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
     """What is done where images are of several sizes and files take one."""
     if len(sizes) == 1:
         return []
