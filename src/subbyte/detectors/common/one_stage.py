@@ -59,8 +59,8 @@ def one_stage(
 
     Args:
         preprocessing: From `images` to the network's batch.
-        network: Gives raw outputs: a mapping, whose keys become names of the file's outputs, or
-            regressions and logits.
+        network: Gives raw outputs: a mapping, whose keys become names of the file's outputs and
+            are none of `nms.OUTPUTS`, or regressions and logits.
         boxes: From the raw outputs, by their names, to detections; `None`: the file gives the raw
             outputs.
         images: [N, 3, H, W] in [0, 1].
