@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from subbyte.detectors.base import CapturedModel, TrainingLoss, family_of
+from subbyte.detectors.base import TrainingLoss, family_of
 from subbyte.detectors.common.letterbox import Letterbox, Sizes
+from subbyte.graph.float_model import Regional
 
 REGIONS = "subbyte_regions"  # the attribute by which a model names its own regions
 
@@ -32,7 +33,7 @@ def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     return family_of(model).letterbox(model, distinct)
 
 
-def training_loss(captured: CapturedModel, original: nn.Module) -> TrainingLoss | None:
+def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:
     """The sum of the losses that a detector returns in training mode, of its raw outputs.
 
     Args:

@@ -10,37 +10,17 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from subbyte.detectors.common.letterbox import Letterbox, Sizes, ratio_kept
-from subbyte.graph.flow import Flow
+from subbyte.graph.float_model import Regional
 
 PACKAGE = __name__.rpartition(".")[0]
 
 # How wrong a model is: of what its regions give for a batch, and of the batch's targets.
 TrainingLoss = Callable[[Any, Any], Tensor]
-
-
-class CapturedModel(Protocol):
-    """A model whose regions are graphs, in float or quantized."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The user's structure, with graph modules as its regions."""
-
-    @property
-    def region_names(self) -> tuple[str, ...]:
-        """The regions' qualified names, in the order in which they run."""
-
-    @property
-    def flow(self) -> Flow:
-        """How tensors go from region to region."""
-
-    @property
-    def example(self) -> tuple[Any, ...]:
-        """The arguments of one batch; their tensors have a shape and a type, but no values."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +85,11 @@ class Family:
     """
 
     matches: Callable[[nn.Module], bool]
-    deployment: Callable[[Any, CapturedModel, tuple[Any, ...], bool], Deployment]
+    deployment: Callable[[Any, Regional, tuple[Any, ...], bool], Deployment]
     order: Order = Order.KNOWN
     regions: Callable[[nn.Module], tuple[str, ...] | None] = lambda _: None
     boxes: Callable[[Any, Tensor], nn.Module] | None = None
-    training_loss: Callable[[CapturedModel, nn.Module], TrainingLoss | None] = lambda *_: None
+    training_loss: Callable[[Regional, nn.Module], TrainingLoss | None] = lambda *_: None
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
     label_count: Callable[[Any], int | None] = lambda _: None
     operators: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from subbyte.detectors.base import CapturedModel, Deployment, families, family_of
+from subbyte.detectors.base import Deployment, families, family_of
 from subbyte.detectors.common import nms
 from subbyte.detectors.common.copies import sharing_copy
 from subbyte.detectors.common.one_stage import images_of
+from subbyte.graph.float_model import Regional
 
 __all__ = ["OF_DETECTORS", "Deployment", "deployment", "detections_of"]
 
@@ -23,13 +24,13 @@ OF_DETECTORS = reduce(lambda a, b: a | dict(b.operators), families(), dict(nms.T
 
 
 def deployment(
-    model: nn.Module, captured: CapturedModel, args: tuple[Any, ...], postprocess: bool
+    model: nn.Module, captured: Regional, args: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     """What to write of a detector. All that is given stays as it is.
 
     Args:
-        model: The captured model, or a copy that was lowered for a target. Its tensors are those
-            of the deployed module.
+        model: The captured model, or a copy that was lowered for a target. The deployed module
+            shares the memory of its tensors.
         captured: The captured model.
         args: A batch's arguments, on the model's device; a file takes images of their height and
             width.
@@ -45,7 +46,7 @@ def deployment(
 
 
 def detections_of(
-    captured: CapturedModel, args: tuple[Any, ...]
+    captured: Regional, args: tuple[Any, ...]
 ) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]] | None:
     """What makes boxes, scores, labels and count of a file's raw outputs, as a whole file would.
 

@@ -10,7 +10,7 @@ from onnxscript import opset21 as op
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from subbyte.detectors.base import CapturedModel, Deployment, Family
+from subbyte.detectors.base import Deployment, Family
 from subbyte.detectors.common.chain import chained
 from subbyte.detectors.common.copies import evaluating
 from subbyte.detectors.common.nms import (
@@ -23,6 +23,7 @@ from subbyte.detectors.common.nms import (
 )
 from subbyte.detectors.common.one_stage import anchors_of, images_of, size_of
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
+from subbyte.graph.float_model import Regional
 
 REGIONS = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor")
 
@@ -195,7 +196,7 @@ def _large(boxes: Tensor, smallest: float) -> Tensor:
 
 @torch.no_grad()
 def _deployment(
-    model: Any, captured: CapturedModel, args: tuple[Any, ...], postprocess: bool
+    model: Any, captured: Regional, args: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     if not postprocess:
         return chained(model, captured, args)

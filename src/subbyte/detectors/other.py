@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from subbyte.detectors.base import CapturedModel, Deployment, Family, Order
+from subbyte.detectors.base import Deployment, Family, Order
 from subbyte.detectors.common.chain import chained
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import are_images
+from subbyte.graph.float_model import Regional
 
 
 def _deployment(
-    model: nn.Module, captured: CapturedModel, args: tuple[Any, ...], postprocess: bool
+    model: nn.Module, captured: Regional, args: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     if not postprocess:
         return chained(model, captured, args)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 
-from subbyte.detectors.base import CapturedModel, Deployment, Family
+from subbyte.detectors.base import Deployment, Family
 from subbyte.detectors.common.loss import loss_in_training
 from subbyte.detectors.common.nms import Detections, best_of, clipped, nms_scores, rows
 from subbyte.detectors.common.one_stage import (
@@ -21,6 +21,7 @@ from subbyte.detectors.common.one_stage import (
     size_of,
 )
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
+from subbyte.graph.float_model import Regional
 
 
 class RetinaNetBoxes(nn.Module):
@@ -76,7 +77,7 @@ class RetinaNetBoxes(nn.Module):
 
 
 def _deployment(
-    model: Any, captured: CapturedModel, args: tuple[Any, ...], postprocess: bool
+    model: Any, captured: Regional, args: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     images = images_of(args)
     boxes = _boxes(model, images) if postprocess else None

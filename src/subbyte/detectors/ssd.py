@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSD
 
-from subbyte.detectors.base import CapturedModel, Deployment, Family, Order
+from subbyte.detectors.base import Deployment, Family, Order
 from subbyte.detectors.common.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.detectors.common.loss import loss_in_training
 from subbyte.detectors.common.nms import Detections, best_of, clipped, nms_scores, rows
@@ -27,6 +27,7 @@ from subbyte.detectors.common.one_stage import (
     size_of,
 )
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
+from subbyte.graph.float_model import Regional
 from subbyte.models import ssd as own
 from subbyte.postprocessing import ATTRIBUTE, Anchored
 
@@ -117,7 +118,7 @@ def _regions(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def _deployment(
-    model: nn.Module, captured: CapturedModel, args: tuple[Any, ...], postprocess: bool
+    model: nn.Module, captured: Regional, args: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     images = images_of(args)
     anchored = anchored_of(model, images)

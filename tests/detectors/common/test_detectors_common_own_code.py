@@ -10,21 +10,21 @@ import torch
 from torch.utils import _pytree as pytree
 
 from small_detectors import detector, pictures
-from subbyte import Recipe, api
+from subbyte import api
 from subbyte.detectors.common.own_code import computed_by
-from subbyte.placement.simulation import Captured
+from subbyte.graph.float_model import FloatModel
 
 
 @pytest.fixture(scope="module")
-def captured() -> Captured:
+def captured() -> FloatModel:
     """Faster R-CNN, of which nothing but the backbone is a graph."""
-    return api.prepare(detector("fasterrcnn"), (pictures(),), Recipe(regions=("backbone",)))
+    return api.capture(detector("fasterrcnn"), (pictures(),), ("backbone",))
 
 
 class Runs:
     """In place of a file in a runtime: PyTorch, with all results multiplied."""
 
-    def __init__(self, captured: Captured, factor: float) -> None:
+    def __init__(self, captured: FloatModel, factor: float) -> None:
         self.captured, self.factor, self.batches = captured, factor, 0
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
@@ -34,7 +34,7 @@ class Runs:
 
 
 @torch.no_grad()
-def test_the_runtimes_results_become_boxes_by_the_models_own_code(captured: Captured) -> None:
+def test_the_runtimes_results_become_boxes_by_the_models_own_code(captured: FloatModel) -> None:
     images = pictures(3)
     expected: Any = captured(images)
     session = Runs(captured, 1)
@@ -46,7 +46,7 @@ def test_the_runtimes_results_become_boxes_by_the_models_own_code(captured: Capt
 
 
 @torch.no_grad()
-def test_the_captured_model_itself_goes_on_without_the_runtime(captured: Captured) -> None:
+def test_the_captured_model_itself_goes_on_without_the_runtime(captured: FloatModel) -> None:
     images = pictures(3)
     expected = captured(images)
     model = computed_by(Runs(captured, 0), captured)

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from subbyte.detectors.base import CapturedModel, Deployment
+from subbyte.detectors.base import Deployment
 from subbyte.detectors.common.copies import evaluating, sharing_copy
 from subbyte.graph.batch import are_images
+from subbyte.graph.float_model import Regional
 
 
 class Chain(nn.Module):
     """The regions of a model, one after the other; inputs that no region gives are its inputs."""
 
-    def __init__(self, model: nn.Module, captured: CapturedModel) -> None:
+    def __init__(self, model: nn.Module, captured: Regional) -> None:
         super().__init__()
         self.names, self.flow = captured.region_names, captured.flow
         self.regions = nn.ModuleList([model.get_submodule(name) for name in self.names])
@@ -39,7 +40,7 @@ class Chain(nn.Module):
         return tuple(outputs)
 
 
-def chained(model: nn.Module, captured: CapturedModel, args: tuple[Any, ...]) -> Deployment:
+def chained(model: nn.Module, captured: Regional, args: tuple[Any, ...]) -> Deployment:
     """What to write of a detector of which no more than its regions is known.
 
     Args:
@@ -52,7 +53,7 @@ def chained(model: nn.Module, captured: CapturedModel, args: tuple[Any, ...]) ->
     return Deployment(evaluating(Chain(model, captured)), inputs, shapes=(shapes,))
 
 
-def _as_called(captured: CapturedModel, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _as_called(captured: Regional, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Images as one tensor become a list, if that is how the model is called."""
     listed = any(are_images(arg) for arg in captured.example)
     if listed and isinstance(args[0], Tensor) and args[0].dim() == 4:
@@ -61,7 +62,7 @@ def _as_called(captured: CapturedModel, args: tuple[Any, ...]) -> tuple[Any, ...
 
 
 @torch.no_grad()
-def _read(captured: CapturedModel, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _read(captured: Regional, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """The tensors that the regions read in the model and that no other region gives."""
     copy = sharing_copy(captured.model)
     seen: dict[str, list[Any]] = {}

@@ -7,16 +7,18 @@ from typing import TypeVar
 
 from torch import nn
 
+from subbyte.graph.float_model import shared
+
 M = TypeVar("M", bound=nn.Module)
 
 
 def sharing_copy(model: M) -> M:
-    """A copy in evaluation mode with the model's own parameters and buffers.
+    """A copy in evaluation mode whose parameters and buffers share the model's memory.
 
-    It takes no memory for tensors. Its modules and their attributes are its own.
+    Its modules, their attributes and the tensors themselves are its own.
     """
-    own = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return evaluating(copy.deepcopy(model, dict(own)))
+    tensors = [*model.parameters(), *model.buffers()]
+    return evaluating(copy.deepcopy(model, {id(tensor): shared(tensor) for tensor in tensors}))
 
 
 def evaluating(model: M) -> M:

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.detectors.base import CapturedModel, TrainingLoss
+from subbyte.detectors.base import TrainingLoss
 from subbyte.detectors.common.copies import sharing_copy
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
+from subbyte.graph.float_model import Regional
 
 LOSS = "compute_loss"  # the method of torchvision's heads that gives their loss
 Shapes = list[list[tuple[int, ...]]]  # of what each region gives
 
 
-def loss_in_training(captured: CapturedModel, original: nn.Module) -> TrainingLoss | None:
+def loss_in_training(captured: Regional, original: nn.Module) -> TrainingLoss | None:
     """The sum of the losses that a model returns in training mode, of its raw outputs.
 
     A copy of the model's own code around its regions runs in training mode, while the regions give
@@ -90,7 +91,7 @@ def _shapes(model: nn.Module, names: Iterable[str], images: Sequence[torch.Tenso
 
 def _give(
     model: nn.Module,
-    captured: CapturedModel,
+    captured: Regional,
     original: nn.Module,
     leaves: Sequence[Any],
     shapes: Shapes,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.detectors.base import CapturedModel
 from subbyte.detectors.common.copies import sharing_copy
+from subbyte.graph.float_model import Regional
 
 
 class Runs(Protocol):
@@ -20,7 +20,7 @@ class Runs(Protocol):
         """The outputs for one batch."""
 
 
-def computed_by(session: Runs, captured: CapturedModel) -> nn.Module:
+def computed_by(session: Runs, captured: Regional) -> nn.Module:
     """A copy of a model whose one region a runtime computes; its own code runs around it.
 
     Args:
