@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from subbyte.detectors.regions import WHOLE
 from subbyte.graph.blocks import Block, find_blocks, leading_to
+from subbyte.graph.flow import WHOLE
 from subbyte.methods.scale_search.scale_vector import Sizes
 from subbyte.placement.simulation import Captured
 

@@ -18,10 +18,10 @@ import torch
 from torch import fx, nn
 
 from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
-from subbyte.detectors.regions import WHOLE
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two
 from subbyte.graph.capture.export import cause, dynamic_shapes
+from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Captured
 from subbyte.targets.onnx.batch_size import ask_first
 from subbyte.targets.onnx.lower import lower
