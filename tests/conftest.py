@@ -8,11 +8,8 @@ import torch
 from hypothesis import settings
 from torch import fx, nn
 
-from subbyte import targets
-from subbyte.api import capture
-from subbyte.numerics.qparams import QuantParams
-from subbyte.placement.place import place as placement_of
-from subbyte.placement.simulation import Simulation, simulate
+from placed import placed
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 
 torch.set_num_threads(1)
@@ -53,10 +50,7 @@ def place() -> Callable[..., Simulation]:
 
     def run(model: nn.Module, *args: Any, **recipe: Any) -> Simulation:
         given = {"weights": 4, "activations": 4, "first_last": None, **recipe}
-        recipe_given = Recipe(**given)
-        float_model = capture(model.eval(), args, recipe_given.regions)
-        placement = placement_of(float_model, recipe_given, targets.hints())
-        return simulate(float_model, placement, QuantParams())
+        return placed(model.eval(), args, Recipe(**given))
 
     return run
 
