@@ -1,4 +1,4 @@
-"""Samples of a convolution or linear layer: the rows (im2col) that are multiplied with its weight."""
+"""Samples of a convolution or linear layer: the rows (im2col) that its weight multiplies."""
 
 from __future__ import annotations
 

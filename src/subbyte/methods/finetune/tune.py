@@ -156,10 +156,11 @@ def _learn(
             for part in torch.split(chosen, max(1, PIXELS_IN_MEMORY // data.pixels)):
                 args = data.varied(part, generator)
                 strength = tuning.features * (1 - step / steps)
-                loss = _loss(student, task, parameters, args, strength)
-                if not math.isfinite(float(loss.detach())):
-                    return "its loss was no number"
-                torch.autograd.backward(loss * (len(part) / len(chosen)))
+                with torch.enable_grad(), parameters.in_place():
+                    loss = _loss(student, task, args, strength)
+                    if not math.isfinite(float(loss.detach())):
+                        return "its loss was no number"
+                    torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
             schedule.step()
             if step + 1 == steps // CHECKED_AFTER:
@@ -178,24 +179,20 @@ def _share_of_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / rise) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-def _loss(
-    student: Simulation, task: _Task, parameters: Parameters, args: list[Any], strength: float
-) -> torch.Tensor:
+def _loss(student: Simulation, task: _Task, args: list[Any], strength: float) -> torch.Tensor:
     """How far outputs and features are from the float network's.
 
     Args:
-        student: Computes with the parameters.
+        student: Computes with what is learned.
         task: What it learns from.
-        parameters: What is learned.
         args: The model's arguments for some images.
         strength: What the error of features counts.
     """
     with torch.no_grad(), recorded(task.teacher, task.features) as expected:
         targets = task.teacher.raw(*args)
-    with torch.enable_grad(), parameters.in_place():
-        with recorded(student, task.features) as found:
-            loss = divergence(student.raw(*args), targets)
-        return loss + strength * distance(found, expected) if found else loss
+    with recorded(student, task.features) as found:
+        loss = divergence(student.raw(*args), targets)
+    return loss + strength * distance(found, expected) if found else loss
 
 
 def _mean(losses: torch.Tensor) -> float | None:

@@ -168,7 +168,7 @@ def refit_scales(
     *,
     one_scale: bool,
 ) -> torch.Tensor:
-    """The least-squares scales of integers, (groups, outputs); the old ones where these are far off.
+    """The least-squares scales of integers, (groups, outputs); the old ones where they are far off.
 
     Args:
         u: Integers less zero points, (groups, inputs, outputs).
