@@ -10,7 +10,7 @@ from torch import nn
 from subbyte.numerics.fake_quantize import Clipping, FakeQuantize
 from subbyte.placement.simulation import Simulation
 
-# A layer's share is told if it is above MORE · calibration's + BEYOND. On images like those of
+# A layer's share is reported if it is above MORE · calibration's + BEYOND. On images like those of
 # calibration the excess over MORE · calibration's was at most 0.0003 at any layer (the digits,
 # ResNet-20 and MobileNetV2, three range rules, 8 to 2 bits); on images of 1.4 times the brightness
 # at least 0.15. docs/ranges.md has the measurement.
@@ -35,6 +35,19 @@ def counting(model: nn.Module) -> Iterator[list[Clipping]]:
     finally:
         for quantizer in activations.values():
             quantizer.clipping = None
+
+
+@contextmanager
+def not_counting(model: nn.Module) -> Iterator[None]:
+    """While it lasts, nothing is counted of what a simulation clips."""
+    before = [(quantizer, quantizer.clipping) for _, quantizer in _activations(model)]
+    for quantizer, _ in before:
+        quantizer.clipping = None
+    try:
+        yield
+    finally:
+        for quantizer, clipping in before:
+            quantizer.clipping = clipping
 
 
 def _activations(model: nn.Module) -> list[tuple[str, FakeQuantize]]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte.graph.batch import batch_size, in_batch, portions
-from subbyte.numerics.value_gradients import Sensitivity
+from subbyte.numerics.value_gradients import ValueGradients
 from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
 
@@ -24,7 +24,7 @@ def value_gradients(
     extremes: Mapping[str, tuple[float, float]],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
-) -> dict[str, Sensitivity]:
+) -> dict[str, ValueGradients]:
     """For some activations the mean squared gradients of the model's outputs, by their values.
 
     The gradient is that of the sum of all outputs with random signs, whose square is in expectation
@@ -37,7 +37,7 @@ def value_gradients(
         batches: The calibration images.
         progress: Shows how far it is.
     """
-    found = {key: Sensitivity(*ends) for key, ends in extremes.items()}
+    found = {key: ValueGradients(*ends) for key, ends in extremes.items()}
     chunks = list(portions(batches, IMAGES, IMAGES_IN_MEMORY))
     with ExitStack() as hooks, torch.enable_grad():
         for key, gradients in found.items():
@@ -52,7 +52,7 @@ def value_gradients(
     return found
 
 
-def _watch(gradients: Sensitivity) -> Any:
+def _watch(gradients: ValueGradients) -> Any:
     def hook(module: nn.Module, args: Any, x: torch.Tensor) -> torch.Tensor:
         del module, args
         if not x.requires_grad:  # the model's own input, or what hangs on no activation before it

@@ -14,7 +14,7 @@ from subbyte.calibration.gradients import value_gradients
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.numerics import ranges
-from subbyte.numerics.histogram import Statistics
+from subbyte.numerics.histogram import Histogram
 from subbyte.numerics.qparams import (
     QuantParams,
     TensorQParams,
@@ -99,9 +99,9 @@ def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
 
 
 @torch.no_grad()
-def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dict[str, Statistics]:
+def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dict[str, Histogram]:
     """Run `batches`; the histogram of each activation that is quantized, by its key."""
-    seen: dict[str, Statistics] = {}
+    seen: dict[str, Histogram] = {}
     if not any(True for _ in simulation.activations()):
         return seen
     with watched(simulation, lambda key, layer, x: _add(seen, key, layer, x)):
@@ -110,9 +110,9 @@ def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dic
     return seen
 
 
-def _add(seen: dict[str, Statistics], key: str, layer: str, x: torch.Tensor) -> None:
+def _add(seen: dict[str, Histogram], key: str, layer: str, x: torch.Tensor) -> None:
     try:
-        seen.setdefault(key, Statistics()).update(x.detach())
+        seen.setdefault(key, Histogram()).update(x.detach())
     except ValueError:
         raise SubbyteError(
             f"the activations at layer '{layer}' hold NaN or infinity: "

@@ -79,6 +79,10 @@ class FloatModel:
     signature: inspect.Signature
     fingerprints: Mapping[str, str]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FloatModel:
+        """Itself: nothing changes it, so that copies of what is made from it can share it."""
+        return self
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model as its user would."""
         return called(self.model, self.signature, args, kwargs)

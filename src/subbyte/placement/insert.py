@@ -33,9 +33,14 @@ def with_quantizers(
     _unshare(module)
     module.add_submodule(QUANTIZERS, nn.Module())
     nodes = node_names(module.graph)
+    paths: dict[str, str] = {}  # a quantizer of several tensors stands at one path
     for insertion in placement.insertions:
         if insertion.region == region:
-            _insert(module, insertion, nodes, quantizers[insertion.key])
+            key = insertion.key
+            if key not in paths:
+                paths[key] = _path(nodes[insertion.node])
+                module.add_submodule(paths[key], quantizers[key])
+            _insert(module, insertion, nodes, paths[key])
     for bias in placement.biases:
         if bias.region == region:
             _insert_bias(module, bias, nodes, quantizers)
@@ -53,13 +58,15 @@ def _unshare(module: nn.Module) -> None:
                     tensors[name] = shared(tensor)  # type: ignore[assignment]
 
 
+def _path(node: fx.Node) -> str:
+    role = "weight" if node.op == "get_attr" else "activation"
+    return f"{QUANTIZERS}.{role}_{node.name}"
+
+
 def _insert(
-    module: fx.GraphModule, insertion: Insertion, nodes: dict[str, fx.Node], quantizer: Quantizer
+    module: fx.GraphModule, insertion: Insertion, nodes: dict[str, fx.Node], path: str
 ) -> None:
     node = nodes[insertion.node]
-    role = "weight" if node.op == "get_attr" else "activation"
-    path = f"{QUANTIZERS}.{role}_{node.name}"
-    module.add_submodule(path, quantizer)
     with module.graph.inserting_after(node):
         new = module.graph.call_module(path, (node,))
     new.meta = dict(node.meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -26,13 +27,18 @@ class Outputs:
         """Number of images."""
         return len(self.logits)
 
+    def take(self, numbers: Sequence[int]) -> Outputs:
+        """The outputs for the images at `numbers`, in that order."""
+        chosen = np.asarray(numbers, np.int64)
+        return Outputs(self.logits[chosen], self.labels[chosen])
+
 
 def metrics(outputs: Outputs) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
-    hits = _rank_of_label(outputs)
-    found = {"top1": float((hits < 1).mean())}
+    ranks = _rank_of_label(outputs)
+    found = {"top1": float((ranks < 1).mean())}
     if outputs.logits.shape[1] > 5:
-        found["top5"] = float((hits < 5).mean())
+        found["top5"] = float((ranks < 5).mean())
     return found
 
 
@@ -75,6 +81,6 @@ def _rank_of_label(outputs: Outputs) -> np.ndarray:
     higher = (outputs.logits > own).sum(1)
     index = np.arange(outputs.logits.shape[1])
     ties = ((outputs.logits == own) & (index < outputs.labels[:, None])).sum(1)
-    broken = np.isnan(outputs.logits).any(1)  # such an output is no hit, whatever the label
+    broken = np.isnan(outputs.logits).any(1)  # such an output is wrong, whatever the label
     ranks: np.ndarray = np.where(broken, outputs.logits.shape[1], higher + ties)
     return ranks
