@@ -180,4 +180,3 @@ def _quantizer(tensor: QuantizedTensor, params: QuantParams, device: torch.devic
     return made.to(device)
 
 
-Captured = Simulation  # until every package speaks of the two values
