@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ SMALL = "ssdlite320_mobilenet_v3_large"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path: Path) -> Iterator[Path]:
     """torch.hub's folder of weights, empty."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    folder = tmp_path / "hub" / "checkpoints"
+    folder = tmp_path / "hub/checkpoints"
     folder.mkdir(parents=True)
-    return folder
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(folder.parent))
+    yield folder
+    torch.hub.set_dir(before)
 
 
 def theirs(name: str, labels: int = 91) -> nn.Module:

@@ -81,14 +81,6 @@ def _count(model: SSD) -> Mapping[str, float]:
     return {"found": len(found["scores"])}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize(
     ("after", "optimizer", "bfloat16"), [(1, "sgd", False), (3, "adamw", True)]
 )
@@ -161,7 +153,7 @@ def test_the_loss_of_what_it_is_shown_falls(tmp_path: Path) -> None:
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_processes_that_torchrun_starts_share_the_batches(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
