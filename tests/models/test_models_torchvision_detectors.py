@@ -84,7 +84,7 @@ def test_every_kind_of_head_tells_its_labels(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_frozen_norms_of_published_weights_are_as_torchvision_has_them(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
