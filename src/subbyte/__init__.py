@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from subbyte.api import export, layers, quantize
+from subbyte.api import export, layers, load, quantize, save
 from subbyte.errors import SubbyteError
-from subbyte.placement.storage import load, save
 from subbyte.recipe import Recipe
 from subbyte.version import __version__
 

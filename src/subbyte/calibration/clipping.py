@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from subbyte.numerics.fake_quantize import Clipping
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.fake_quantize import Clipping, FakeQuantize
+from subbyte.placement.simulation import Simulation
 
 # A layer's share is told if it is above MORE · calibration's + BEYOND. On images like those of
 # calibration the excess over MORE · calibration's was at most 0.0003 at any layer (the digits,
@@ -19,20 +19,26 @@ MORE, BEYOND = 2.0, 0.01
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[list[Clipping]]:
-    """While it lasts, the activations' grids of a quantized model count what they clip.
+    """While it lasts, the activations' quantizers of a simulation count what they clip.
 
-    Gives one `Clipping` for each of the model's `tensors`, in their order; those of weights, and
-    all of a model without grids, stay empty.
+    Gives one `Clipping` for each tensor of the placement, in their order; those of weights, and all
+    of a model that is not a simulation, stay empty.
     """
-    quantizers = list(model.quantizers()) if isinstance(model, Captured) else []
-    counts = [Clipping() for _ in quantizers]
-    for (tensor, quantizer), count in zip(quantizers, counts, strict=True):
-        quantizer.clipping = count if tensor.role == "activation" else None
+    activations = dict(_activations(model))
+    tensors = model.placement.tensors if isinstance(model, Simulation) else ()
+    counts = [Clipping() for _ in tensors]
+    for tensor, count in zip(tensors, counts, strict=True):
+        if tensor.key in activations:
+            activations[tensor.key].clipping = count
     try:
         yield counts
     finally:
-        for _, quantizer in quantizers:
+        for quantizer in activations.values():
             quantizer.clipping = None
+
+
+def _activations(model: nn.Module) -> list[tuple[str, FakeQuantize]]:
+    return [(t.key, q) for t, q in model.activations()] if isinstance(model, Simulation) else []
 
 
 def share(*counts: Clipping) -> float | None:
@@ -42,14 +48,14 @@ def share(*counts: Clipping) -> float | None:
 
 
 def note(
-    model: Captured, evaluated: Sequence[Clipping], calibrated: Sequence[Clipping]
+    model: Simulation, evaluated: Sequence[Clipping], calibrated: Sequence[Clipping]
 ) -> str | None:
     """A sentence where a layer clips much more of the evaluation images than of calibration's.
 
     Clipping alone says nothing, because range rules clip on purpose: see `MORE` and `BEYOND`.
     """
     found = []
-    for tensor, one, other in zip(model.tensors, evaluated, calibrated, strict=True):
+    for tensor, one, other in zip(model.placement.tensors, evaluated, calibrated, strict=True):
         now, before = share(one), share(other)
         if now is not None and before is not None and now > MORE * before + BEYOND:
             found.append((now, before, tensor.layer))

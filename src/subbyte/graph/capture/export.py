@@ -23,6 +23,7 @@ from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
 
 SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
@@ -78,6 +79,8 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
     fold_constants(module)
     split_attention(module)
     fold_batch_norm(module)
+    split_silu(module.graph)
+    module.recompile()
     module.delete_all_unused_submodules()
     return module
 
