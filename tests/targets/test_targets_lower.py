@@ -21,7 +21,7 @@ from targets_helpers import (
 from torch import Tensor, nn
 
 import subbyte
-from subbyte.targets.onnx.lower import lower
+from subbyte.targets.onnx.neutral import neutral
 
 
 class Pools(nn.Module):
@@ -82,7 +82,7 @@ def test_it_leaves_the_model_alone_and_computes_the_same(weights: int) -> None:
     quantized = subbyte.quantize(seeded(SideBySide), [images()], subbyte.Recipe(weights=weights))
     rows, state = subbyte.layers(quantized), dict(quantized.state_dict())
     before = quantized(images())
-    lowered = lower(quantized)(images())
+    lowered = neutral(quantized)(images())
     after = quantized(images())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(state[key], value) for key, value in quantized.state_dict().items())
