@@ -1,8 +1,8 @@
 """Where models are deployed: one file a target, which is there by being in this folder.
 
-A runtime's file has what is peculiar to it: `load`, `version`, a `Session`, and, where its files are
-others than those for all (`portable.py`), the rewrites that make them. This module names the
-runtimes and imports none.
+A runtime's file has what is peculiar to it: `load`, `version`, a `Session`, and, where the files
+that it runs are not those for all (`portable.py`), the rewrites that make them. This module names
+the runtimes and imports none.
 """
 
 from __future__ import annotations

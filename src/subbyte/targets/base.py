@@ -37,8 +37,8 @@ class Session(Protocol):
 class Runtime(Protocol):
     """What a file in this folder offers for its runtime: the same verbs everywhere.
 
-    It may have `REWRITES`, which make its own form of an exported graph, one after the other; without
-    them it is given the file for all.
+    It may have `REWRITES`, which make its own form of an exported graph, one after the other;
+    without them it is given the file for all.
     """
 
     def load(self, path: Path, threads: int) -> Session:

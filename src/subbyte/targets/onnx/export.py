@@ -1,4 +1,4 @@
-"""Writing a model as ONNX files, from one export: one for all runtimes, others where they differ."""
+"""Writing a model as ONNX files from one export: one for all runtimes, others where they differ."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_files(
     raw_folder: Path | None = None,
     integers: bool = True,
 ) -> Files:
-    """Write all files of a model into `folder`: `model.onnx`, and `model.RUNTIME.onnx` where needed.
+    """Write all files of a model into `folder`: `model.onnx`, and perhaps `model.RUNTIME.onnx`.
 
     A runtime has a file of its own where its graph has other nodes or constants than the one for
     all.
@@ -181,6 +181,6 @@ def _save(
     if raw_names:
         if raw is not None:
             save(outputs_alone(form, raw_names), raw, metadata)
-        names = {output.name for output in form.graph.outputs} - set(raw_names)
+        names = {str(output.name) for output in form.graph.outputs} - set(raw_names)
         form = outputs_alone(form, names)
     save(form, path, metadata)

@@ -59,7 +59,8 @@ def constant(graph: ir.Graph, name: str, content: Any, dtype: Any = None) -> ir.
     while name in graph.initializers:
         name += "_"
     tensor = ir.tensor(np.asarray(content, dtype), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape))
+    shape = ir.Shape(tensor.numpy().shape)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape)
     value.const_value = tensor
     graph.register_initializer(value)
     return value

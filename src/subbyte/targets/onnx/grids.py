@@ -29,7 +29,7 @@ class Style(StrEnum):
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings of a node: y = (clamp(round(x / scale) + zero_point, low, high) − zero_point) · scale.
+    """What a node is set to: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
 
     All integers are uint8. runtime: the only one for which it is there; empty: all of them.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from subbyte.graph.operators import A, LINEAR, get_tensor, is_global_pool
+from subbyte.graph.operators import LINEAR, A, get_tensor, is_global_pool
 from subbyte.numerics.fake_quantize import BiasQuantize, FakeQuantize
 from subbyte.numerics.qspec import along
 from subbyte.placement.simulation import QUANTIZERS, Captured
@@ -117,9 +117,8 @@ def _finish(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if is_global_pool(node):
             _write_global_pool(module, node)
-        elif node.target in (A.view.default, A.reshape.default, A.flatten.using_ints):
-            if _flattens(node):
-                _replace(module, node, OPS.flatten.default, (node.args[0],))
+        elif _flattens(node):
+            _replace(module, node, OPS.flatten.default, (node.args[0],))
     if hasattr(module, QUANTIZERS):
         delattr(module, QUANTIZERS)
     module.graph.eliminate_dead_code()
@@ -139,7 +138,9 @@ def _write_global_pool(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _flattens(node: fx.Node) -> bool:
-    """Whether a reshape keeps the first dimension and makes one of all others."""
+    """Whether a node is a reshape that keeps the first dimension and makes one of all others."""
+    if node.target not in (A.view.default, A.reshape.default, A.flatten.using_ints):
+        return False
     before = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
     after = node.meta.get("val")
     if not (isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.graph import constant, put
+from subbyte.targets.onnx.graph import constant, put, shape_of
 
 INT64 = ir.DataType.INT64
 
@@ -38,7 +38,6 @@ def _expand(graph: ir.Graph, value: ir.Value, rank: int) -> None:
     first = graph[0]
     size = put(first, "Shape", [value], {"start": 0, "end": 1}, dtype=INT64)
     shape = put(first, "Concat", [size, ones], {"axis": 0}, dtype=INT64)
-    assert value.shape is not None
-    whole = put(first, "Expand", [value, shape], shape=value.shape.dims)
+    whole = put(first, "Expand", [value, shape], shape=shape_of(value))
     for use in uses:
         use.node.replace_input_with(use.idx, whole)

@@ -13,6 +13,7 @@ from subbyte.targets.onnx.graph import (
     prune,
     put,
     replace,
+    shape_of,
 )
 from subbyte.targets.onnx.grids import grid_of
 from subbyte.targets.onnx.operators import DOMAIN, LINEAR
@@ -21,9 +22,9 @@ from subbyte.targets.onnx.operators import DOMAIN, LINEAR
 def keep_float_weights(model: ir.Model) -> None:
     """Keep ONNX Runtime from quantizing a float weight behind an activation on a grid.
 
-    Its WeightBiasQuantization does so to Conv and Gemm, but not if the bias is not a constant, which
-    a dequantized one is not: int32 holds all the digits that float32 has. Linear layers become a
-    MatMul and a Sum, which are not fused to a Gemm.
+    Its WeightBiasQuantization does so to Conv and Gemm, but not if the bias is computed, as a
+    dequantized one is: int32 holds all the digits that float32 has. Linear layers become a MatMul
+    and a Sum, which are not fused to a Gemm.
     """
     for node in list(model.graph):
         if node.domain or not node.inputs or grid_of(node.inputs[0]) is None:
@@ -88,12 +89,11 @@ def _write_linear(
     given = node.inputs[1]
     assert given is not None
     transposed = constant(graph, f"{given.name}_transposed", np.ascontiguousarray(weight))
-    shape = last.outputs[0].shape
     y = put(
         last,
         LINEAR,
         [node.inputs[0], transposed, *bias],
-        shape=None if shape is None else shape.dims,
+        shape=shape_of(last.outputs[0]),
         domain=DOMAIN,
     )
     replace(last.outputs[0], y)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from subbyte.targets.onnx.graph import array, constant, number, prune
-from subbyte.targets.onnx.grids import Grid, grid_nodes, nearest, set_grid, settings
+from subbyte.targets.onnx.grids import grid_nodes, nearest, set_grid, settings
 
 
 @dataclass(frozen=True)

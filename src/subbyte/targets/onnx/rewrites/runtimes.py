@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from subbyte.targets.onnx.graph import Rewrite, prune, replace
+from subbyte.targets.onnx.graph import Rewrite, prune
 from subbyte.targets.onnx.grids import grid_nodes, settings
 from subbyte.targets.onnx.operators import EVERY
 
