@@ -91,6 +91,15 @@ def test_it_leaves_the_model_alone_and_computes_the_same(weights: int) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
+def test_float_weights_are_not_held_twice() -> None:
+    recipe = subbyte.Recipe(weights=None, activations=None, first_last=None)
+    quantized = subbyte.quantize(seeded(TwoConvs), [images()], recipe)
+    lowered = dict(neutral(quantized).named_parameters())
+    for name, parameter in quantized.model.named_parameters():
+        assert lowered[name].data_ptr() == parameter.data_ptr()
+        assert lowered[name] is not parameter  # which stays where it is if the copy is moved
+
+
 def test_global_average_pooling_is_one_operator(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     quantized = deploy(seeded(Pools), images(), path)

@@ -6,7 +6,7 @@ from rewrites_helpers import grid, kinds, model, rewritten
 
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 
-BEFORE = f"""(float[N, 5, 6] x) => (float[N, 2, 5, 4] q, float[N, 2, 5, 4] k, float[N, 2, 5, 4] v) {{
+BEFORE = f"""(float[N, 5, 6] x) => (float q, float k, float v) {{
     a = {grid(0.05, 128)}(x)
     w = DequantizeLinear <axis = 1> (w_integers, w_scale)
     b = DequantizeLinear <axis = 0> (b_integers, b_scale)

@@ -149,14 +149,21 @@ def _moved(atoms: _Atoms, dimensions: list[list[int]], move: ir.Node) -> list[li
 def _steps(atoms: _Atoms, before: list[int], dimensions: list[list[int]]) -> list[Step] | None:
     old = [atom for atom in atoms.order if atoms.sizes[atom] != 1]
     new = [atom for group in dimensions for atom in group if atoms.sizes[atom] != 1]
+    if old == new:
+        lengths = [math.prod(atoms.sizes[atom] for atom in group) for group in dimensions]
+        return [] if lengths == before else _all([atoms.reshape(dimensions)])
     steps: list[Step | None] = []
     if [atoms.sizes[atom] for atom in old] != before:
         steps.append(atoms.reshape([[atom] for atom in old]))
-    if old != new:
-        order = [old.index(atom) for atom in new]
-        steps.append(Step("Transpose", attributes=(("perm", order),)))
+    order = [old.index(atom) for atom in new]
+    steps.append(Step("Transpose", attributes=(("perm", order),)))
     if [[atom] for atom in new] != dimensions:
         steps.append(atoms.reshape(dimensions))
+    return _all(steps)
+
+
+def _all(steps: list[Step | None]) -> list[Step] | None:
+    """The steps, if each of them can be written."""
     found = [step for step in steps if step is not None]
     return found if len(found) == len(steps) else None
 
