@@ -20,11 +20,11 @@ import torch
 import yaml
 
 import subbyte
-from subbyte.app import commands, experiment
-from subbyte.app.report.bars import Bars
+from subbyte.app import arguments, experiment
 from subbyte.app.setup import Setup, set_up
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics import classification as task
+from subbyte.utils.bars import Bars
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def recipe_of(bits: str, text: str) -> subbyte.Recipe:
     fields = yaml.safe_load(text)
     if not isinstance(fields, dict):
         raise SubbyteError(f"--recipes {text} are no fields of a recipe: write '{{ranges: lp}}'")
-    base = commands.recipe_of(bits, [], seed=0)
+    base = arguments.recipe_of(bits, [], seed=0)
     return subbyte.Recipe(**base.model_dump(include={"weights", "activations"}) | fields)
 
 

@@ -33,11 +33,11 @@ from torch import nn
 
 import subbyte
 from subbyte import api, models
-from subbyte.app.report.bars import Bars
 from subbyte.app.runner import FLOAT
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
 from subbyte.utils import machine
+from subbyte.utils.bars import Bars
 from subbyte.utils.files import atomic
 
 MODELS = [

@@ -27,11 +27,11 @@ from held_out import recipe_of
 import models
 import subbyte
 from subbyte.app import experiment
-from subbyte.app.report.bars import Bars
 from subbyte.app.setup import Setup, set_up
 from subbyte.errors import SubbyteError
 from subbyte.targets import base as verify
 from subbyte.tasks.metrics import classification as task
+from subbyte.utils.bars import Bars
 
 MEANS, BATCH, DRAWS = 128, 32, (10, 11)
 Named = tuple[str, np.ndarray]

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import subbyte
-from subbyte.app import commands, experiment
-from subbyte.app.report.bars import Bars
+from subbyte.app import arguments, experiment
 from subbyte.app.setup import Setup, set_up
-from subbyte.numerics.ranges import RULES
+from subbyte.numerics.ranges import names as rule_names
 from subbyte.targets import base as verify
 from subbyte.tasks.metrics import classification as task
 from subbyte.utils import files
+from subbyte.utils.bars import Bars
 from subbyte.utils.progress import Progress
 
 BITS = ("w8a8", "w6a6", "w5a5", "w4a4")
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("experiment", help="a YAML file or a built-in experiment")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--bits", nargs="+", default=BITS, help="such as w4a8")
-    parser.add_argument("--rules", nargs="+", default=tuple(RULES), help="as a recipe's ranges")
+    parser.add_argument("--rules", nargs="+", default=rule_names(), help="as a recipe's ranges")
     parser.add_argument("--json", type=Path, help="written row by row, and continued if it exists")
     options = parser.parse_args()
     try:
@@ -50,7 +50,7 @@ def main() -> None:
 
 def recipe_of(bits: str, rule: str) -> subbyte.Recipe:
     """The recipe of `w4a8` and a rule, the latter in the YAML of a recipe's `ranges`."""
-    return commands.recipe_of(bits, [f"ranges={rule}", "method=range"], seed=0)
+    return arguments.recipe_of(bits, [f"ranges={rule}", "method=range"], seed=0)
 
 
 def measure(

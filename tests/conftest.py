@@ -8,8 +8,8 @@ import torch
 from hypothesis import settings
 from torch import fx, nn
 
-from subbyte.api import prepare
-from subbyte.placement.simulation import Captured
+from placed import placed
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 
 torch.set_num_threads(1)
@@ -42,39 +42,41 @@ def trained() -> Callable[[nn.Module], nn.Module]:
 
 
 @pytest.fixture
-def place() -> Callable[..., Captured]:
-    """place(model, *args, **recipe): captured, with the recipe's quantizers in place.
+def place() -> Callable[..., Simulation]:
+    """place(model, *args, **recipe): a simulation with quantizers in place, without parameters.
 
     Bits are 4 and `first_last` is None where the recipe does not say.
     """
 
-    def run(model: nn.Module, *args: Any, **recipe: Any) -> Captured:
+    def run(model: nn.Module, *args: Any, **recipe: Any) -> Simulation:
         given = {"weights": 4, "activations": 4, "first_last": None, **recipe}
-        return prepare(model.eval(), args, Recipe(**given))
+        return placed(model.eval(), args, Recipe(**given))
 
     return run
 
 
 @pytest.fixture
-def bits() -> Callable[[Captured, str], dict[str, int]]:
-    """bits(captured, role): the bits of every quantized tensor of a role, by its layer."""
+def bits() -> Callable[[Simulation, str], dict[str, int]]:
+    """bits(simulation, role): the bits of every quantized tensor of a role, by its layer."""
 
-    def read(captured: Captured, role: str) -> dict[str, int]:
-        return {t.layer: q.spec.bits for t, q in captured.quantizers(role)}
+    def read(simulation: Simulation, role: str) -> dict[str, int]:
+        return {t.layer: q.spec.bits for t, q in simulation.quantizers(role)}
 
     return read
 
 
 @pytest.fixture
-def stands() -> Callable[[Captured, str], tuple[list[str], list[str]]]:
-    """stands(captured, layer): behind which operators a quantized activation is, and its readers.
+def stands() -> Callable[[Simulation, str], tuple[list[str], list[str]]]:
+    """stands(simulation, layer): behind which operators a quantized activation is, and its readers.
 
     An input of the model counts as the operator "placeholder".
     """
 
-    def find(captured: Captured, layer: str) -> tuple[list[str], list[str]]:
-        modules = [t.module for t, _ in captured.quantizers("activation") if t.layer == layer]
-        nodes = [n for n in captured.region("").graph.nodes if n.target in modules]
+    def find(simulation: Simulation, layer: str) -> tuple[list[str], list[str]]:
+        (quantizer,) = [q for t, q in simulation.activations() if t.layer == layer]
+        region = simulation.region("")
+        calls = [n for n in region.graph.nodes if n.op == "call_module"]
+        nodes = [n for n in calls if region.get_submodule(n.target) is quantizer]
         behind = [_operator(node.args[0]) for node in nodes]
         return sorted(behind), sorted(_operator(user) for node in nodes for user in node.users)
 

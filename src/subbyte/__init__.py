@@ -1,12 +1,31 @@
-"""Subbyte: quantization of image classifiers and detectors, from 8 bits down to 2, with proof."""
+"""Subbyte: quantization of image classifiers and detectors, from 8 bits down to 2, with proof.
+
+`import subbyte` does not import PyTorch; the functions do when they are first used.
+"""
 
 from __future__ import annotations
 
-from subbyte.api import export, layers, quantize
+from typing import TYPE_CHECKING
+
 from subbyte.errors import SubbyteError
-from subbyte.placement.storage import load, save
-from subbyte.recipe import Recipe
+from subbyte.utils import lazy
 from subbyte.version import __version__
+
+if TYPE_CHECKING:
+    from subbyte.api import export, layers, load, quantize, save
+    from subbyte.recipe import Recipe
+else:
+    __getattr__ = lazy.attributes(
+        __name__,
+        {
+            "Recipe": "subbyte.recipe",
+            "export": "subbyte.api",
+            "layers": "subbyte.api",
+            "load": "subbyte.api",
+            "quantize": "subbyte.api",
+            "save": "subbyte.api",
+        },
+    )
 
 __all__ = [
     "Recipe",
@@ -18,3 +37,7 @@ __all__ = [
     "quantize",
     "save",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import time
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,26 @@ from pydantic import BaseModel
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte import methods
-from subbyte.calibration.observe import rows, sqnr_db
+from subbyte import methods, targets
+from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detectors.loss import training_loss
-from subbyte.detectors.regions import WHOLE
+from subbyte.detectors.regions import known_regions
 from subbyte.errors import SubbyteError
-from subbyte.graph.equalize import equalize
-from subbyte.graph.fingerprint import fingerprints
-from subbyte.graph.regions import capture_regions
+from subbyte.graph.capture.model import capture_model
+from subbyte.graph.equalize import equalized
+from subbyte.graph.float_model import FloatModel, device_of
+from subbyte.graph.flow import WHOLE
+from subbyte.methods.common.context import Context, LabelLoss
+from subbyte.methods.common.output_loss import label_loss
 from subbyte.methods.common.resume import claim
-from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.placement.insert import annotate, check_overrides
-from subbyte.placement.simulation import Captured, QuantizedTensor
+from subbyte.numerics.fake_quantize import Quantizer
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement import saved_file
+from subbyte.placement.place import place
+from subbyte.placement.placement import Placement, QuantizedTensor
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
-from subbyte.targets.onnx import export as onnx_runtime
-from subbyte.tasks.metrics import classification
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -41,67 +44,101 @@ def quantize(
     *,
     progress: Progress | None = None,
     resume: Path | None = None,
-) -> Captured:
+) -> Simulation:
     """Quantize a model: a new module, called as the model was; `model` is left as it is.
 
-    `calibration`: an iterable of batches that can be walked again (a list, a `DataLoader`). A batch
-    is a tensor, a list of images, a tuple of positional arguments, a mapping {"inputs": …,
-    "targets": …}, or a pair (inputs, targets). `recipe`: what to do; `None` is `Recipe()`.
     The same model, batches and recipe give the same result (its `seed`; one thread count).
-    `resume`: a folder to which methods that learn write each finished block; called again with the
-    same arguments after it was interrupted, it goes on from there, to the same result.
+
+    Args:
+        model: Any module that `torch.export` can capture, or a detector with regions that it can.
+        calibration: An iterable of batches that can be walked again (a list, a `DataLoader`). A
+            batch is a tensor, a list of images, a tuple of positional arguments, a mapping
+            {"inputs": …, "targets": …}, or a pair (inputs, targets).
+        recipe: What to do; `None` is `Recipe()`.
+        progress: Shows how far the work is.
+        resume: A folder to which methods that learn write each finished block; called again with
+            the same arguments after it was interrupted, it goes on from there, to the same result.
 
     Raises:
         SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
             matches no layer; or `resume` holds other work. One sentence says what would be right.
     """
     started = time.perf_counter()
-    recipe = recipe or Recipe()
-    progress = progress or Silent()
-    _check_module(model)
-    batches = ArgumentsOf(check_calibration(calibration), device_of(model))
-    name, options = _method(recipe)
-    with progress.working("capturing the model"):
-        first = next(iter(batches))
-        captured = prepare(model, first, recipe)
-    if resume is not None:
-        claim(resume, _work(captured, first))
-    whole = captured.region_names == WHOLE
-    loss = classification.loss if whole else training_loss(captured, model)
-    with torch.random.fork_rng(), keeping_memory():
-        torch.manual_seed(recipe.seed)
-        methods.method(name).apply(
-            captured, batches, options, loss=loss, progress=progress, resume=resume
-        )
-    captured.facts.seconds = time.perf_counter() - started
-    captured.facts.metadata["method"] = name
-    return captured
-
-
-def prepare(model: nn.Module, args: tuple[Any, ...], recipe: Recipe) -> Captured:
-    """Capture a model and put the recipe's quantizers into its copy, none of them calibrated.
-
-    `args`: the positional arguments of one batch.
-    """
+    recipe, progress = recipe or Recipe(), progress or Silent()
     _check_module(model)
     check_recipe(recipe)
-    parts = capture_regions(model, args, recipe.regions)
-    captured = Captured(parts.model, parts.regions, recipe, parts.flow)
-    captured.signature = inspect.signature(model.forward)
-    captured.facts.fingerprints = captured.facts.prepared = fingerprints(captured)
-    if recipe.equalize:
-        for region in captured.region_names:
-            equalize(captured.region(region))
-        captured.facts.prepared = fingerprints(captured)
-    annotate(captured)
-    check_overrides(recipe, [layer.name for layer in captured.layers])
-    captured.facts.example = pytree.tree_map(_shape_only, args)
-    captured.facts.metadata = {
-        "version": __version__,
-        "recipe": recipe.as_dict(),
-    }
-    captured.to(device_of(captured))  # the quantizers join the model where it lies
-    return captured.requires_grad_(False)
+    batches = ArgumentsOf(check_calibration(calibration), device_of(model))
+    with progress.working("capturing the model"):
+        float_model = capture(model, next(iter(batches)), recipe.regions)
+    return quantize_captured(
+        float_model, batches, recipe, progress=progress, resume=resume, started=started
+    )
+
+
+def capture(
+    model: nn.Module, args: tuple[Any, ...], regions: tuple[str, ...] | None = None
+) -> FloatModel:
+    """Capture a model, once for any number of recipes.
+
+    Args:
+        model: The user's model; it is left as it is.
+        args: The positional arguments of one batch.
+        regions: Submodules to capture; `None`: those that the model names, those of a known
+            detector, the whole model, or what can be captured of it.
+
+    Raises:
+        SubbyteError: It cannot be captured.
+    """
+    _check_module(model)
+    return capture_model(model, args, known_regions(model) if regions is None else regions)
+
+
+def quantize_captured(
+    float_model: FloatModel,
+    batches: ArgumentsOf,
+    recipe: Recipe,
+    *,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+    started: float | None = None,
+) -> Simulation:
+    """Quantize a model that has been captured; the float model is left as it is.
+
+    Args:
+        float_model: The model, captured with the recipe's regions.
+        batches: The calibration images, on the model's device.
+        recipe: What to do.
+        progress: Shows how far the work is.
+        resume: As of `quantize`.
+        started: When the work began, by `time.perf_counter`; `None`: now.
+
+    Raises:
+        SubbyteError: As of `quantize`.
+    """
+    started = time.perf_counter() if started is None else started
+    progress = progress or Silent()
+    name, options = _method(recipe)
+    captured, float_model = float_model, equalized(float_model) if recipe.equalize else float_model
+    placement = place(float_model, recipe, targets.hints())
+    if resume is not None:
+        claim(resume, _work(captured, recipe, next(iter(batches))))
+    context = Context(recipe.seed, progress, _label_loss(float_model, placement), resume)
+    with torch.random.fork_rng(), keeping_memory():
+        torch.manual_seed(recipe.seed)
+        method = methods.method(name)
+        params = method.quantize(float_model, placement, batches, options, context)
+    seconds = time.perf_counter() - started
+    simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
+    simulation.metadata = _metadata(recipe) | {"method": name}
+    return simulation
+
+
+def unquantized(float_model: FloatModel) -> Simulation:
+    """The simulation of a recipe that leaves everything in float."""
+    recipe = Recipe(weights=None, activations=None, first_last=None)
+    simulation = simulate(float_model, place(float_model, recipe), QuantParams())
+    simulation.metadata = _metadata(recipe)
+    return simulation
 
 
 def export(
@@ -114,27 +151,67 @@ def export(
 ) -> None:
     """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
 
-    `example`: a batch's inputs (a tensor, or a tuple of positional arguments). `target`: the
-    runtime that the file is for, "onnxruntime" or "openvino", where it runs fastest; `None`: one
-    for both. `postprocess`: a detector is written with the whole way from images [N, 3, H, W] in
-    [0, 1] to `boxes` [N, K, 4], `scores`, `labels` [N, K] and `count` [N], for images of the
-    example's height and width, which are resized in the file if they are of another size than the
-    model's; without it, from the images to the raw outputs. The file's metadata carries the recipe,
-    the version and, where they are known, preprocessing and class names.
+    The file's metadata carries the recipe, the version and, where they are known, preprocessing and
+    class names. The model is left as it is.
+
+    Args:
+        quantized: What `quantize` or `load` returned.
+        path: The file to write.
+        example: A batch's inputs (a tensor, or a tuple of positional arguments), of the height and
+            width of the calibration's.
+        target: The runtime that the file is for, "onnxruntime" or "openvino", where it runs
+            fastest; `None`: one for both.
+        postprocess: Write a detector with the whole way from images [N, 3, H, W] in [0, 1] to
+            `boxes` [N, K, 4], `scores`, `labels` [N, K] and `count` [N], for images of the
+            example's height and width, which are resized in the file if they are of another size
+            than the model's; else from the images to the raw outputs.
 
     Raises:
         SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, or
             `path` cannot be written.
     """
-    captured = _captured(quantized)
-    args = to_device(read_batch(example).args, device_of(captured))
-    given, expected = _shapes(args), _shapes(captured.facts.example)
-    if captured.region_names == WHOLE and given != expected:
+    from subbyte.targets.onnx import export as onnx_files  # onnx takes a while to import
+
+    simulation = _simulation(quantized)
+    args = to_device(read_batch(example).args, device_of(simulation))
+    given, expected = _shapes(args), _shapes(simulation.example)
+    if simulation.region_names == WHOLE and given != expected:
         raise SubbyteError(
             f"the example has the shape {given} behind the batch, and the model was captured with "
             f"{expected}: give a batch like those of the calibration"
         )
-    onnx_runtime.export(captured, Path(path), args, target, postprocess)
+    onnx_files.export(simulation, Path(path), args, target, postprocess)
+
+
+def save(quantized: nn.Module, path: str | Path) -> None:
+    """Write the parameters and the recipe of a quantized model to a safetensors file.
+
+    The float weights are not in it: `load` takes them from the model.
+
+    Raises:
+        SubbyteError: `quantized` is not from `quantize` or `load`, or `path` cannot be written.
+    """
+    saved_file.write(_simulation(quantized), Path(path))
+
+
+def load(model: nn.Module, path: str | Path) -> Simulation:
+    """The quantized model that was saved in `path`, of `model`, its float model.
+
+    Raises:
+        SubbyteError: `path` is missing, is not such a file, or is of an earlier version, or `model`
+            is not the one it was made from.
+    """
+    if not isinstance(model, nn.Module):
+        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    saved = saved_file.read(Path(path))
+    recipe = Recipe(**saved.metadata["recipe"])
+    float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
+    saved_file.check_same(saved, float_model.fingerprints)
+    float_model = equalized(float_model) if recipe.equalize else float_model
+    placement = place(float_model, recipe, targets.hints())
+    simulation = simulate(float_model, placement, saved_file.params_of(saved, placement))
+    simulation.metadata = saved.metadata
+    return simulation
 
 
 def layers(quantized: nn.Module) -> list[dict[str, Any]]:
@@ -145,8 +222,24 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
     of a weight as it is, of an activation over the calibration images (`None`: no noise at all).
     readers: the layers that read it.
     """
-    captured = _captured(quantized)
-    return [_row(captured, tensor, q) for tensor, q in captured.quantizers()]
+    simulation = _simulation(quantized)
+    return [_row(simulation, tensor, q) for tensor, q in simulation.quantizers()]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise `SubbyteError` for what a recipe asks and this version does not have."""
+    _method(recipe)
+
+
+def _label_loss(float_model: FloatModel, placement: Placement) -> LabelLoss | None:
+    """How wrong outputs are by labels, of a classifier and of detectors that know it."""
+    if float_model.region_names == WHOLE:
+        return label_loss
+    return training_loss(simulate(float_model, placement, QuantParams()), float_model.original)
+
+
+def _metadata(recipe: Recipe) -> dict[str, Any]:
+    return {"version": __version__, "recipe": recipe.as_dict()}
 
 
 def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
@@ -155,57 +248,50 @@ def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise `SubbyteError` for what a recipe asks and this version does not have."""
-    _method(recipe)
-
-
 def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
     method = methods.resolve(recipe)
     return method.name, methods.method(method.name).Options(**method.options)
 
 
-def _work(captured: Captured, args: tuple[Any, ...]) -> dict[str, Any]:
+def _work(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dict[str, Any]:
     """What unfinished work must have in common with what goes on with it."""
-    weights = "".join(f"{name} {value}\n" for name, value in captured.facts.fingerprints.items())
+    weights = "".join(f"{name} {value}\n" for name, value in float_model.fingerprints.items())
     leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     images = b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
     return {
         "version": __version__,
-        **captured.recipe.as_dict(),
+        **recipe.as_dict(),
         "model": hashlib.sha256(weights.encode()).hexdigest()[:16],
         "first batch": hashlib.sha256(images).hexdigest()[:16],
     }
 
 
-def _row(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> dict[str, Any]:
-    single = quantizer.spec.axis is None
+def _row(simulation: Simulation, tensor: QuantizedTensor, quantizer: Quantizer) -> dict[str, Any]:
+    single = tensor.spec.axis is None
     scale, zero_point = quantizer.scale.tolist(), quantizer.zero_point.tolist()
     return {
         "layer": tensor.layer,
         "role": tensor.role,
-        "bits": quantizer.spec.bits,
-        "symmetric": quantizer.spec.symmetric,
+        "bits": tensor.spec.bits,
+        "symmetric": tensor.spec.symmetric,
         "per_channel": not single,
         "scale": scale[0] if single else scale,
         "zero_point": zero_point[0] if single else zero_point,
-        "sqnr_db": _sqnr(captured, tensor, quantizer),
+        "sqnr_db": _sqnr_db(simulation, tensor, quantizer),
         "readers": list(tensor.readers),
     }
 
 
-def _sqnr(captured: Captured, tensor: QuantizedTensor, quantizer: FakeQuantize) -> float | None:
-    value = quantizer.sqnr_db
-    if tensor.role == "weight":
-        weight = rows(captured.weight(tensor).detach(), None).double()
-        noise = rows(quantizer.quantize(captured.weight(tensor)).detach(), None).double() - weight
-        value = sqnr_db(float(weight.square().sum()), float(noise.square().sum()))
+def _sqnr_db(simulation: Simulation, tensor: QuantizedTensor, quantizer: Quantizer) -> float | None:
+    value, params = quantizer.sqnr_db, quantizer.params
+    if tensor.role == "weight" and params is not None:
+        value = weight_sqnr_db(simulation.weight(tensor), params, tensor.spec)
     return None if value is None or value == float("inf") else value
 
 
-def _captured(quantized: nn.Module) -> Captured:
-    if not isinstance(quantized, Captured):
+def _simulation(quantized: nn.Module) -> Simulation:
+    if not isinstance(quantized, Simulation):
         raise SubbyteError(
             f"{type(quantized).__name__} is not a quantized model: give what subbyte.quantize or "
             "subbyte.load returned"
@@ -214,19 +300,7 @@ def _captured(quantized: nn.Module) -> Captured:
 
 
 def _check_module(model: object) -> None:
-    if isinstance(model, Captured):
+    if isinstance(model, Simulation):
         raise SubbyteError("the model is quantized already: give the float model it was made from")
     if not isinstance(model, nn.Module):
         raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first tensor lies; the CPU for a model without any."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        return tensor.device
-    return torch.device("cpu")
-
-
-def _shape_only(leaf: Any) -> Any:
-    """A tensor that has a shape and a type and no memory."""
-    return torch.empty_like(leaf, device="meta") if isinstance(leaf, torch.Tensor) else leaf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import re
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.numerics import ranges as range_rules
 from subbyte.utils.validation import Checked, short
 
 
@@ -47,6 +47,12 @@ def method_names() -> list[str]:
     return ["auto", *(module.name for module in found if not module.ispkg)]
 
 
+def _check_rule(rule: Named) -> None:
+    """Refuse a range rule that does not exist, or not with these options."""
+    # By its name, because numerics stands above recipes; this does not import PyTorch.
+    importlib.import_module("subbyte.numerics.ranges").check(*choice(rule))
+
+
 def _checked_ranges(value: Any) -> Any:
     if isinstance(value, dict) and "name" not in value:
         strange = set(value) - {"weights", "activations"}
@@ -58,9 +64,9 @@ def _checked_ranges(value: Any) -> Any:
         for role, rule in value.items():
             if not isinstance(rule, str | dict):
                 raise SubbyteError(f"ranges.{role} is {short(rule)}: give a rule's name")
-            range_rules.check(*choice(rule))
+            _check_rule(rule)
     elif isinstance(value, str | dict):
-        range_rules.check(*choice(value))
+        _check_rule(value)
     elif value is not None:
         raise SubbyteError(f"ranges is {value!r}: give a rule's name or {{name: RULE, …}}")
     return value

@@ -21,7 +21,7 @@ from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
 from subbyte.models import build
-from subbyte.targets import base as verify
+from subbyte.targets import base as targets
 from subbyte.tasks import measure as measuring
 from subbyte.utils.progress import Silent
 
@@ -205,12 +205,33 @@ def test_a_file_is_loaded_once_where_the_threads_agree(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, cores: int, loaded: list[int]
 ) -> None:
     runtime = Loads()
-    monkeypatch.setattr(verify, "runtime", lambda name: runtime)
+    monkeypatch.setattr(targets, "runtime", lambda name: runtime)
     monkeypatch.setattr(measuring.os, "cpu_count", lambda: cores)
     results = run(tmp_path / "out", pictures, "full", runtimes=["onnxruntime"])
     assert runtime.threads == loaded * 2  # the float file and that of the variant
     deployed = results["variants"][0]["deployed"]["onnxruntime"]
     assert deployed["latency_threads"] == loaded[-1]
+
+
+def test_results_say_on_how_many_images_each_figure_was_measured(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "runtime", lambda name: Loads())
+    given = {"runtimes": ["onnxruntime"], "simulation_images": 40}
+    results = run(tmp_path / "out", pictures, "full", **given)
+    assert (results["evaluation_images"], results["simulation_images"]) == (150, 40)
+    for entry in (results["float"], *results["variants"]):
+        assert entry["images"] == 40
+        deployed = entry["deployed"]["onnxruntime"]
+        assert (deployed["images"], deployed["agreement_images"]) == (150, 40)
+        # Zeros are class 0, and a share of 40 images is that of 150 only by chance.
+        assert 40 * deployed["agreement"] == pytest.approx(round(40 * deployed["agreement"]))
+    with np.load(tmp_path / "out/float/outputs.npz") as saved:
+        assert saved["images"].tolist() == [(2 * i + 1) * 150 // 80 for i in range(40)]
+        names = sorted((pictures / "val").rglob("*.png"))
+        truth = [int(names[i].parent.name) for i in saved["images"]]
+        assert saved["labels"].tolist() == truth
+        assert set(truth) == set(range(10))
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,11 +14,7 @@ from subbyte.app.run_folder import RunFolder
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
-from subbyte.methods import subbyte as method
-from subbyte.methods.finetune import tune
-from subbyte.methods.gptq import layerwise as walk
-from subbyte.placement.simulation import Layer
-from subbyte.targets import base as verify
+from subbyte.targets import base as targets
 from subbyte.utils import machine
 from subbyte.utils.progress import Silent
 
@@ -56,34 +51,6 @@ def experiment(tmp_path: Path) -> Experiment:
         variants={"w8a8": {}, "w3a4": {"weights": 3, "activations": 4}},
         runtimes=[],
     )
-
-
-def test_layers_that_a_method_leaves_rounded_are_named_with_the_reason(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fit = walk._fit
-
-    def without_the_last(own: walk.Walk, layer: Layer, *rest: Any) -> Any:
-        return None if layer.name == "4" else fit(own, layer, *rest)
-
-    monkeypatch.setattr(walk, "_fit", without_the_last)
-    _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
-    (entry,) = results["variants"]
-    assert "not learned, because nothing better than rounding was found: 4" in entry["notes"]
-
-
-def test_a_tuning_that_is_not_kept_is_told_with_the_reason(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(method, "STEPS", 8)
-    monkeypatch.setattr(tune, "WORSE", float("inf"))
-    monkeypatch.setattr(tune, "_grown", lambda *_: True)
-    _, results = pipeline.run(experiment, tmp_path / "run", only=("w3a4",))
-    (entry,) = results["variants"]
-    assert not entry["tuning"]["kept"]
-    assert [refused["rates"] for refused in entry["tuning"]["refused"]] == [16, 4, 1]
-    assert "not tuned, because the loss of images held out had grown" in entry["notes"]
-    assert any("not tuned" in note for note in results["notes"])
 
 
 @pytest.mark.slow
@@ -178,8 +145,8 @@ def test_a_file_for_one_runtime_is_written_only_where_it_is_another(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulations: list[str] = []
-    simulated = verify.simulated
-    monkeypatch.setattr(verify, "simulated", lambda *a: simulations.append("") or simulated(*a))
+    simulated = targets.simulated
+    monkeypatch.setattr(targets, "simulated", lambda *a: simulations.append("") or simulated(*a))
     experiment = experiment.model_copy(update={"runtimes": ("openvino",)})
     folder, results = pipeline.run(experiment, tmp_path / "out")
     # Four bits are clipped in another way for OpenVINO; at eight there is nothing to clip.

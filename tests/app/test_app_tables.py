@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from subbyte.app.report.tables import run_table, write_layers
-from subbyte.placement.simulation import Layer
+from subbyte.placement.placement import PlacedLayer
 
 
 def measured(top1: float, low: float, high: float, **more: Any) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def results(**changes: Any) -> dict[str, Any]:
     base = {
         "experiment": "shoes",
         "model": "resnet18",
+        "task": "classification",
         "primary_metric": "top1",
         "evaluation_images": 500,
         "calibration_images": 64,
@@ -69,6 +70,36 @@ def test_title_and_caption_say_what_was_measured_how() -> None:
     assert lines[-1] == "note: 3 of the 64 calibration images are evaluated too"
 
 
+def test_a_simulation_on_some_of_the_images_is_told() -> None:
+    few = rendered(results(simulation_images=200))
+    said = "simulation, and what is compared with it: on 200 of the images"
+    assert said in [line.strip() for line in few]
+    assert not any("of the images" in line for line in rendered(results(simulation_images=500)))
+
+
+def detected(**more: Any) -> dict[str, Any]:
+    return {"metrics": {"AP": 0.5, "AP50": 0.75}, "intervals": {}, **more}
+
+
+def test_a_detectors_columns_are_its_own() -> None:
+    speed = {"latency_ms": 20.0, "latency_raw_ms": 15.0, "latency_batch": 1, "latency_threads": 2}
+    runtime = detected(agreement=0.9, int8_ops=3, int8_candidates=4, **speed)
+    objects = {"lost": 0.125, "gained": 0.0625}
+    variant = {"name": "w4a8", "size_bytes": 1000, "deployed": {"openvino": runtime}}
+    variant |= detected(agreement_with_float=0.8, sqnr_db=12.0, objects=objects)
+    model = detected(size_bytes=4000, deployed={"openvino": runtime})
+    lines = rendered(
+        results(task="detection", primary_metric="AP", float=model, variants=[variant])
+    )
+    assert cells(lines) == [
+        ["float", "simulation", "50.00", "75.00", "–", "–", "–", "", "", "4"],
+        ["", "openvino", "50.00", "75.00", "90.00", "", "", "3 of 4", "20 (15)", ""],
+        ["w4a8", "simulation", "50.00", "75.00", "80.00", "12.5/6.2", "12.0", "", "", "1"],
+        ["", "openvino", "50.00", "75.00", "90.00", "", "", "3 of 4", "20 (15)", ""],
+    ]
+    assert any("raw: without post-processing" in line for line in lines)
+
+
 def test_a_run_without_runtimes_or_errors_has_nothing_to_tell_of_them() -> None:
     float_ = measured(1, 0.9, 1, size_bytes=2000, deployed={})
     exact = {"name": "w8a8", "size_bytes": 1000, "packed_bytes": 1000, "deployed": {}}
@@ -86,8 +117,10 @@ def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None
     row = {"layer": "conv1", "role": "weight", **grid, "scale": [0.5, 0.25], "zero_point": [7, 8]}
     row["readers"] = ["conv1"]
     row |= {"clipped": None, "clipped_calibration": 0.25}
-    kept = Layer("up", "conv", "", "convolution", None, (), "transposed convolutions stay in float")
-    quantized = Layer(
+    kept = PlacedLayer(
+        "up", "conv", "", "convolution", None, (), "transposed convolutions stay in float"
+    )
+    quantized = PlacedLayer(
         "conv1", "conv", "", "conv2d", "quantizers.weight", ("quantizers.activation",)
     )
     write_layers(tmp_path / "layers.csv", [row], [quantized, kept])

@@ -7,15 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte import Recipe
-from subbyte.api import prepare
+from subbyte import Recipe, quantize
 from subbyte.calibration.bias_correction import correct_biases, correct_outputs, match_outputs
-from subbyte.calibration.observe import calibrate, choose_activations, choose_weights
-from subbyte.numerics.fake_quantize import BiasQuantize, State
-from subbyte.placement.simulation import Captured
+from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.numerics.fake_quantize import BiasQuantize
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
 
-Place = Callable[..., Captured]
+Place = Callable[..., Simulation]
+
+
+def with_weights(placed: Simulation) -> Simulation:
+    """Weights quantized by their range rules, activations in float."""
+    found = weight_ranges(placed.float_model, placed.placement, Silent())
+    return simulate(placed.float_model, placed.placement, QuantParams(found))
+
+
+def corrected(simulation: Simulation, batches: list[tuple[torch.Tensor]]) -> Simulation:
+    float_model, placement = simulation.float_model, simulation.placement
+    params, _ = correct_biases(float_model, placement, simulation.params, batches, 1000, Silent())
+    return simulate(float_model, placement, params)
+
 
 LAYERS = {
     "linear": (nn.Linear(6, 5), (6,)),
@@ -39,15 +52,12 @@ def mean_of(outputs: torch.Tensor, channel: int) -> torch.Tensor:
 def test_a_layer_gives_what_it_gave_in_the_mean(place: Place, name: str) -> None:
     layer, shape = LAYERS[name]
     x = images(*shape)
-    captured = place(layer, x, weights=2, activations=None)
+    simulation = with_weights(place(layer, x, weights=2, activations=None))
     channel = -1 if isinstance(layer, nn.Linear) else 1
     expected = mean_of(layer(x).detach(), channel)
-    choose_weights(captured, Silent())
-    captured.set_state(State.QUANTIZE)
-    before = (mean_of(captured(x), channel) - expected).abs().max()
-    correct_biases(captured, [(x[:10],), (x[10:],)], 24, Silent())
-    captured.set_state(State.QUANTIZE)
-    after = (mean_of(captured(x), channel) - expected).abs().max()
+    before = (mean_of(simulation(x), channel) - expected).abs().max()
+    simulation = corrected(simulation, [(x[:10],), (x[10:],)])
+    after = (mean_of(simulation(x), channel) - expected).abs().max()
     assert before > 1e-2
     assert after < 1e-5
 
@@ -68,15 +78,12 @@ def test_a_layer_used_twice_is_corrected_by_the_mean_of_both(place: Place) -> No
     model = Shared()
     first = x.mean(0)
     second = F.relu(model.a(x)).mean(0)
-    captured = place(model, x, weights=2, activations=None)
-    choose_weights(captured, Silent())
-    tensor, quantizer = next(iter(captured.quantizers("weight")))
-    error = quantizer.quantize(captured.weight(tensor)) - model.a.weight
-    bias = captured.region("").get_parameter("a.bias").clone()
-    correct_biases(captured, [(x,)], 200, Silent())
-    moved = bias - captured.region("").get_parameter("a.bias")
+    simulation = with_weights(place(model, x, weights=2, activations=None))
+    tensor, quantizer = next(iter(simulation.weights()))
+    error = quantizer(simulation.weight(tensor)) - model.a.weight
+    moved = model.a.bias - corrected(simulation, [(x,)]).bias("a.bias")
     expected = error @ (first + second) / 2
-    torch.testing.assert_close(moved, expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moved.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_outputs_of_the_last_layers_are_right_in_the_mean(place: Place) -> None:
@@ -91,41 +98,44 @@ def test_outputs_of_the_last_layers_are_right_in_the_mean(place: Place) -> None:
             return self.b(hidden), self.c(hidden.mean((2, 3)))
 
     x, model = images(3, 8, 8), Two()
-    captured = place(model, x, weights=2, activations=8)
-    batches = [(x,)]
-    choose_weights(captured, Silent())
-    hidden = captured.region("").get_parameter("a.bias")
-    expected = correct_biases(captured, batches, 24, Silent())
+    simulation = with_weights(place(model, x, weights=2, activations=8))
+    float_model, placement, batches = simulation.float_model, simulation.placement, [(x,)]
+    params, expected = correct_biases(
+        float_model, placement, simulation.params, batches, 24, Silent()
+    )
     assert len(expected) == 2
-    choose_activations(captured, batches, Silent())
-    before = hidden.clone()
-    correct_outputs(captured, expected, batches, 24, Silent())
-    assert torch.equal(hidden, before)
-    grids = [m for m in captured.modules() if isinstance(m, BiasQuantize)]
-    coarsest = max(float(grid.scale.max()) for grid in grids)  # biases are rounded to it
-    for output, right in zip(captured(x), model(x), strict=True):
+    ranges, _ = activation_ranges(simulate(float_model, placement, params), batches, Silent())
+    simulation = simulate(float_model, placement, params.with_tensors(ranges))
+    biases = correct_outputs(simulation, expected, batches, 24, Silent())
+    assert biases.keys() == {"b.bias", "c.bias"}
+    simulation = simulate(float_model, placement, simulation.params.with_biases(biases))
+    rounded = [m for m in simulation.modules() if isinstance(m, BiasQuantize)]
+    coarsest = max(float(bias.scale.max()) for bias in rounded)  # biases are rounded to it
+    for output, right in zip(simulation(x), model(x), strict=True):
         error = (mean_of(output, 1) - mean_of(right.detach(), 1)).abs()
         assert error.max() < coarsest / 2 + 1e-5
 
 
-def test_the_model_runs_as_before_when_it_is_done(place: Place) -> None:
-    x, model = images(6), Shared()
-    captured = place(model, x)
-    choose_weights(captured, Silent())
-    correct_biases(captured, [(x,)], 24, Silent())
-    assert "forward" not in vars(captured.region(""))
+def test_the_float_model_is_left_as_it_was(place: Place) -> None:
+    x = images(6)
+    simulation = with_weights(place(Shared(), x))
+    region = simulation.float_model.region("")
+    before = {name: value.clone() for name, value in region.state_dict().items()}
+    corrected(simulation, [(x,)])
+    assert "forward" not in vars(region)
+    assert all(torch.equal(value, before[name]) for name, value in region.state_dict().items())
 
 
 def test_outputs_are_matched_in_the_mean_over_all_images() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
     batches = [(torch.rand(40, 6) + 1,), (torch.rand(13, 6) - 1,)]
-    captured = prepare(model, batches[0], Recipe(weights=2, activations=3, first_last=None))
-    calibrate(captured, batches, Silent())
+    recipe = Recipe(weights=2, activations=3, first_last=None, method="range")
+    simulation = quantize(model, batches, recipe)
     images = torch.cat([args[0] for args in batches])
-    expected = model(images).mean(0)
-    assert (captured(images).mean(0) - expected).abs().max() > 0.05
-    match_outputs(captured, batches, Silent())
-    # The bias lies on the grid of the sums.
-    step = max(float(q.scale.max()) for _, q in captured.quantizers())
-    assert (captured(images).mean(0) - expected).abs().max() < 0.51 * step**2
+    expected = model(images).mean(0).detach()
+    assert (simulation(images).mean(0) - expected).abs().max() > 0.05
+    for name, bias in match_outputs(simulation, batches, Silent()).items():
+        simulation.put_bias(name, bias)
+    # The bias is rounded as the sums are.
+    step = max(float(q.scale.max()) for _, q in simulation.quantizers())
+    assert (simulation(images).mean(0) - expected).abs().max() < 0.51 * step**2

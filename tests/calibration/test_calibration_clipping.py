@@ -9,7 +9,7 @@ from subbyte.calibration import clipping
 from subbyte.data import DataConfig, open_data
 from subbyte.models import ModelConfig, load
 from subbyte.numerics.fake_quantize import Clipping
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 
 def counted(values: int, clipped: int) -> Clipping:
@@ -19,7 +19,7 @@ def counted(values: int, clipped: int) -> Clipping:
 
 
 @pytest.fixture(scope="module")
-def model() -> Captured:
+def model() -> Simulation:
     """One convolution of ones with 8-bit grids, calibrated on [−1, 1]; and a linear layer."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
@@ -27,21 +27,23 @@ def model() -> Captured:
     return subbyte.quantize(network, [images], subbyte.Recipe(ranges="minmax"))
 
 
-def index(model: Captured, layer: str) -> int:
-    roles = [(tensor.layer, tensor.role) for tensor in model.tensors]
+def index(model: Simulation, layer: str) -> int:
+    roles = [(tensor.layer, tensor.role) for tensor in model.placement.tensors]
     return roles.index((layer, "activation"))
 
 
-def test_values_beyond_the_range_are_counted(model: Captured) -> None:
+def test_values_beyond_the_range_are_counted(model: Simulation) -> None:
     images = torch.tensor([-5.0, -1.2, -0.9, 0.0, 0.3, 0.99, 1.0, 1.5, 2.0, 0.0, 0.0, 0.0])
     with clipping.counting(model) as counts:
         for _ in range(2):  # batches add up
             model(images.reshape(3, 1, 2, 2))
-    assert len(counts) == len(model.tensors) == 4
+    assert len(counts) == len(model.placement.tensors) == 4
     first = counts[index(model, "0")]
     assert (first.values, int(first.clipped)) == (24, 8)
     assert clipping.share(first) == pytest.approx(1 / 3)
-    weights = [c for c, t in zip(counts, model.tensors, strict=True) if t.role == "weight"]
+    weights = [
+        c for c, t in zip(counts, model.placement.tensors, strict=True) if t.role == "weight"
+    ]
     assert [clipping.share(count) for count in weights] == [None, None]
     total = sum(count.values for count in counts)
     assert total == 24 + 2 * 3 * 8
@@ -49,7 +51,7 @@ def test_values_beyond_the_range_are_counted(model: Captured) -> None:
     assert clipping.share(*counts) == clipped / total
 
 
-def test_counting_changes_no_output_and_ends(model: Captured) -> None:
+def test_counting_changes_no_output_and_ends(model: Simulation) -> None:
     images = 2 * torch.randn(5, 1, 2, 2)
     before = model(images)
     with clipping.counting(model) as counts:
@@ -65,7 +67,7 @@ def test_a_model_without_grids_counts_nothing() -> None:
     assert clipping.share() is None
 
 
-def test_a_layer_that_clips_much_more_is_told(model: Captured) -> None:
+def test_a_layer_that_clips_much_more_is_told(model: Simulation) -> None:
     def note(first: tuple[float, float], last: tuple[float, float]) -> str | None:
         shares = {index(model, "0"): first, index(model, "3"): last}
         sides = [

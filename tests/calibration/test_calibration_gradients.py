@@ -9,14 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte import Recipe, layers, quantize
-from subbyte.calibration.gradients import sensitivities
-from subbyte.calibration.observe import calibrate, choose_weights, observe
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte import Recipe, quantize
+from subbyte.calibration.gradients import value_gradients
+from subbyte.calibration.observe import activation_ranges, observe, weight_ranges
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
 
-Place = Callable[..., Captured]
+Place = Callable[..., Simulation]
+Batches = list[tuple[torch.Tensor]]
+
+
+def with_weights(placed: Simulation) -> Simulation:
+    """Weights quantized by their range rules, activations in float."""
+    found = weight_ranges(placed.float_model, placed.placement, Silent())
+    return simulate(placed.float_model, placed.placement, QuantParams(found))
+
+
+def means(simulation: Simulation, batches: Batches) -> list[torch.Tensor]:
+    """Mean squared gradients by value, of each activation in order."""
+    seen = observe(simulation, batches, Silent())
+    extremes = {key: (histogram.low, histogram.high) for key, histogram in seen.items()}
+    found = value_gradients(simulation, extremes, batches, Silent())
+    return [found[tensor.key].mean() for tensor, _ in simulation.activations()]
 
 
 def test_the_gradients_are_those_of_the_outputs_through_quantized_weights(place: Place) -> None:
@@ -24,11 +39,8 @@ def test_the_gradients_are_those_of_the_outputs_through_quantized_weights(place:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0, 0.3, 0.0]]))
     x = torch.tensor([[0.0, 1.0, 2.0, 4.0], [0.01, 1.01, 2.01, 4.0]])
-    captured = place(model, x, weights=2, first_last=None, ranges="minmax", symmetric_weights=False)
-    choose_weights(captured, Silent())
-    observe(captured, [(x,)], Silent())
-    (grid,) = [quantizer for _, quantizer in captured.quantizers("activation")]
-    mean = sensitivities(captured, [grid], [(x,)], Silent())[grid].mean()
+    placed = place(model, x, weights=2, first_last=None, ranges="minmax", symmetric_weights=False)
+    (mean,) = means(with_weights(placed), [(x,)])
     # Levels of step 1 from -2 to 1; each input's values lie in bins of their own.
     expected = torch.tensor([1.0, -2.0, 0.0, 0.0]).square()
     bins = (x[0] / 4.0 * 512).long().clamp(max=511)
@@ -38,10 +50,8 @@ def test_the_gradients_are_those_of_the_outputs_through_quantized_weights(place:
 def test_random_signs_give_the_sum_over_outputs_in_expectation(place: Place) -> None:
     model = nn.Linear(1, 400)
     x = torch.ones(64, 1)
-    captured = place(model, x, weights=None, first_last=8)
-    observe(captured, [(x,)], Silent())
-    (grid,) = [quantizer for _, quantizer in captured.quantizers("activation")]
-    found = float(sensitivities(captured, [grid], [(x,)], Silent())[grid].mean()[-1])
+    (mean,) = means(place(model, x, weights=None, first_last=8), [(x,)])
+    found = float(mean[-1])
     # Of 64 images: the mean of 64 squared sums of 400 numbers with random signs.
     assert found == pytest.approx(float(model.weight.detach().square().sum()), rel=0.5)
 
@@ -51,28 +61,25 @@ def test_batches_of_any_size_give_the_same(place: Place, size: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     x = torch.randn(64, 3, 6, 6)
-    captured = place(model, x[:2])
-    choose_weights(captured, Silent())
-    found = []
-    for batches in ([(x,)], [(part,) for part in x.split(size)]):
-        observe(captured, batches, Silent())
-        grids = [quantizer for _, quantizer in captured.quantizers("activation")]
-        costs = sensitivities(captured, grids, batches, Silent())
-        found.append(torch.stack([costs[grid].mean() for grid in grids]))
+    simulation = with_weights(place(model, x[:2]))
+    found = [
+        torch.stack(means(simulation, batches))
+        for batches in ([(x,)], [(part,) for part in x.split(size)])
+    ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-12)
 
 
 def test_nothing_of_the_images_stays_in_memory(place: Place) -> None:
     x = torch.randn(16, 3, 6, 6)
-    captured = place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), x[:2])
-    observe(captured, [(x,)], Silent())
-    grids = [quantizer for _, quantizer in captured.quantizers("activation")]
+    placed = place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)), x[:2])
+    quantizers = list(placed.activations())
     seen: list[weakref.ref[torch.Tensor]] = []
-    for grid in grids:
-        grid.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])))
-    sensitivities(captured, grids, [(x,)], Silent())
+    for _, quantizer in quantizers:
+        quantizer.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])))
+    extremes = {tensor.key: (-4.0, 4.0) for tensor, _ in quantizers}
+    value_gradients(placed, extremes, [(x,)], Silent())
     gc.collect()
-    assert len(seen) == 2 * len(grids)  # eight images at a time
+    assert len(seen) == 2 * len(quantizers)  # eight images at a time
     assert [kept() for kept in seen if kept() is not None] == []
 
 
@@ -118,19 +125,16 @@ def test_a_model_without_gradients_falls_back_to_its_values(place: Place) -> Non
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     scales = []
     for rule in ("mse", {"name": "mse", "p": 2.4}):
-        captured = place(Argmax(), x, activations=4, ranges={"activations": rule})
-        calibrate(captured, [(x,)], Silent())
-        scales.append([row["scale"] for row in layers(captured) if row["role"] == "activation"])
+        placed = place(Argmax(), x, activations=4, ranges={"activations": rule})
+        found, _ = activation_ranges(placed, [(x,)], Silent())
+        scales.append([float(params.scale) for params in found.values()])
     assert scales[0] == scales[1]
 
 
-def test_it_leaves_no_hooks_no_gradients_and_the_statistics_as_they_were(place: Place) -> None:
-    torch.manual_seed(0)
+def test_it_leaves_no_hooks_and_no_gradients() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     x = torch.randn(4, 3, 8, 8)
-    captured = place(model, x)
-    calibrate(captured, [(x,)], Silent())
-    assert not captured(x).requires_grad
-    assert not any(q._forward_hooks for _, q in captured.quantizers())
-    assert all(p.grad is None for p in captured.parameters())
-    assert all(q.state is State.QUANTIZE for _, q in captured.quantizers())
+    quantized = quantize(model, [x], Recipe())
+    assert not quantized(x).requires_grad
+    assert not any(q._forward_hooks or q._forward_pre_hooks for _, q in quantized.quantizers())
+    assert all(p.grad is None for p in quantized.parameters())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte.calibration.observe import calibrate, rows, sqnr_db
+from subbyte import layers
+from subbyte.calibration.observe import activation_ranges, channel_rows, with_sqnr
 from subbyte.errors import SubbyteError
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.methods import range as ranges_alone
+from subbyte.methods.common.context import Context
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
 
-Place = Callable[..., Captured]
+Place = Callable[..., Simulation]
 
 
 class Two(nn.Module):
@@ -48,24 +52,30 @@ def images(n: int = 64) -> torch.Tensor:
     return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def grids(captured: Captured) -> dict[tuple[str, str], list[float]]:
+def scales(simulation: Simulation) -> dict[tuple[str, str], list[float]]:
     return {
         (t.role, t.layer): [*q.scale.tolist(), *q.zero_point.tolist()]
-        for t, q in captured.quantizers()
+        for t, q in simulation.quantizers()
     }
 
 
-def calibrated(captured: Captured, images: torch.Tensor, size: int = 16) -> Captured:
-    calibrate(captured, batches_of(images, size), Silent())
-    return captured
+def calibrated(
+    placed: Simulation, images: torch.Tensor, size: int = 16, progress: Silent | None = None
+) -> Simulation:
+    """With ranges by their rules, as the method `range` chooses them."""
+    float_model, placement = placed.float_model, placed.placement
+    context = Context(progress=progress or Silent())
+    options, batches = ranges_alone.Options(), batches_of(images, size)
+    params = ranges_alone.quantize(float_model, placement, batches, options, context)
+    return simulate(float_model, placement, params)
 
 
 def test_ranges_by_hand(place: Place) -> None:
     model, x = Two(), images()
-    captured = calibrated(
+    simulation = calibrated(
         place(model, x[:2], weights=4, activations=4, ranges="minmax", first_last=8), x
     )
-    found = {(t.role, t.layer): q for t, q in captured.quantizers()}
+    found = {(t.role, t.layer): q for t, q in simulation.quantizers()}
 
     def expect(role: str, layer: str, low: np.ndarray, high: np.ndarray, steps: int) -> None:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -85,43 +95,40 @@ def test_ranges_by_hand(place: Place) -> None:
 
 def test_weights_of_each_channel_by_hand(place: Place) -> None:
     model = Two()
-    captured = calibrated(place(model, images(2), ranges="minmax"), images())
-    for tensor, quantizer in captured.quantizers("weight"):
+    simulation = calibrated(place(model, images(2), ranges="minmax"), images())
+    for tensor, quantizer in simulation.quantizers("weight"):
         w = getattr(model, tensor.layer).weight.detach().flatten(1).numpy()
         low, high = np.minimum(w.min(1), 0), np.maximum(w.max(1), 0)
         np.testing.assert_allclose(quantizer.scale, (high - low) / 15, rtol=1e-5)
 
 
 def test_the_same_batches_give_the_same_scales(place: Place) -> None:
-    first = calibrated(place(Two(), images(2)), images())
-    second = calibrated(place(Two(), images(2)), images())
-    assert grids(first) == grids(second)
-    before = grids(first)
-    assert grids(calibrated(first, images())) == before
+    placed = place(Two(), images(2))
+    first, second = calibrated(placed, images()), calibrated(place(Two(), images(2)), images())
+    assert scales(first) == scales(second)
+    assert scales(calibrated(placed, images())) == scales(first)
 
 
 def test_the_size_of_the_batches_hardly_matters(place: Place) -> None:
-    captured = place(Two(), images(2), ranges={"weights": "mse", "activations": "percentile"})
-    one, other = (grids(calibrated(captured, images(), size)) for size in (64, 5))
+    placed = place(Two(), images(2), ranges={"weights": "mse", "activations": "percentile"})
+    one, other = (scales(calibrated(placed, images(), size)) for size in (64, 5))
     for key, values in one.items():
         assert other[key] == pytest.approx(values, rel=0.01, abs=1e-9)
 
 
-def test_afterwards_all_quantize_and_nothing_is_remembered(place: Place) -> None:
-    captured = calibrated(place(Two(), images(2)), images())
-    quantizers = [q for _, q in captured.quantizers()]
-    assert {q.state for q in quantizers} == {State.QUANTIZE}
-    assert {q.statistics for q in quantizers} == {None}
-    with captured.in_float():
-        assert {q.state for q in quantizers} == {State.OFF}
-    assert {q.state for q in quantizers} == {State.QUANTIZE}
+def test_what_is_given_stays_as_it_was(place: Place) -> None:
+    placed = place(Two(), images(2))
+    before = placed(images())
+    calibrated(placed, images())
+    assert not any(q.has_params or q._forward_pre_hooks for _, q in placed.quantizers())
+    assert torch.equal(placed(images()), before)
 
 
 def test_what_the_quantized_model_computes(place: Place) -> None:
     x, model = images(), nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     x = x.flatten()[:1800].reshape(300, 6)
-    captured = calibrated(place(model, x, weights=3, activations=4, ranges="minmax"), x)
-    found = {(t.role, t.layer): q for t, q in captured.quantizers()}
+    simulation = calibrated(place(model, x, weights=3, activations=4, ranges="minmax"), x)
+    found = {(t.role, t.layer): q for t, q in simulation.quantizers()}
     y = x.double().numpy()
     for layer in ("0", "2"):
         activation, weight = found["activation", layer], found["weight", layer]
@@ -134,7 +141,7 @@ def test_what_the_quantized_model_computes(place: Place) -> None:
         bias = np.rint(parameters.bias.detach().double().numpy() / (s * scale))
         y = (level @ w.T + bias) * (s * scale)
         y = np.maximum(y, 0) if layer == "0" else y
-    np.testing.assert_allclose(captured(x).numpy(), y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(simulation(x).numpy(), y, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +158,7 @@ def test_images_are_seen_only_as_often_as_needed(
     recipe: dict[str, object], counts: list[int], place: Place
 ) -> None:
     progress = Counting()
-    captured = place(Two(), images(2), **recipe)
-    calibrate(captured, batches_of(images(), 16), progress)
+    calibrated(place(Two(), images(2), **recipe), images(), 16, progress)
     assert progress.counts == counts
 
 
@@ -165,27 +171,38 @@ def test_images_with_nan_name_the_layer(place: Place) -> None:
 
 def test_noise_is_measured_on_what_was_seen(place: Place) -> None:
     model, x = Two(), images()
-    captured = calibrated(place(model, x[:2], ranges="minmax", weights=5), x)
-    found = {(t.role, t.layer): q for t, q in captured.quantizers()}
-    for values, quantizer in (
-        (x, found["activation", "a"]),
-        (model.b.weight, found["weight", "b"]),
-    ):
-        values = values.detach()
-        noise = (quantizer.quantize(values) - values).double().square().sum()
-        expected = 10 * math.log10(values.double().square().sum() / noise)
-        assert quantizer.sqnr_db == pytest.approx(expected, abs=0.05)
+    simulation = calibrated(place(model, x[:2], ranges="minmax", weights=5), x)
+    rows = {(row["role"], row["layer"]): row for row in layers(simulation)}
+    for values, key in ((x, ("activation", "a")), (model.b.weight, ("weight", "b"))):
+        values, row = values.detach().double(), rows[key]
+        shape = (-1, 1, 1, 1) if row["per_channel"] else ()
+        scale, zero = (
+            torch.tensor(row[k]).double().reshape(shape) for k in ("scale", "zero_point")
+        )
+        highest = 2 ** row["bits"] - 1
+        quantized = ((values / scale).round() + zero).clamp(0, highest).sub(zero) * scale
+        noise = (quantized - values).square().sum()
+        expected = 10 * math.log10(values.square().sum() / noise)
+        assert row["sqnr_db"] == pytest.approx(expected, abs=0.05)
 
 
-def test_decibels() -> None:
-    assert sqnr_db(100.0, 1.0) == pytest.approx(20.0)
-    assert sqnr_db(1.0, 0.0) == math.inf
-    assert sqnr_db(0.0, 1.0) == 0.0
+def test_noise_is_that_of_the_scales_as_they_are(place: Place) -> None:
+    x = images()
+    placed = place(Two(), x[:2], ranges="minmax", weights=None)
+    found, samples = activation_ranges(placed, batches_of(x, 16), Silent())
+    coarse = replace(found["a.activation"], scale=found["a.activation"].scale * 1.5)
+    params = QuantParams({**found, "a.activation": coarse})
+    now = with_sqnr(placed.placement, params, samples).tensors["a.activation"]
+    scale, zero = float(coarse.scale), int(coarse.zero_point)
+    quantized = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 15).double()
+    noise = (quantized - x.double()).square().sum()
+    expected = 10 * math.log10(x.double().square().sum() / noise)
+    assert now.sqnr_db == pytest.approx(expected, abs=0.1)
 
 
 def test_rows_of_a_weight() -> None:
     weight = torch.arange(24.0).reshape(2, 3, 4)
-    assert rows(weight, None).tolist() == [weight.flatten().tolist()]
+    assert channel_rows(weight, None).tolist() == [weight.flatten().tolist()]
     for axis in range(3):
         expected = [weight.select(axis, i).flatten().tolist() for i in range(weight.shape[axis])]
-        assert rows(weight, axis).tolist() == expected
+        assert channel_rows(weight, axis).tolist() == expected

@@ -14,7 +14,8 @@ from PIL import Image
 from subbyte.data import Batches, read_image_tensor
 from subbyte.data.dataset import ImageArrays, ImageFiles, check_sizes
 from subbyte.data.images import inspect
-from subbyte.data.preprocessing import Preprocessing, output_size, transform
+from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.data.transform import transform
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from subbyte.data.images import ImageFacts, image_files, inspect, look, opened, subfolders
+from subbyte.data.images import ImageInfo, image_files, inspect, look, opened, subfolders
 from subbyte.errors import SubbyteError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_an_opened_image_has_the_pixels(tmp_path: Path, draw: Draw) -> None:
     path = draw(tmp_path / "a.png", seed=3)
     expected = np.random.default_rng(3).integers(0, 256, (10, 12, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(path), expected)
-    assert look(path) == ImageFacts(None, (10, 12), turned=False, transparent=False)
+    assert look(path) == ImageInfo(None, (10, 12), turned=False, transparent=False)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif", "ppm", "gif"])
@@ -59,7 +59,7 @@ def test_every_format_opens_whole_and_is_found_broken_when_cut(
 ) -> None:
     path = draw(tmp_path / f"a.{suffix}", size=(64, 48))
     assert pixels(path).shape[:2] == (48, 64)
-    assert look(path) == ImageFacts(None, (48, 64))
+    assert look(path) == ImageInfo(None, (48, 64))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert broken([path]) == [path]
     with refuses(f"image {path} is "):
@@ -97,7 +97,7 @@ def test_what_is_no_image(tmp_path: Path, refuses: Refuses) -> None:
         pixels(tmp_path / "folder.jpg")
     with refuses("does not exist"):
         pixels(tmp_path / "missing.jpg")
-    assert look(text) == ImageFacts("is not an image in a format that Pillow reads")
+    assert look(text) == ImageInfo("is not an image in a format that Pillow reads")
 
 
 def test_a_bomb_is_refused(

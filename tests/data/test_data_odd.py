@@ -22,7 +22,8 @@ from subbyte.data import Batches, DataConfig, open_data, read_image_tensor
 from subbyte.data import images as images_module
 from subbyte.data.dataset import ImageFiles
 from subbyte.data.images import inspect, look, opened
-from subbyte.data.preprocessing import Preprocessing, is_padded, transform
+from subbyte.data.preprocessing import Preprocessing, is_padded
+from subbyte.data.transform import transform
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses
@@ -262,7 +263,7 @@ def test_only_the_middle_of_a_long_image_is_resized(
     waves = [128 + 120 * np.sin(x / a + y / b) for a, b in ((5, 9), (11, 3), (40, 70))]
     image = Image.fromarray(np.stack(waves, -1).astype(np.uint8))
     whole = transform(preprocessing)(image)
-    monkeypatch.setattr("subbyte.preprocessing.LARGE", 0)
+    monkeypatch.setattr("subbyte.data.transform.LARGE", 0)
     middle = transform(preprocessing)(image)
     difference = (middle - whole).abs()
     if preprocessing.interpolation == "nearest":  # a pixel may fall to either of two neighbours

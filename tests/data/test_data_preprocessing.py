@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from subbyte.data.preprocessing import Preprocessing, transform
+from subbyte.data.preprocessing import Preprocessing
+from subbyte.data.transform import transform
 
 
 def picture(width: int, height: int) -> Image.Image:

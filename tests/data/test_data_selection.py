@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subbyte.data import DataConfig
-from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
+from subbyte.data.selection import (
+    calibration_indices,
+    evaluation_indices,
+    overlap,
+    simulation_indices,
+)
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses
@@ -70,3 +75,19 @@ def test_overlap_by_place_and_by_content(tmp_path: Path, draw: Draw) -> None:
     calibration = [original, copy, link, same_size, draw(tmp_path / "d.png", seed=4)]
     assert overlap(calibration, [original, other]) == 3
     assert overlap([same_size], [original, other]) == 0
+
+
+@given(st.integers(1, 400), st.one_of(st.none(), st.integers(1, 500)))
+def test_the_simulation_takes_images_at_even_distances(available: int, wanted: int | None) -> None:
+    chosen = simulation_indices(available, wanted)
+    assert len(chosen) == min(available, wanted or available)
+    assert list(chosen) == sorted(set(chosen))
+    assert 0 <= chosen[0] <= chosen[-1] < available
+    gaps = np.diff(chosen)
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_of_images_sorted_by_class_each_class_gives_its_share() -> None:
+    classes = np.repeat(np.arange(1000), 50)
+    counts = np.bincount(classes[list(simulation_indices(50_000, 2000))])
+    assert counts.tolist() == [2] * 1000

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from placed import placed
 from residual import Residual
-from subbyte.api import prepare
-from subbyte.graph.blocks import Block, find_blocks, leading_to, single_layers
+from subbyte import quantize
+from subbyte.graph.blocks import Block, find_blocks, leading_to, same_part, single_layers
+from subbyte.graph.float_model import Regional
 from subbyte.models import build
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 
 
@@ -23,30 +24,40 @@ def small() -> nn.Module:
     ).eval()
 
 
-def captured_of(model: nn.Module, *shape: int) -> Captured:
+def simulation_of(model: nn.Module, *shape: int) -> Simulation:
     torch.manual_seed(0)
-    return prepare(model, (torch.randn(2, *shape),), Recipe(weights=4, activations=4))
+    return placed(model, (torch.randn(2, *shape),), Recipe(weights=4, activations=4))
 
 
-def chained(captured: Captured, x: torch.Tensor) -> torch.Tensor:
-    """What the blocks give one after the other."""
-    placeholder = next(n for n in captured.region("").graph.nodes if n.op == "placeholder")
-    values = {placeholder: x}
+def layer_nodes(simulation: Simulation) -> dict[str, str]:
+    return {layer.node: layer.name for layer in simulation.placement.layers}
+
+
+def blocks_of(simulation: Simulation) -> list[Block]:
+    return find_blocks(simulation.region(""), "", layer_nodes(simulation))
+
+
+def chained(model: Regional, blocks: list[Block], x: torch.Tensor) -> torch.Tensor:
+    """What the blocks give one after the other, by the operators of a model's own graph."""
+    region = model.region("")
+    placeholder = next(n for n in region.graph.nodes if n.op == "placeholder")
+    values = {placeholder.name: x}
     outputs: tuple[torch.Tensor, ...] = ()
-    for block in find_blocks(captured, ""):
-        outputs = block.module(*[values[node] for node in block.inputs])
-        values |= dict(zip(block.outputs, outputs, strict=True))
+    for block in blocks:
+        part = same_part(region, block.inputs, block.outputs)
+        outputs = part(*[values[node.name] for node in block.inputs])
+        values |= {n.name: y for n, y in zip(block.outputs, outputs, strict=True)}
     return outputs[0]
 
 
-def layers_of(block: Block, captured: Captured) -> list[str]:
-    return [tensor.layer for tensor, _ in block.tensors(captured, "weight")]
+def layers_of(block: Block, simulation: Simulation) -> list[str]:
+    return [tensor.layer for tensor, _ in simulation.quantizers_in(block.module, "weight")]
 
 
 def test_a_residual_network_is_cut_at_its_residual_blocks() -> None:
-    captured = captured_of(small(), 3, 10, 10)
-    blocks = find_blocks(captured, "")
-    layers = [layers_of(block, captured) for block in blocks]
+    simulation = simulation_of(small(), 3, 10, 10)
+    blocks = blocks_of(simulation)
+    layers = [layers_of(block, simulation) for block in blocks]
     assert layers == [["0"], ["3.first", "3.second"], ["6"]]
     assert [block.name for block in blocks] == ["0", "3.first", "6"]
     # The stem ends behind its ReLU, in front of the grid and the pooling that the next block has.
@@ -54,30 +65,35 @@ def test_a_residual_network_is_cut_at_its_residual_blocks() -> None:
     assert blocks[1].outputs[0].meta["val"].shape[2:] == (4, 4)
 
 
-def test_each_grid_is_in_one_block_and_the_blocks_compute_what_the_model_does() -> None:
-    captured = captured_of(small(), 3, 10, 10)
-    found = [t.module for block in find_blocks(captured, "") for t, _ in block.tensors(captured)]
-    assert Counter(found) == Counter(tensor.module for tensor in captured.tensors)
+def test_each_tensor_is_in_one_block_and_the_blocks_compute_what_the_model_does() -> None:
+    model = small()
+    recipe = Recipe(weights=4, activations=4, method="range")
+    simulation = quantize(model, [torch.randn(2, 3, 10, 10)], recipe)
+    blocks = blocks_of(simulation)
+    found = [t.key for block in blocks for t, _ in simulation.quantizers_in(block.module)]
+    assert Counter(found) == Counter(tensor.key for tensor in simulation.placement.tensors)
     for images in (1, 5):  # not the number at capture
         x = torch.randn(images, 3, 10, 10)
-        for state in (State.OFF, State.QUANTIZE):
-            captured.set_state(state)
-            assert torch.equal(chained(captured, x), captured(x))
+        assert torch.equal(chained(simulation, blocks, x), simulation(x))
+        in_float = chained(simulation.float_model, blocks, x)
+        assert torch.equal(in_float, simulation.float_model(x))
+        torch.testing.assert_close(in_float, model(x).detach())
 
 
 def test_the_layers_of_a_block_one_by_one() -> None:
-    captured = captured_of(small(), 3, 10, 10)
-    block = find_blocks(captured, "")[1]
-    first, second = single_layers(captured, block)
+    simulation = simulation_of(small(), 3, 10, 10)
+    region, layers = simulation.region(""), layer_nodes(simulation)
+    block = blocks_of(simulation)[1]
+    first, second = single_layers(region, block, layers, layers.keys())
     assert (first.name, second.name) == ("3.first", "3.second")
     x = torch.randn(3, 4, 8, 8)  # in front of the pooling
     model = small()
     with torch.no_grad():
-        (read,) = leading_to(captured, block, first.inputs).module(x)
+        (read,) = leading_to(region, block, first.inputs).module(x)
         assert torch.equal(read, model[2](x))
         (given,) = first.module(read)
         assert torch.allclose(given, torch.relu(model[3].first(read)), atol=1e-6)
-        (between,) = leading_to(captured, block, second.inputs).module(x)
+        (between,) = leading_to(region, block, second.inputs).module(x)
         assert torch.equal(between, given)
 
 
@@ -96,11 +112,11 @@ EXPECTED = {
 )
 def test_weights_in_the_blocks_of_known_architectures(name: str) -> None:
     side = 224 if name in ("vit_b_16", "swin_t") else 64
-    captured = captured_of(build(name).eval(), 3, side, side)
-    blocks = find_blocks(captured, "")
-    assert [len(layers_of(block, captured)) for block in blocks] == EXPECTED[name]
+    simulation = simulation_of(build(name).eval(), 3, side, side)
+    blocks = blocks_of(simulation)
+    assert [len(layers_of(block, simulation)) for block in blocks] == EXPECTED[name]
     x = torch.randn(1, 3, side, side)
-    assert torch.equal(chained(captured, x), captured(x))
+    assert torch.equal(chained(simulation, blocks, x), simulation(x))
 
 
 @pytest.mark.slow
@@ -108,9 +124,10 @@ def test_weights_in_the_blocks_of_known_architectures(name: str) -> None:
 def test_inverted_residual_blocks_are_whole_where_they_are_residual(
     name: str, residual: int
 ) -> None:
-    captured = captured_of(build(name).eval(), 3, 64, 64)
+    simulation = simulation_of(build(name).eval(), 3, 64, 64)
     whole = 3 if name == "mobilenet_v2" else 5  # with the two layers of squeeze and excitation
-    sizes = Counter(len(layers_of(b, captured)) for b in find_blocks(captured, ""))
+    blocks = blocks_of(simulation)
+    sizes = Counter(len(layers_of(b, simulation)) for b in blocks)
     assert sizes[whole] == residual
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(chained(captured, x), captured(x))
+    assert torch.equal(chained(simulation, blocks, x), simulation(x))

@@ -10,11 +10,10 @@ import torchvision
 from torch import Tensor, fx, nn
 
 import subbyte
-from subbyte.api import prepare
+import subbyte.api
 from subbyte.graph.capture.export import capture
-from subbyte.graph.equalize import equalize
+from subbyte.graph.equalize import equalize, equalized
 from subbyte.graph.operators import A
-from subbyte.placement.simulation import Captured
 
 Trained = Callable[[nn.Module], nn.Module]
 
@@ -38,7 +37,7 @@ def uneven(model: nn.Module) -> nn.Module:
 
 
 def both(model: nn.Module, x: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The model captured, as it is and equalized, which must compute the same."""
+    """The model simulation, as it is and equalized, which must compute the same."""
     before, after = capture(model, (x,)), capture(model, (x,))
     equalize(after)
     expected = model(x)
@@ -285,9 +284,26 @@ def test_limits_belong_to_the_layer_that_they_stand_behind(
     stands: Callable[..., tuple[list[str], list[str]]],
 ) -> None:
     model = uneven(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)))
-    captured = prepare(model, (torch.randn(2, 3, 6, 6),), subbyte.Recipe(equalize=True))
-    assert stands(captured, "2") == (["clamp"], ["conv2d"])
-    assert len(captured.tensors) == 4
+    recipe = subbyte.Recipe(equalize=True, method="range")
+    simulation = subbyte.quantize(model, [torch.randn(2, 3, 6, 6)], recipe)
+    assert stands(simulation, "2") == (["clamp"], ["conv2d"])
+    assert len(simulation.placement.tensors) == 4
+
+
+def test_the_captured_model_is_left_as_it_was() -> None:
+    model = uneven(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 4, 1)))
+    x = torch.randn(2, 3, 6, 6)
+    float_model = subbyte.api.capture(model, (x,))
+    before = {name: value.clone() for name, value in float_model.model.state_dict().items()}
+    code = float_model.region("").code
+    other = equalized(float_model)
+    assert float_model.region("").code == code
+    assert all(
+        torch.equal(value, before[name]) for name, value in float_model.model.state_dict().items()
+    )
+    assert not torch.equal(other.region("").get_parameter("0.weight"), before["0.weight"])
+    torch.testing.assert_close(other(x), float_model(x), rtol=1e-5, atol=1e-5)
+    assert other.fingerprints == float_model.fingerprints
 
 
 def test_what_moves_ranges_between_layers_is_taken_back() -> None:
@@ -302,17 +318,11 @@ def test_what_moves_ranges_between_layers_is_taken_back() -> None:
         subbyte.Recipe(per_channel=False, activations=None, method="range", equalize=on)
         for on in (False, True)
     ]
-    plain, equalized = (subbyte.quantize(model, [x], recipe) for recipe in recipes)
+    plain, even = (subbyte.quantize(model, [x], recipe) for recipe in recipes)
     with torch.no_grad():
-        errors = [(q(x) - model(x)).square().mean() for q in (plain, equalized)]
-        torch.testing.assert_close(_float(equalized, x), model(x), rtol=0, atol=1e-5)
+        errors = [(q(x) - model(x)).square().mean() for q in (plain, even)]
+        torch.testing.assert_close(even.float_model(x), model(x), rtol=0, atol=1e-5)
     assert errors[1] < errors[0] / 10
-
-
-def _float(captured: Captured, x: Tensor) -> Tensor:
-    with captured.in_float():
-        value: Tensor = captured(x)
-    return value
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Detectors nobody here wrote, unedited: captured, on integers, the same in float."""
+"""Detectors nobody here wrote, unedited: simulation, on integers, the same in float."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from subbyte.api import prepare
+from placed import placed
 from subbyte.recipe import Recipe
 
 FLOAT = "its weight is computed while the model runs"  # of a distribution over distances
@@ -38,10 +38,12 @@ def test_libreyolos_detectors_are_captured_unedited(
 ) -> None:
     # In float64, where scores that are nearly equal keep their order.
     model, x = built(name, size).double(), torch.rand(2, 3, side, side, dtype=torch.float64)
-    captured = prepare(model, (x,), Recipe())
-    reasons = {layer.name: layer.reason for layer in captured.layers if not layer.integer}
+    simulation = placed(model, (x,), Recipe())
+    reasons = {
+        layer.name: layer.reason for layer in simulation.placement.layers if not layer.integer
+    }
     assert {key: reason for key, reason in reasons.items() if reason} == in_float
-    assert len(captured.layers) - len(reasons) >= 100
+    assert len(simulation.placement.layers) - len(reasons) >= 100
     with torch.no_grad():
-        expected, found = (pytree.tree_leaves(run(x)) for run in (model, captured))
+        expected, found = (pytree.tree_leaves(run(x)) for run in (model, simulation))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -11,13 +11,13 @@ import torch
 import torchvision
 from torch import fx, nn
 
-from subbyte.api import prepare
+from placed import placed
 from subbyte.models import build
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 
-Bits = Callable[[Captured, str], dict[str, int]]
-Stands = Callable[[Captured, str], tuple[list[str], list[str]]]
+Bits = Callable[[Simulation, str], dict[str, int]]
+Stands = Callable[[Simulation, str], tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ ALL = pytest.mark.parametrize("name", CASES)
 
 
 @cache
-def model_and_captured(name: str) -> tuple[nn.Module, Captured]:
+def model_and_simulation(name: str) -> tuple[nn.Module, Simulation]:
     torch.manual_seed(0)
     model = CASES[name].build().eval()
-    return model, prepare(model, (images(name),), Recipe(weights=4, activations=4))
+    return model, placed(model, (images(name),), Recipe(weights=4, activations=4))
 
 
 def images(name: str) -> torch.Tensor:
     return torch.randn(3, *CASES[name].shape, generator=torch.Generator().manual_seed(0))
 
 
-def nodes(captured: Captured, operator: str) -> list[fx.Node]:
-    return [n for n in captured.region("").graph.nodes if f"aten.{operator}." in str(n.target)]
+def nodes(simulation: Simulation, operator: str) -> list[fx.Node]:
+    return [n for n in simulation.region("").graph.nodes if f"aten.{operator}." in str(n.target)]
 
 
 def moved_from(node: fx.Node) -> fx.Node:
@@ -74,16 +74,16 @@ def moved_from(node: fx.Node) -> fx.Node:
 
 @ALL
 def test_names_are_the_users_and_every_layer_is_on_integers(name: str) -> None:
-    model, captured = model_and_captured(name)
+    model, simulation = model_and_simulation(name)
     layers = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    assert sorted(layer.name for layer in captured.layers) == sorted(layers)
-    assert all(layer.integer for layer in captured.layers)
+    assert sorted(layer.name for layer in simulation.placement.layers) == sorted(layers)
+    assert all(layer.integer for layer in simulation.placement.layers)
 
 
 @ALL
 def test_only_the_first_and_last_layer_have_eight_bits(name: str, bits: Bits) -> None:
-    _, captured = model_and_captured(name)
-    weights, activations = bits(captured, "weight"), bits(captured, "activation")
+    _, simulation = model_and_simulation(name)
+    weights, activations = bits(simulation, "weight"), bits(simulation, "activation")
     ends = set(CASES[name].ends)
     assert {layer for layer, b in weights.items() if b == 8} == ends
     assert {b for layer, b in weights.items() if layer not in ends} == {4}
@@ -95,24 +95,24 @@ def test_only_the_first_and_last_layer_have_eight_bits(name: str, bits: Bits) ->
 
 @ALL
 def test_both_inputs_of_every_sum_are_on_a_grid(name: str) -> None:
-    _, captured = model_and_captured(name)
-    sums = nodes(captured, "add")
+    _, simulation = model_and_simulation(name)
+    sums = nodes(simulation, "add")
     assert len(sums) == CASES[name].additions
     assert {moved_from(source).op for node in sums for source in node.args} <= {"call_module"}
 
 
 @ALL
 def test_without_grids_the_model_computes_what_it_did(name: str) -> None:
-    model, captured = model_and_captured(name)
+    model, simulation = model_and_simulation(name)
     x = images(name)[:1]
-    with torch.no_grad(), captured.in_float():
-        ours, theirs = captured(x), model(x)
+    with torch.no_grad():
+        ours, theirs = simulation(x), model(x)
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 def test_digits_tensor_by_tensor(bits: Bits) -> None:
-    _, captured = model_and_captured("digits")
-    assert bits(captured, "activation") == {
+    _, simulation = model_and_simulation("digits")
+    assert bits(simulation, "activation") == {
         "conv1": 8,
         "block1.conv1": 4,  # read by the sum as well: the shortcut is the identity
         "block1.conv2": 4,
@@ -128,27 +128,27 @@ def test_digits_tensor_by_tensor(bits: Bits) -> None:
         "adaptive_avg_pool2d": 8,
         "linear": 8,
     }
-    readers = {t.layer: t.readers for t, _ in captured.quantizers("activation")}
+    readers = {t.layer: t.readers for t, _ in simulation.quantizers("activation")}
     assert readers["block2.conv1"] == ("block2.conv1", "block2.shortcut.0")
 
 
 def test_a_shortcut_that_drops_pixels_and_pads_has_no_grid_of_its_own(bits: Bits) -> None:
-    _, captured = model_and_captured("cifar_resnet20")
-    activations = bits(captured, "activation")
+    _, simulation = model_and_simulation("cifar_resnet20")
+    activations = bits(simulation, "activation")
     # The input, three tensors a block, the last block's sum, and its average.
     assert len(activations) == 1 + 9 * 3 + 2
     assert sum(name.endswith(".add") for name in activations) == 9
 
 
 def test_resnets_max_pooling_has_no_grid_of_its_own(stands: Stands) -> None:
-    _, captured = model_and_captured("resnet18")
-    assert stands(captured, "layer1.0.conv1") == (["relu"], ["max_pool2d"])
-    assert stands(captured, "layer2.0.conv1") == (["relu"], ["conv2d", "conv2d"])
+    _, simulation = model_and_simulation("resnet18")
+    assert stands(simulation, "layer1.0.conv1") == (["relu"], ["max_pool2d"])
+    assert stands(simulation, "layer2.0.conv1") == (["relu"], ["conv2d", "conv2d"])
 
 
 def test_googlenets_concatenations_share_one_grid() -> None:
-    _, captured = model_and_captured("googlenet")
-    concatenations = nodes(captured, "cat")
+    _, simulation = model_and_simulation("googlenet")
+    concatenations = nodes(simulation, "cat")
     grids = [{source.target for source in node.args[0]} for node in concatenations]
     assert [len(grid) for grid in grids] == [1] * 9
     assert len(set.union(*grids)) == 9

@@ -9,9 +9,11 @@ from torch import fx, nn
 
 import subbyte
 from small_detectors import detector, pictures
+from subbyte.graph.float_model import interpreted
 from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.numerics.qparams import TensorQParams
 from subbyte.numerics.qspec import QSpec, qparams_of
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 THRESHOLD = 0.05
 RANGE = subbyte.Recipe(method="range", ranges="minmax")
@@ -42,11 +44,9 @@ def test_one_grid_for_boxes_and_scores_loses_all_scores() -> None:
     with torch.no_grad():
         outputs = model(images)
     assert outputs[..., 4:].min() > THRESHOLD
-    shared = FakeQuantize(QSpec(8, False), "concatenation")
-    low, high = outputs.min().reshape(1), outputs.max().reshape(1)
-    scale, zero_point = qparams_of(low, high, shared.spec)
-    shared.scale.copy_(scale)
-    shared.zero_point.copy_(zero_point)
+    spec = QSpec(8, False)
+    found = qparams_of(outputs.min().reshape(1), outputs.max().reshape(1), spec)
+    shared = FakeQuantize(spec, "concatenation", TensorQParams(*found))
     assert float(shared.scale) > 1.25  # of a step more than a half is what a score would need
     assert shared.quantize(outputs)[..., 4:].max() < THRESHOLD
 
@@ -58,16 +58,18 @@ def test_the_default_keeps_boxes_and_scores_off_each_others_grid() -> None:
         outputs, found = model(images), quantized(images)
     torch.testing.assert_close(found[..., 4:], outputs[..., 4:], rtol=0, atol=0.02)
     torch.testing.assert_close(found[..., :4], outputs[..., :4], rtol=0, atol=12.8)  # 2 %
-    assert {t.layer for t in quantized.tensors} <= {"body.0", "boxes", "scores"}
+    assert {t.layer for t in quantized.placement.tensors} <= {"body.0", "boxes", "scores"}
 
 
 class _Saturating(fx.Interpreter):
     """Runs a region whose convolutions hold their sums in 16 bits."""
 
-    def __init__(self, captured: Captured, region: str) -> None:
-        super().__init__(captured.region(region))
+    def __init__(self, simulation: Simulation, region: str) -> None:
+        super().__init__(simulation.region(region))
         self.steps = {
-            layer.node: (captured, layer) for layer in captured.layers if layer.region == region
+            layer.node: (simulation, layer)
+            for layer in simulation.placement.layers
+            if layer.region == region
         }
         self.saturated = self.values = 0
 
@@ -90,8 +92,8 @@ def test_sums_of_16_bits_saturate_and_objects_are_lost() -> None:
     with torch.no_grad():
         right = model(images)
         with (
-            model.interpreted("backbone", runs["backbone"]),
-            model.interpreted("head", runs["head"]),
+            interpreted(model.region("backbone"), runs["backbone"]),
+            interpreted(model.region("head"), runs["head"]),
         ):
             wrong = model(images)
     assert runs["backbone"].saturated > 0.1 * runs["backbone"].values

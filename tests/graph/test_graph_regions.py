@@ -7,21 +7,22 @@ import pytest
 import torch
 from torch import nn
 
+from placed import placed
 from small_detectors import LARGE, NAMES, detector, large, pictures
-from subbyte.api import prepare
+from subbyte.calibration.observe import observe
 from subbyte.errors import SubbyteError
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
+from subbyte.utils.progress import Silent
 
 FOUR = Recipe(weights=4, activations=4)
 
 
 @pytest.fixture(scope="module")
-def captured() -> dict[str, tuple[nn.Module, Captured]]:
+def captured() -> dict[str, tuple[nn.Module, Simulation]]:
     """Each small detector, and as it is captured with 4 bits."""
     models = {name: detector(name) for name in NAMES}
-    return {name: (model, prepare(model, (pictures(),), FOUR)) for name, model in models.items()}
+    return {name: (model, placed(model, (pictures(),), FOUR)) for name, model in models.items()}
 
 
 def same_boxes(model: nn.Module, other: nn.Module, images: Any) -> None:
@@ -32,7 +33,7 @@ def same_boxes(model: nn.Module, other: nn.Module, images: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_boxes_are_equal_with_all_quantizers_off(captured: Any, name: str) -> None:
+def test_boxes_are_equal_without_parameters(captured: Any, name: str) -> None:
     model, other = captured[name]
     same_boxes(model, other, pictures())
     same_boxes(model, other, pictures(3, (72, 60), seed=5))  # of another size and number
@@ -82,10 +83,9 @@ def test_a_feature_map_has_one_grid_for_the_backbone_and_all_heads(
     assert not any(user in quantizers for node in inputs for user in node.users)
     output = next(n for n in found.region("backbone").graph.nodes if n.op == "output")
     assert [n.op for n in output.all_input_nodes] == ["call_module"] * 2
-    given = {str(n.target) for n in output.all_input_nodes}
-    readers = [
-        set(t.readers) for t in found.tensors if t.region == "backbone" and t.module in given
-    ]
+    backbone = found.region("backbone")
+    given = [backbone.get_submodule(str(n.target)) for n in output.all_input_nodes]
+    readers = [set(t.readers) for t, q in found.activations() if any(q is g for g in given)]
     assert all(any(r.startswith("head.") for r in names) for names in readers)
 
 
@@ -95,7 +95,7 @@ def test_boxes_and_scores_never_share_a_grid_and_are_on_none(captured: Any, name
     _, found = captured[name]
     for region in set(found.region_names) - {"backbone", "roi_heads.box_head"}:
         graph = found.region(region).graph
-        layers = {layer.node for layer in found.layers if layer.region == region}
+        layers = {layer.node for layer in found.placement.layers if layer.region == region}
         waiting = [next(n for n in graph.nodes if n.op == "output")]
         while waiting:
             node = waiting.pop()
@@ -105,18 +105,16 @@ def test_boxes_and_scores_never_share_a_grid_and_are_on_none(captured: Any, name
 
 
 def test_a_quantizer_observes_inside_the_whole_detector(captured: Any) -> None:
-    found = copy.deepcopy(captured["fasterrcnn"][1])
-    found.set_state(State.OBSERVE, "activation")
-    with torch.no_grad():
-        found(pictures())
-    assert all(q.statistics is not None for _, q in found.quantizers("activation"))
+    found = captured["fasterrcnn"][1]
+    seen = observe(found, [(pictures(),)], Silent())
+    assert seen.keys() == {tensor.key for tensor in found.placement.of_role("activation")}
 
 
 def test_the_users_model_is_left_as_it_is() -> None:
     model = detector("ssd")
     before = copy.deepcopy(model.state_dict())
     kinds = [type(module) for module in model.modules()]
-    prepare(model, (pictures(),), FOUR)
+    placed(model, (pictures(),), FOUR)
     assert [type(module) for module in model.modules()] == kinds
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
@@ -147,21 +145,21 @@ class Around(nn.Module):
 
 def test_nested_arguments_survive() -> None:
     model = Around().eval()
-    found = prepare(model, (torch.randn(2, 3, 8, 8),), Recipe(regions=("part",)))
+    found = placed(model, (torch.randn(2, 3, 8, 8),), Recipe(regions=("part",)))
     x = torch.randn(5, 3, 6, 10)
     torch.testing.assert_close(found(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_largest_submodule_that_can_be_captured_is_found() -> None:
-    found = prepare(Around().eval(), (torch.randn(2, 3, 8, 8),), Recipe())
+    found = placed(Around().eval(), (torch.randn(2, 3, 8, 8),), Recipe())
     assert found.region_names == ("part",)
 
 
 def test_a_model_may_name_its_regions() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
     model.subbyte_regions = ("1",)
-    found = prepare(model, (torch.randn(2, 3, 4, 4),), Recipe(first_last=None))
-    assert {tensor.layer for tensor in found.tensors} == {"1"}
+    found = placed(model, (torch.randn(2, 3, 4, 4),), Recipe(first_last=None))
+    assert {tensor.layer for tensor in found.placement.tensors} == {"1"}
 
 
 class Neck(nn.Module):
@@ -178,7 +176,7 @@ class Neck(nn.Module):
 def test_a_grid_that_a_region_shares_with_its_own_tensors_stays_in_it() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Neck()).eval()
     x = torch.randn(2, 3, 4, 4)
-    found = prepare(model, (x,), Recipe(regions=("0", "1")))
+    found = placed(model, (x,), Recipe(regions=("0", "1")))
     assert {t.region for t, _ in found.quantizers("activation") if "1.b" in t.readers} == {"1"}
     torch.testing.assert_close(found(x), model(x))
 
@@ -218,7 +216,7 @@ def test_regions_that_cannot_be(
     model: nn.Module, shape: tuple[int, ...], regions: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(SubbyteError, match=told):
-        prepare(model.eval(), (torch.randn(*shape),), Recipe(regions=regions))
+        placed(model.eval(), (torch.randn(*shape),), Recipe(regions=regions))
 
 
 @pytest.mark.slow
@@ -226,7 +224,7 @@ def test_regions_that_cannot_be(
 def test_torchvisions_detectors_give_the_same_boxes(name: str) -> None:
     model = large(name)
     images = pictures(2, LARGE[name])
-    found = prepare(model, (images,), Recipe(regions=None))
+    found = placed(model, (images,), Recipe(regions=None))
     with torch.no_grad():
         expected, given = model(images), found(images)
     for one, other in zip(expected, given, strict=True):

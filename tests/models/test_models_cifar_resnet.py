@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from subbyte.data.preprocessing import transform
+from subbyte.data.transform import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load
 from subbyte.models.cifar_resnet import CifarResNet, _Block

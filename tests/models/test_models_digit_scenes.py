@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, label_count, load
-from subbyte.models.digit_scenes import WEIGHTS
+from subbyte.models.families.digit_scenes import WEIGHTS
 
 
 def test_the_bundled_weights_are_small_and_know_their_classes() -> None:

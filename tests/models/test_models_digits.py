@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from subbyte.data.digits import digits_split
-from subbyte.data.preprocessing import transform
+from subbyte.data.transform import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load
 from subbyte.models.digits import WEIGHTS

@@ -89,7 +89,7 @@ def test_a_function_in_a_file_is_called_with_its_arguments(file: Path) -> None:
     assert not spec.module.training
     assert spec.module(torch.rand(2, 3, 4, 4)).shape == (2, 5)
     assert spec.module[0].out_channels == 6
-    assert (spec.preprocessing, spec.classes, spec.regions) == (None, None, None)
+    assert (spec.preprocessing, spec.classes) == (None, None)
     again = load(config).module[0].weight
     assert torch.equal(again, spec.module[0].weight)
 

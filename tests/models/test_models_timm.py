@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from subbyte.app.cli import app
-from subbyte.data.preprocessing import transform
+from subbyte.data.transform import transform
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load, names
 from subbyte.models import timm as ours
@@ -185,7 +186,7 @@ def test_what_timm_does_not_have_is_refused(config: dict[str, Any], says: str) -
 
 
 def test_without_timm_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     assert "pip install 'subbyte[timm]'" in refusal(name="timm/resnet18d")
     assert "unknown model 'resnet18d': did you mean 'resnet18'?" in refusal(name="resnet18d")
     assert names()["timm"] == []

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from subbyte.errors import SubbyteError
-from subbyte.numerics.fake_quantize import BiasQuantize, Clipping, FakeQuantize, State
+from subbyte.numerics.fake_quantize import BiasQuantize, Clipping, FakeQuantize, QuantizedWeight
+from subbyte.numerics.qparams import TensorQParams, quantize_weight
 from subbyte.numerics.qspec import QSpec
 
 VALUES = hnp.arrays(np.float32, 40, elements=st.floats(-500, 500, width=32))
@@ -26,15 +26,20 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def quantizer(
-    spec: QSpec, scale: object = 1.0, zero_point: object = 0, state: State = State.QUANTIZE
-) -> FakeQuantize:
+def parameters(scale: object = 1.0, zero_point: object = 0) -> TensorQParams:
     scales = torch.as_tensor(scale, dtype=torch.float32).reshape(-1)
-    made = FakeQuantize(spec, "block.conv", len(scales))
-    made.scale.copy_(scales)
-    made.zero_point.copy_(torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1))
-    made.state = state
-    return made
+    return TensorQParams(scales, torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1))
+
+
+def quantizer(spec: QSpec, scale: object = 1.0, zero_point: object = 0) -> FakeQuantize:
+    return FakeQuantize(spec, "block.conv", parameters(scale, zero_point))
+
+
+def rounded(x: torch.Tensor, spec: QSpec, scale: object, zero_point: object) -> QuantizedWeight:
+    """What stands for the weight `x`, rounded to nearest."""
+    params = parameters(scale, zero_point)
+    found = quantize_weight(x, params.scale, params.zero_point, spec)
+    return QuantizedWeight(spec, "block.conv", found)
 
 
 @pytest.mark.parametrize(("symmetric", "dtype"), [(False, torch.quint8), (True, torch.qint8)])
@@ -49,7 +54,7 @@ def test_eight_bits_are_those_of_torch(
     ours = quantizer(spec, scale, zero_point)
     stored = torch.quantize_per_tensor(x, scale, zero_point, dtype)
     assert torch.equal(ours(x), stored.dequantize())
-    assert torch.equal(ours.levels(x), stored.int_repr().float() - zero_point)
+    assert torch.equal(rounded(x, spec, scale, zero_point)(x), stored.dequantize())
     fake = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, spec.low, spec.high)
     assert torch.equal(ours(x), fake)
 
@@ -59,12 +64,12 @@ def test_eight_bits_a_channel_are_those_of_torch(
     values: np.ndarray, scales: tuple[float, float], axis: int
 ) -> None:
     x = torch.from_numpy(values).reshape(2, 2, 10).movedim(0, axis)
-    ours = quantizer(QSpec(8, True, axis), scales, (0, 0))
+    ours = rounded(x, QSpec(8, True, axis), scales, (0, 0))
     stored = torch.quantize_per_channel(
         x, torch.tensor(scales), torch.zeros(2, dtype=torch.int64), axis, torch.qint8
     )
     assert torch.equal(ours(x), stored.dequantize())
-    assert torch.equal(ours.levels(x), stored.int_repr().float())
+    assert torch.equal(ours.integers, stored.int_repr())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -79,8 +84,9 @@ def test_all_bits_against_the_formula_in_float64(bits: int, symmetric: bool) -> 
     exact = x.double().numpy() / s
     decided = np.abs(exact - np.floor(exact) - 0.5) > 1e-4  # not so near to a tie
     level = np.clip(np.rint(exact) + z, spec.low, spec.high) - z
-    ours = quantizer(spec, scale, zero_point)
-    assert (ours.levels(x).numpy() == level)[decided].all()
+    ours = rounded(x, spec, scale, zero_point)
+    assert ours.integers is not None
+    assert (ours.integers.numpy() - z == level)[decided].all()
     np.testing.assert_allclose(ours(x).numpy()[decided], (level * s)[decided], rtol=1e-6)
 
 
@@ -96,30 +102,20 @@ def test_ties_go_to_the_even_level_whatever_the_zero_point() -> None:
 def test_a_tensor_has_as_many_levels_as_its_bits_allow(bits: int, symmetric: bool) -> None:
     spec = QSpec(bits, symmetric)
     zero_point = 0 if symmetric else 1
-    ours = quantizer(spec, 0.37, zero_point)
     x = torch.linspace(-200, 200, 5001)
-    levels = ours.levels(x).unique()
-    assert levels.tolist() == list(range(spec.low - zero_point, spec.high - zero_point + 1))
-    assert len(ours(x).unique()) == 2**bits
+    ours = rounded(x, spec, 0.37, zero_point)
+    assert ours.integers is not None
+    assert ours.integers.unique().tolist() == list(range(spec.low, spec.high + 1))
+    assert len(ours(x).unique()) == len(quantizer(spec, 0.37, zero_point)(x).unique()) == 2**bits
 
 
-@given(
-    weights=hnp.arrays(np.float32, (2, 8), elements=st.floats(-9, 9, width=32)),
-    chosen=hnp.arrays(np.int32, (2, 8), elements=st.integers(0, 7)),
-)
-def test_an_offset_can_choose_any_integer(weights: np.ndarray, chosen: np.ndarray) -> None:
-    ours = quantizer(QSpec(3, False, axis=0), (0.5, 0.25), (3, 5))
-    scale, zero_point = torch.tensor([[0.5], [0.25]]), torch.tensor([[3], [5]])
-    x, level = torch.from_numpy(weights), torch.from_numpy(chosen) - zero_point
-    ours.offset = level - x / scale
-    assert torch.equal(ours.levels(x), level.float())
-    assert torch.equal(ours(x), level * scale)
-
-
-def test_an_offset_does_not_leave_the_grid() -> None:
-    ours = quantizer(QSpec(2, True), 1.0)
-    ours.offset = torch.tensor([100.0, -100.0])
-    assert ours(torch.zeros(2)).tolist() == [1.0, -2.0]
+@given(chosen=hnp.arrays(np.int32, (2, 8), elements=st.integers(0, 7)))
+def test_a_weight_is_what_its_integers_stand_for(chosen: np.ndarray) -> None:
+    spec, integers = QSpec(3, False, axis=0), torch.from_numpy(chosen).to(torch.uint8)
+    params = replace(parameters((0.5, 0.25), (3, 5)), integers=integers)
+    scale, zero_point = np.array([[0.5], [0.25]]), np.array([[3], [5]])
+    weight = QuantizedWeight(spec, "conv", params)(torch.randn(2, 8))
+    assert weight.tolist() == ((chosen - zero_point) * scale).tolist()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -154,36 +150,29 @@ def test_clipped_values_by_hand_and_batch_by_batch() -> None:
     assert counts.values == 8
 
 
-def test_off_and_observe_pass_the_tensor_as_it_is() -> None:
+def test_without_parameters_a_tensor_passes_as_it_is() -> None:
     x = torch.tensor([[0.3, -7.0, 2.0]])
-    ours = quantizer(QSpec(2, True), state=State.OFF)
-    assert ours(x) is x
-    assert ours.statistics is None
-    ours.state = State.OBSERVE
-    assert ours(x) is x
-    assert ours.statistics is not None
-    assert (ours.statistics.low, ours.statistics.high) == (-7.0, 2.0)
-    ours.state = State.QUANTIZE
+    for kind in (FakeQuantize, QuantizedWeight):
+        ours = kind(QSpec(2, True), "conv")
+        assert ours(x) is x
+        assert ours.params is None
+    ours = FakeQuantize(QSpec(2, True), "conv")
+    ours.put(parameters(1.0, 0))
     assert ours(x).tolist() == [[0.0, -2.0, 1.0]]
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-def test_observing_what_is_not_finite_names_the_layer(poison: float) -> None:
-    ours = quantizer(QSpec(8, False), state=State.OBSERVE)
-    with pytest.raises(SubbyteError, match=r"layer 'block\.conv' hold NaN or infinity"):
-        ours(torch.tensor([1.0, poison]))
+def test_what_is_put_stays_as_it_was_given() -> None:
+    given = parameters(0.5, 0)
+    ours = FakeQuantize(QSpec(8, True), "conv", given)
+    ours.scale.mul_(2)
+    assert (float(given.scale), float(ours.scale)) == (0.5, 1.0)
 
 
-def bias_of(
-    input_scale: float,
-    weight_scales: tuple[float, ...],
-    input_state: State = State.QUANTIZE,
-    weight_state: State = State.QUANTIZE,
-) -> BiasQuantize:
-    activation = quantizer(QSpec(8, False), input_scale, state=input_state)
-    axis = 0 if len(weight_scales) > 1 else None
-    weight = quantizer(QSpec(4, True, axis), weight_scales, [0] * len(weight_scales), weight_state)
-    return BiasQuantize(activation, weight)
+def bias_of(input_scale: float, weight_scales: tuple[float, ...]) -> BiasQuantize:
+    spec = QSpec(4, True, 0 if len(weight_scales) > 1 else None)
+    zero_points = [0] * len(weight_scales)
+    weight = rounded(torch.zeros(len(weight_scales), 2), spec, weight_scales, zero_points)
+    return BiasQuantize(quantizer(QSpec(8, False), input_scale), weight)
 
 
 def test_a_bias_by_hand() -> None:
@@ -202,20 +191,21 @@ def test_a_bias_in_float64() -> None:
     decided = np.abs(exact - np.floor(exact) - 0.5) > 0.02  # the step itself is a float32
     level = np.rint(exact)
     assert np.abs(level).max() > 1000
-    assert (ours.levels(bias).numpy() == level)[decided].all()
+    assert (ours.integers(bias).numpy() == level)[decided].all()
     np.testing.assert_allclose(ours(bias).numpy()[decided], (level * step)[decided], rtol=1e-6)
 
 
 def test_a_bias_stays_within_int32() -> None:
     ours = bias_of(1e-3, (1e-3, 1.0))
-    levels = ours.levels(torch.tensor([1e6, -1e30]))
+    levels = ours.integers(torch.tensor([1e6, -1e30]))
     assert levels.tolist() == [2**31 - 1, -(2**31 - 1)]
 
 
-@pytest.mark.parametrize("states", [(State.OFF, State.QUANTIZE), (State.QUANTIZE, State.OBSERVE)])
-def test_a_bias_stays_in_float_unless_both_grids_are_active(states: tuple[State, State]) -> None:
-    bias = torch.tensor([0.3, 0.3])
-    assert bias_of(0.5, (0.25, 0.5), *states)(bias) is bias
+def test_a_bias_stays_in_float_unless_both_operands_are_quantized() -> None:
+    bias, spec = torch.tensor([0.3, 0.3]), QSpec(8, False)
+    both = bias_of(0.5, (0.25, 0.5)).operands
+    for operands in ((FakeQuantize(spec, "a"), both[1]), (both[0], QuantizedWeight(spec, "a"))):
+        assert BiasQuantize(*operands)(bias) is bias
 
 
 def test_a_bias_holds_no_tensors_of_its_own() -> None:
@@ -239,10 +229,13 @@ def test_without_gradients_it_is_the_same_to_the_last_bit(
     assert torch.equal(x, before)
 
 
-def test_a_function_instead_takes_the_place_of_quantizing() -> None:
+def test_a_function_takes_the_place_of_quantizing_for_a_while() -> None:
     x = torch.randn(4)
     made = quantizer(QSpec(8, True), 0.1)
-    made.instead = torch.neg
-    assert torch.equal(made(x), -x)
-    made.state = State.OFF
-    assert made(x) is x
+    before = made(x)
+    with made.replaced_by(torch.neg):
+        assert torch.equal(made(x), -x)
+        with made.replaced_by(torch.abs):
+            assert torch.equal(made(x), x.abs())
+        assert torch.equal(made(x), -x)
+    assert torch.equal(made(x), before)

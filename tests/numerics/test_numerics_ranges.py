@@ -12,11 +12,12 @@ from hypothesis.extra import numpy as hnp
 
 from subbyte.errors import SubbyteError
 from subbyte.numerics import ranges
-from subbyte.numerics.histogram import Statistics
+from subbyte.numerics.histogram import Histogram
 from subbyte.numerics.qspec import QSpec, qparams_of
-from subbyte.numerics.ranges import Sample, choose, sample_of
+from subbyte.numerics.ranges import Sample, avg, choose, lp, minmax, mse, n_std, sample_of
+from subbyte.numerics.ranges import percentile as percentile_rule
 
-RULES = list(ranges.RULES)
+RULES = ranges.names()
 CLOSED = [rule for rule in RULES if rule not in ("mse", "lp", "kl")]  # no search in them
 ROWS = hnp.arrays(np.float32, st.tuples(st.just(1), st.integers(1, 40)), elements=st.floats(-9, 9))
 SPECS = st.builds(QSpec, st.integers(2, 8), st.booleans(), st.just(0))
@@ -40,7 +41,7 @@ def errors(
 
 def error_of(rule: str, x: torch.Tensor, spec: QSpec, p: float) -> float:
     options = {"p": p} if rule in ("mse", "lp") else {}
-    low, high = ranges.RULES[rule](sample_of(x.reshape(1, -1)), spec, **options)
+    low, high = ranges.rule(rule).range_of(sample_of(x.reshape(1, -1)), spec, **options)
     found = errors(x.double().numpy(), low.double().numpy(), high.double().numpy(), spec, p)
     return float(found[0])
 
@@ -71,19 +72,19 @@ def distribution(name: str) -> torch.Tensor:
 
 def test_minmax_is_the_extremes() -> None:
     x = torch.tensor([[3.0, -1.0, 2.0], [0.5, 0.25, 0.75]])
-    low, high = ranges.minmax(sample_of(x), QSpec(4, False, 0))
+    low, high = minmax.range_of(sample_of(x), QSpec(4, False, 0))
     assert (low.tolist(), high.tolist()) == ([-1.0, 0.25], [3.0, 0.75])
 
 
 def test_avg_is_the_mean_of_the_images_extremes() -> None:
-    statistics = Statistics()
-    statistics.update(torch.tensor([[-1.0, 4.0, 0.0], [0.5, 1.0, 0.0]]))
-    statistics.update(torch.tensor([[-5.0, -3.0, -2.0]]))
-    low, high = ranges.RULES["avg"](statistics.sample(), QSpec(4, False))
+    histogram = Histogram()
+    histogram.update(torch.tensor([[-1.0, 4.0, 0.0], [0.5, 1.0, 0.0]]))
+    histogram.update(torch.tensor([[-5.0, -3.0, -2.0]]))
+    low, high = avg.range_of(histogram.sample(), QSpec(4, False))
     assert (low.item(), high.item()) == (-2.0, 1.0)  # of −1, 0, −5 and of 4, 1, −2
     weights = sample_of(torch.tensor([[3.0, -1.0, 2.0], [0.5, 0.25, 0.75]]))
     spec = QSpec(4, False, 0)
-    assert ranges.RULES["avg"](weights, spec) == ranges.RULES["minmax"](weights, spec)
+    assert avg.range_of(weights, spec) == minmax.range_of(weights, spec)
 
 
 @given(
@@ -96,7 +97,7 @@ def test_percentile_is_the_smallest_range_with_few_enough_outside(
     outside = len(values) * (1 - Fraction(percentile) / 100)
     assume(outside == 0 or outside.denominator > 1)  # of which floats are sure
     sample = sample_of(torch.tensor([values], dtype=torch.float32))
-    low, high = ranges.percentile(sample, QSpec(8, False), percentile=float(percentile))
+    low, high = percentile_rule.range_of(sample, QSpec(8, False), percentile=float(percentile))
     allowed = [v for v in set(values) if sum(x < v for x in values) <= outside]
     assert low.item() == max(allowed)
     allowed = [v for v in set(values) if sum(x > v for x in values) <= outside]
@@ -115,8 +116,21 @@ def test_percentile_may_leave_out_exactly_its_share(
     n: int, percentile: float, expected: tuple[float, float]
 ) -> None:
     sample = sample_of(torch.arange(float(n))[None])
-    low, high = ranges.percentile(sample, QSpec(8, False), percentile=percentile)
+    low, high = percentile_rule.range_of(sample, QSpec(8, False), percentile=percentile)
     assert (low.item(), high.item()) == expected
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_n_std_by_hand(counted: bool) -> None:
+    sample = sample_of(torch.tensor([[-1.0, -1.0, -1.0, 3.0]]))  # mean 0, variance (3 + 9) / 4
+    if counted:
+        ends_ = sample.low, sample.high
+        sample = Sample(torch.tensor([[-1.0, 3.0]]), torch.tensor([[3.0, 1.0]]), *ends_, *ends_)
+    spec = QSpec(8, False)
+    low, high = n_std.range_of(sample, spec, n=0.5)
+    assert (low.item(), high.item()) == pytest.approx((-(3**0.5) / 2, 3**0.5 / 2))
+    low, high = n_std.range_of(sample, spec, n=1)
+    assert (low.item(), high.item()) == pytest.approx((-1.0, 3**0.5))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -154,10 +168,10 @@ def test_lp_is_never_worse_than_minmax(row: np.ndarray, spec: QSpec, p: float) -
 def test_mse_is_lp_with_other_exponents() -> None:
     weights, spec = sample_of(distribution("outlier")[None]), QSpec(3, False, 0)
     activations = dataclasses.replace(weights, counts=torch.ones_like(weights.values))
-    for sample, role in ((weights, "weights"), (activations, "activations")):
-        expected = ranges.RULES["lp"](sample, spec, p=ranges.MSE_EXPONENT[role])
-        assert ranges.RULES["mse"](sample, spec) == expected
-        assert ranges.RULES["mse"](sample, spec, p=2) == ranges.RULES["lp"](sample, spec)
+    for sample, exponent in ((weights, 3.0), (activations, 2.4)):
+        expected = lp.range_of(sample, spec, p=exponent)
+        assert mse.range_of(sample, spec) == expected
+        assert mse.range_of(sample, spec, p=2) == lp.range_of(sample, spec)
 
 
 def test_a_larger_exponent_clips_less_and_weights_have_a_larger_one_by_default() -> None:
@@ -205,7 +219,8 @@ def test_counts_stand_for_repeated_values(
     low, high = repeated.low, repeated.high
     counted = Sample(x[None], n.float()[None], low, high, low, high)
     found = [
-        ranges.RULES[rule](sample, spec, **options.get(rule, {})) for sample in (counted, repeated)
+        ranges.rule(rule).range_of(sample, spec, **options.get(rule, {}))
+        for sample in (counted, repeated)
     ]
     if rule != "lp":  # whose ties may be broken otherwise
         assert torch.cat(found[0]).tolist() == pytest.approx(torch.cat(found[1]).tolist(), 1e-5)
@@ -218,9 +233,9 @@ def test_counts_stand_for_repeated_values(
 
 def counted(x: torch.Tensor) -> Sample:
     """What is remembered of an activation with these values."""
-    statistics = Statistics()
-    statistics.update(x.reshape(10, -1))
-    return statistics.sample()
+    histogram = Histogram()
+    histogram.update(x.reshape(10, -1))
+    return histogram.sample()
 
 
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**40, 3.7])
@@ -247,7 +262,7 @@ def test_a_range_ends_within_the_extremes_and_zero(rule: str, row: np.ndarray, s
     samples = [sample_of(x)]
     samples.append(dataclasses.replace(samples[0], counts=torch.ones_like(x)))
     for sample in samples:
-        low, high = ranges.RULES[rule](sample, spec)
+        low, high = ranges.rule(rule).range_of(sample, spec)
         assert min(row.min(), 0) <= low.item() <= high.item() <= max(row.max(), 0)
 
 
@@ -293,15 +308,15 @@ def test_what_cannot_be_is_refused(rule: str, options: dict[str, object], messag
 
 def test_every_rule_of_the_contract_is_there() -> None:
     names = "minmax avg n_std percentile mse lp kl gauss laplace"
-    assert list(ranges.RULES) == names.split()
+    assert sorted(names.split()) == ranges.names()
     for name in names.split():
         ranges.check(name, {})
 
 
-def weighed(x: torch.Tensor, importance: torch.Tensor) -> Sample:
+def weighed(x: torch.Tensor, costs: torch.Tensor) -> Sample:
     counts = torch.ones_like(x)[None]
     return dataclasses.replace(
-        sample_of(x[None]), counts=counts, importance=importance.to(x.dtype)[None]
+        sample_of(x[None]), counts=counts, mse_weights=costs.to(x.dtype)[None]
     )
 
 
@@ -310,13 +325,13 @@ def weighed(x: torch.Tensor, importance: torch.Tensor) -> Sample:
 def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: bool) -> None:
     spec = QSpec(bits, symmetric, 0)
     x = distribution("shifted")
-    importance = torch.where(x > 0.5, 1.0, 1e-4)  # what is below hardly counts
-    low, high = ranges.mse(weighed(x, importance), spec)
+    costs = torch.where(x > 0.5, 1.0, 1e-4)  # what is below hardly counts
+    low, high = mse.range_of(weighed(x, costs), spec)
     scale, zero_point = qparams_of(low, high, spec)
     quantized = torch.fake_quantize_per_tensor_affine(
         x, float(scale), int(zero_point), spec.low, spec.high
     )
-    found = ((quantized - x).double().square() * importance).sum()
+    found = ((quantized - x).double().square() * costs).sum()
     shares = np.linspace(1 / 60, 1, 60)
     for share_low, share_high in np.stack(np.meshgrid(shares, shares)).reshape(2, -1).T[::7]:
         ends = torch.tensor([x.min() * share_low]), torch.tensor([x.max() * share_high])
@@ -324,16 +339,16 @@ def test_mse_makes_the_weighed_squared_error_the_least(bits: int, symmetric: boo
         tried = torch.fake_quantize_per_tensor_affine(
             x, float(other), int(zero_point), spec.low, spec.high
         )
-        assert found <= 1.02 * ((tried - x).double().square() * importance).sum()
+        assert found <= 1.02 * ((tried - x).double().square() * costs).sum()
 
 
 def test_mse_clips_an_outlier_that_does_not_matter_and_keeps_one_that_does() -> None:
     x, spec = distribution("outlier"), QSpec(4, False, 0)
     ends = {}
     for name, cost in {"idle": 0.0, "vital": 1e4}.items():
-        importance = torch.ones_like(x)
-        importance[0] = cost
-        ends[name] = float(ranges.mse(weighed(x, importance), spec)[1])
+        costs = torch.ones_like(x)
+        costs[0] = cost
+        ends[name] = float(mse.range_of(weighed(x, costs), spec)[1])
     assert ends["idle"] < 4 < 11 < ends["vital"]
 
 
@@ -341,8 +356,8 @@ def test_an_exponent_of_ones_own_looks_at_values_alone() -> None:
     x, spec = distribution("outlier"), QSpec(4, False, 0)
     known = weighed(x, (x > 3).float())
     for p in (2, 2.4):
-        plain = ranges.mse(dataclasses.replace(known, importance=None), spec, p=p)
-        assert ranges.mse(known, spec, p=p) == plain
+        plain = mse.range_of(dataclasses.replace(known, mse_weights=None), spec, p=p)
+        assert mse.range_of(known, spec, p=p) == plain
     assert ranges.weighs("mse", {})
     assert not ranges.weighs("mse", {"p": 2})
     assert not any(ranges.weighs(rule, {}) for rule in RULES if rule != "mse")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from subbyte.numerics import ranges
-from subbyte.numerics.histogram import Statistics
+from subbyte.numerics.histogram import Histogram
 from subbyte.numerics.qspec import QSpec
 from subbyte.numerics.ranges import Sample, sample_of
-from subbyte.numerics.ranges.kl import divergence, histogram_of, kl
+from subbyte.numerics.ranges.kl import divergence, range_of, sorted_bins
 
 SPECS = st.builds(QSpec, st.integers(2, 8), st.booleans())
 
@@ -66,7 +66,7 @@ def test_divergence_is_that_of_the_definition(
     low, high = float(np.float32(low)), float(np.float32(high))
     x = torch.tensor([list(bins)], dtype=torch.float64)
     counts = torch.tensor([list(bins.values())], dtype=torch.float64)
-    histogram = histogram_of(x, counts, torch.ones(1))
+    histogram = sorted_bins(x, counts, torch.ones(1))
     found = divergence(histogram, spec, torch.tensor([low]), torch.tensor([high])).item()
     expected = naive(bins, 1.0, low, high, spec)
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -76,7 +76,7 @@ def test_divergence_by_hand() -> None:
     # Two bits on [0, 3]: levels 0 … 3. Level 1 has bins with 3 and 1 values, level 3 has one with
     # 2, and 2 are clipped to it: P = (3, 1, 4) / 8 and Q = (2, 2, 2) / 6.
     centres, counts = torch.tensor([[0.75, 1.25, 3.0, 9.0, 0.0]]), torch.tensor([[3, 1, 2, 2, 50]])
-    histogram = histogram_of(centres, counts, torch.tensor([0.25]))
+    histogram = sorted_bins(centres, counts, torch.tensor([0.25]))
     found = divergence(histogram, QSpec(2, False), torch.tensor([0.0]), torch.tensor([3.0]))
     expected = 3 / 8 * math.log(9 / 8) + 1 / 8 * math.log(3 / 8) + 4 / 8 * math.log(12 / 8)
     assert found.item() == pytest.approx(expected)
@@ -94,9 +94,9 @@ def observed(name: str) -> tuple[Sample, np.ndarray]:
         x = np.maximum(x, 0)
     if "outlier" in name:
         x[0] = 40.0
-    statistics = Statistics()
-    statistics.update(torch.from_numpy(x.astype(np.float32)).reshape(100, -1))
-    return statistics.sample(), x
+    seen = Histogram()
+    seen.update(torch.from_numpy(x.astype(np.float32)).reshape(100, -1))
+    return seen.sample(), x
 
 
 NAMES = ["normal", "laplace", "normal relu", "laplace relu", "normal shifted", "normal outlier"]
@@ -110,14 +110,14 @@ def test_no_other_range_is_much_better(name: str, bits: int, symmetric: bool) ->
     spec = QSpec(bits, symmetric)
     assert sample.counts is not None
     width = sample.values[0].diff().min().reshape(1)
-    histogram = histogram_of(sample.values, sample.counts, width)
+    histogram = sorted_bins(sample.values, sample.counts, width)
     extremes = sample.low.clamp(max=0), sample.high
     tried = [
         divergence(histogram, spec, torch.maximum(extremes[0], -a), torch.minimum(extremes[1], b))
         for a in torch.logspace(-1, 4, 14 if extremes[0] < 0 else 1, base=2)
         for b in torch.logspace(-1, 4, 14, base=2)
     ]
-    found = divergence(histogram, spec, *kl(sample, spec))
+    found = divergence(histogram, spec, *range_of(sample, spec))
     assert found <= 1.1 * min(tried) + 1e-4
 
 
@@ -138,7 +138,7 @@ def test_range_leaves_a_small_error(name: str, bits: int, symmetric: bool) -> No
     spec = QSpec(bits, symmetric)
 
     def error(rule: str) -> float:
-        low, high = (end.item() for end in ranges.RULES[rule](sample, spec))
+        low, high = (end.item() for end in ranges.rule(rule).range_of(sample, spec))
         low, high = min(low, 0.0), max(high, 0.0)
         step = max(high / spec.high, low / spec.low) if symmetric else (high - low) / spec.high
         zero = 0 if symmetric else round(-low / step)
@@ -171,14 +171,14 @@ def test_zeros_behind_a_relu_change_nothing(bits: int) -> None:
         *(sample.low, sample.high) * 2,
     )
     spec = QSpec(bits, False)
-    assert kl(more, spec) == kl(sample, spec)
+    assert range_of(more, spec) == range_of(sample, spec)
 
 
 def test_sides_of_a_distribution_are_exchangeable() -> None:
     sample, _ = observed("laplace relu")
     mirrored = Sample(-sample.values, sample.counts, *(-sample.high, -sample.low) * 2)
-    low, high = kl(sample, QSpec(4, False))
-    mirrored_low, mirrored_high = kl(mirrored, QSpec(4, False))
+    low, high = range_of(sample, QSpec(4, False))
+    mirrored_low, mirrored_high = range_of(mirrored, QSpec(4, False))
     assert (mirrored_low.item(), mirrored_high.item()) == pytest.approx((-high.item(), -low.item()))
 
 
@@ -188,7 +188,7 @@ def test_sides_of_a_distribution_are_exchangeable() -> None:
 def test_channels_with_too_few_values_keep_their_extremes(bits: int, n: int, clips: bool) -> None:
     x = torch.randn(8, n, generator=torch.Generator().manual_seed(0))
     sample = sample_of(x)
-    low, high = kl(sample, QSpec(bits, False, 0))
+    low, high = range_of(sample, QSpec(bits, False, 0))
     assert bool((high - low < 0.95 * (sample.high - sample.low)).any()) == clips
     if not clips:
         assert torch.equal(low, sample.low)
@@ -210,8 +210,8 @@ def test_a_weight_is_seen_as_the_histogram_of_its_values(symmetric: bool) -> Non
         *(weight.low, weight.high) * 2,
     )
     spec = QSpec(4, symmetric, 0)
-    low, high = kl(weight, spec)
-    assert kl(counted, spec) == (low, high)
+    low, high = range_of(weight, spec)
+    assert range_of(counted, spec) == (low, high)
     assert high.item() < 32
 
 
@@ -222,5 +222,5 @@ def test_a_constant_is_in_its_own_range(value: float, counted: bool) -> None:
     sample = sample_of(x)
     if counted:
         sample = Sample(x[:, :1], torch.tensor([[2000.0]]), *(sample.low, sample.high) * 2)
-    low, high = kl(sample, QSpec(2, False, 0))
+    low, high = range_of(sample, QSpec(2, False, 0))
     assert low.item() <= value <= high.item()

@@ -12,11 +12,11 @@ from torch import nn
 
 from annotated import FACTORY, coco_set, seen_by, voc_set, write_coco, write_images
 from small_detectors import detector
-from subbyte.app.experiment import Experiment
+from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError
-from subbyte.models import ModelSpec, load
+from subbyte.models import ModelConfig, ModelSpec, load
 from subbyte.tasks import classification, detection
-from subbyte.tasks.base import Task
+from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils.progress import Silent
 
 
@@ -26,34 +26,33 @@ def own() -> ModelSpec:
     return ModelSpec("own", detector("ssd"), "detection", None, None)
 
 
-def experiment(data: dict[str, Any], **changes: Any) -> Experiment:
-    fields: dict[str, Any] = {"model": {"factory": "own.py:build"}, "variants": {"w8a8": {}}}
-    return Experiment(**{**fields, "data": data, "batch_size": 3, **changes})
+def asked(data: dict[str, Any], **changes: Any) -> Asked:
+    return Asked(DataConfig(**data), **{"batch_size": 3, **changes})
 
 
 def opened(spec: ModelSpec, data: dict[str, Any], **changes: Any) -> Task:
-    return detection.open_task(experiment(data, **changes), spec, Silent())[0]
+    return detection.open_task(asked(data, **changes), spec, Silent())[0]
 
 
 def outputs(task: Task, model: nn.Module) -> Any:
     run = task.simulated(model)
-    return task.outputs([run(batch["inputs"]) for batch in task.data.evaluation], [])
+    batches = task.data.evaluation.take(task.simulated_images)
+    return task.outputs([run(batch["inputs"]) for batch in batches], [], task.simulated_images)
 
 
 def test_what_the_model_itself_finds_is_found(own: ModelSpec, tmp_path: Path) -> None:
     task = opened(own, {"root": coco_set(tmp_path, own.module)})
     found = outputs(task, own.module)
-    entry, notes = task.scores(found)
+    entry, notes = task.score(found)
     assert notes == []
     assert list(entry["metrics"]) == ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
     assert entry["metrics"]["AP50"] > 0.3
     assert entry["metrics"]["AP_large"] is None  # of 96 × 96 pixels and more
     assert sorted(entry["per_class"]) == ["ant", "bee", "cow"]
     assert entry["images"] == found.images == 4
-    assert task.agreement(found, found) == 1
-    assert task.largest_difference(found, found) == 0
+    assert task.compare(found, found) == {"agreement": 1, "max_abs_diff": 0}
     task.save(found, tmp_path / "outputs.npz")
-    assert task.agreement(task.load(tmp_path / "outputs.npz"), found) == 1
+    assert task.compare(task.load(tmp_path / "outputs.npz"), found)["agreement"] == 1
     known = json.loads((tmp_path / "annotations/instances_val.json").read_text())["annotations"]
     assert task.coverage() == {"model": 3, "evaluated": len({k["category_id"] for k in known})}
     assert task.written[0].shape == (2, 3, 64, 64)
@@ -64,7 +63,7 @@ def test_of_vocs_data_its_own_metrics_are_told_too(own: ModelSpec, tmp_path: Pat
     root = voc_set(tmp_path, own.module)
     for data in ({"root": root}, {"root": root, "format": "voc"}):
         task = opened(own, {**data, "classes": root / "names.txt"})
-        metrics = task.scores(outputs(task, own.module))[0]["metrics"]
+        metrics = task.score(outputs(task, own.module))[0]["metrics"]
         assert list(metrics)[6:] == ["VOC_AP50", "VOC_AP50_11point"]
         # What is to be found is what this model finds, to a pixel.
         assert metrics["VOC_AP50"] > 0.3
@@ -78,11 +77,10 @@ def test_no_detections_at_all_are_an_ap_of_0_and_a_line(own: ModelSpec, tmp_path
     silent: Any = detector("ssd")
     silent.score_thresh = 2.0
     nothing = outputs(task, silent)
-    entry, notes = task.scores(nothing)
+    entry, notes = task.score(nothing)
     assert entry["metrics"]["AP"] == 0
     assert notes == ["no detections at all on 4 images: AP is 0"]
-    assert task.agreement(found, nothing) == 0
-    assert task.largest_difference(found, nothing) is None
+    assert task.compare(found, nothing) == {"agreement": 0, "max_abs_diff": None}
 
 
 def test_images_of_several_sizes_are_told_of(own: ModelSpec, tmp_path: Path) -> None:
@@ -95,7 +93,7 @@ def test_images_of_several_sizes_are_told_of(own: ModelSpec, tmp_path: Path) -> 
     assert not task.reshapes
     assert any("of 2 sizes, and files take one, 64 high" in note for note in task.data.notes)
     # The simulation sees each image as it is.
-    assert task.scores(outputs(task, own.module))[0]["metrics"]["AP50"] > 0.3
+    assert task.score(outputs(task, own.module))[0]["metrics"]["AP50"] > 0.3
 
 
 def test_other_classes_are_named(own: ModelSpec, tmp_path: Path) -> None:
@@ -135,15 +133,38 @@ def test_what_is_no_detector_is_told_how_to_be_one(
 def test_data_and_model_of_different_tasks_are_refused(own: ModelSpec) -> None:
     with pytest.raises(SubbyteError, match=r"give data\.name: digit-scenes, or a data set"):
         opened(own, {"name": "digits"})
-    digits = experiment({"name": "digit-scenes"}, model={"name": "digits"})
+    digits = load(ModelConfig(name="digits"))
     with pytest.raises(SubbyteError, match="a classifier needs images in class folders"):
-        classification.open_task(digits, load(digits.model), Silent())
-    raw = experiment({"name": "digits"}, model={"name": "digits"}, export={"postprocess": False})
+        classification.open_task(asked({"name": "digit-scenes"}), digits, Silent())
     with pytest.raises(SubbyteError, match="has a meaning for detectors alone"):
-        classification.open_task(raw, load(raw.model), Silent())
+        classification.open_task(asked({"name": "digits"}, postprocess=False), digits, Silent())
 
 
 def test_a_factorys_detector_is_known_as_one(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FACTORY)
-    chosen = experiment({"root": tmp_path}, model={"factory": f"{tmp_path / 'net.py'}:build"})
-    assert load(chosen.model).task == "detection"
+    spec = load(ModelConfig(factory=f"{tmp_path / 'net.py'}:build"))
+    assert spec.task == "detection"
+    assert task_for(spec, DataConfig(root=tmp_path), own=True) is detection
+
+
+def test_data_says_what_a_users_own_module_is_for_and_no_other(own: ModelSpec) -> None:
+    images, objects = DataConfig(root="x"), DataConfig(root="x", format="voc")
+    spec = ModelSpec("net", own.module, "classification", None, None)
+    assert task_for(spec, objects, own=True) is detection
+    assert task_for(spec, objects, own=False) is classification
+    assert task_for(spec, images, own=True) is classification
+
+
+def test_the_simulation_takes_some_of_the_images(own: ModelSpec, tmp_path: Path) -> None:
+    root = coco_set(tmp_path, own.module)
+    task, whole = opened(own, {"root": root}, simulation_images=2), opened(own, {"root": root})
+    assert task.simulated_images == (1, 3)
+    some, everything = outputs(task, own.module), outputs(whole, own.module)
+    assert some.image_ids.tolist() == [2, 4]
+    common = everything.take(task.simulated_images)
+    fidelity = task.compare(some, common)
+    assert fidelity["agreement"] == 1
+    assert fidelity["max_abs_diff"] < 1e-5  # other batches add up otherwise
+    assert task.score(some)[0]["images"] == 2
+    task.illustrate(tmp_path, "w8a8", some, common)
+    assert (tmp_path / "scenes.png").is_file()

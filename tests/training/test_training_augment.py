@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from subbyte.models.ssd import Settings
-from subbyte.training.augment import Augmented, Batches, augmentation, read
+from subbyte.training.augment import Augmented, EpochBatches, augmentation, read
 
 SETTINGS = Settings((0.2, 0.2, 0.2), (1, 1, 1), 0.01, 0.5, size=120)
 
@@ -111,10 +111,10 @@ def test_without_augmentation_only_the_size_changes() -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
 def test_batches_go_on_as_if_they_had_never_stopped(start: int) -> None:
-    whole = list(Batches(11, 3, 3, seed=5))
+    whole = list(EpochBatches(11, 3, 3, seed=5))
     assert len(whole) == 9
-    assert list(Batches(11, 3, 3, seed=5, start=start)) == whole[start:]
-    assert len(Batches(11, 3, 3, seed=5, start=start)) == 9 - start
+    assert list(EpochBatches(11, 3, 3, seed=5, start=start)) == whole[start:]
+    assert len(EpochBatches(11, 3, 3, seed=5, start=start)) == 9 - start
     for epoch in range(3):
         places = [place for batch in whole[3 * epoch : 3 * epoch + 3] for place in batch]
         assert {place[0] for place in places} == {epoch}
@@ -124,14 +124,14 @@ def test_batches_go_on_as_if_they_had_never_stopped(start: int) -> None:
 
 
 def test_fewer_images_than_a_batch_are_one() -> None:
-    batches = Batches(2, 32, 4, seed=0)
+    batches = EpochBatches(2, 32, 4, seed=0)
     assert batches.steps == 4
     assert [len(batch) for batch in batches] == [2, 2, 2, 2]
 
 
 def test_processes_share_each_batch() -> None:
-    whole = list(Batches(11, 5, 2, seed=0))
-    parts = [list(Batches(11, 5, 2, seed=0, rank=rank, ranks=2)) for rank in range(2)]
+    whole = list(EpochBatches(11, 5, 2, seed=0))
+    parts = [list(EpochBatches(11, 5, 2, seed=0, rank=rank, ranks=2)) for rank in range(2)]
     assert [len(batch) for batch in parts[1]] == [2] * len(whole)
     for batch, first, second in zip(whole, *parts, strict=True):
         assert sorted([*first, *second]) == sorted(batch)

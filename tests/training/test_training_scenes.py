@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from subbyte.data.scenes import scene, scenes
 from subbyte.models import ModelConfig, load
 from subbyte.models import __file__ as models_file
 from subbyte.training.evaluate import figures
-from subbyte.training.scenes import VariedScenes, main
+from subbyte.training.scenes import FIRST, SCENES, VariedScenes, config, main, placing
 
 WEIGHTS = Path(models_file).parent / "weights" / "digit_scenes.safetensors"
 
@@ -36,6 +37,16 @@ def test_the_command_writes_a_file_that_loads_whatever_the_threads(
     assert spec.classes == tuple("0123456789")
     assert main(["--out", str(tmp_path), "--scenes", "32"]) == 2
     assert "is a folder: name a file to write" in capsys.readouterr().err
+
+
+def test_the_bundled_weights_have_learned_to_place_boxes_last() -> None:
+    """They took as many steps as `make` takes on those scenes that come after the first."""
+    with safetensors.safe_open(WEIGHTS, "pt") as file:
+        made = json.loads(file.metadata()["subbyte"])
+    assert made["steps"] == (SCENES - round(FIRST * SCENES)) // config().batch_size
+    found = placing(Path("found"), seed=3)
+    assert (found.checkpoint, found.seed) == (Path("found"), 3)
+    assert found.box_beta < config().box_beta
 
 
 def test_scenes_are_drawn_when_they_are_asked_for_and_no_two_are_alike() -> None:

@@ -1,4 +1,8 @@
-"""The command line: each command parses, calls one function, and prints."""
+"""The command line: each command reads its arguments, calls one function, and prints.
+
+A command imports what it needs: first what reads and checks its arguments, which takes a fraction
+of a second, and only then what imports PyTorch, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from subbyte import models
-from subbyte.app import commands, experiment
-from subbyte.app import runner as pipeline
-from subbyte.app.report.bars import Bars
-from subbyte.app.report.tables import run_table
 from subbyte.errors import SubbyteError
-from subbyte.training import parallel
-from subbyte.training import run as training
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 CTRL_C = CtrlC()
@@ -79,9 +76,15 @@ def run(
     Example: subbyte run digits --set variants.w4a4.ranges=minmax --out runs/try
     """
     with _guarded():
+        from subbyte.app import arguments, experiment
+
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         loaded = experiment.load(name, chosen)
-        folder, results = pipeline.run(
+        arguments.check_experiment(loaded, only or ())
+        from subbyte.app import runner
+        from subbyte.app.report.tables import run_table
+
+        folder, results = runner.run(
             loaded,
             out,
             only=tuple(only or ()),
@@ -110,10 +113,15 @@ def train(
     Example: subbyte train bccd.yaml --set training.epochs=20 --out trained/bccd
     """
     with _guarded():
+        from subbyte.app import arguments, experiment
+
         chosen = [*(settings or []), *([f"training.device={device}"] if device else [])]
-        trained = training.run(
-            training.load(name, chosen), out, resume=resume, progress=_progress(as_json or quiet)
-        )
+        asked = experiment.load_training(name, chosen)
+        arguments.check_training(asked)
+        from subbyte.training import parallel
+        from subbyte.training import run as training
+
+        trained = training.run(asked, out, resume=resume, progress=_progress(as_json or quiet))
         if not parallel.is_first():
             return
         if as_json:
@@ -148,10 +156,20 @@ def quantize(
     Example: subbyte quantize digits --calibration digits --bits w4a4 --out digits.safetensors
     """
     with _guarded():
+        from subbyte import models
+        from subbyte.app import arguments
+
+        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        recipe = arguments.recipe_of(bits, settings or [], seed)
+        arguments.check_output(out)
+        models.check(config)
+        arguments.check_calibration(calibration)
+        from subbyte.app import commands
+
         rows, notes = commands.quantize_model(
-            commands.model_config(model, pretrained, checkpoint, num_classes),
+            config,
             calibration,
-            commands.recipe_of(bits, settings or [], seed),
+            recipe,
             out,
             images=images,
             batch_size=batch_size,
@@ -186,7 +204,15 @@ def export(
     Example: subbyte export digits digits.safetensors --out digits.onnx --target openvino
     """
     with _guarded():
-        config = commands.model_config(model, pretrained, checkpoint, num_classes)
+        from subbyte import models
+        from subbyte.app import arguments
+
+        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        arguments.check_target(target)
+        models.check(config)
+        arguments.check_quantized(quantized)
+        from subbyte.app import commands
+
         commands.export_model(config, quantized, out, target, postprocess)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
@@ -211,13 +237,21 @@ def evaluate(
     Example: subbyte evaluate digits.onnx --data digits --runtime openvino
     """
     with _guarded():
+        from subbyte.app import arguments
+
+        arguments.check_onnx(model)
+        arguments.check_runtime(runtime)
+        from subbyte.app import commands
+
         result = commands.evaluate_model(
             model, data, classes, runtime, batch_size, _progress(as_json or quiet)
         )
         if as_json:
             _print_json(result)
         elif not quiet:
-            typer.echo(f"{_told(result)} on {result['images']} images in {runtime}")
+            from subbyte.app.report.answers import evaluation
+
+            typer.echo(f"{evaluation(result)} on {result['images']} images in {runtime}")
             _print_notes(result["notes"])
 
 
@@ -234,11 +268,20 @@ def predict(
     Example: subbyte predict model.onnx cat.jpg dog.jpg --top 3
     """
     with _guarded():
+        from subbyte.app import arguments
+
+        arguments.check_onnx(model)
+        arguments.check_images(images)
+        arguments.check_runtime(runtime)
+        from subbyte.app import commands
+
         predictions = commands.predict_images(model, images, top, runtime)
         if as_json:
             _print_json(predictions)
         else:
-            _print(_predicted(predictions))
+            from subbyte.app.report.answers import predicted
+
+            _print(predicted(predictions))
 
 
 @app.command("models")
@@ -251,13 +294,16 @@ def list_models(
     Example: subbyte models timm/resnet
     """
     with _guarded():
+        from subbyte import models
+
         names = models.names(prefix)
         if as_json:
             _print_json(names)
         else:
-            for group, members in names.items():
-                listed = prefix or group != "timm"
-                typer.echo(f"{group}: {', '.join(members) if listed else _timm(len(members))}")
+            from subbyte.app.report.answers import model_groups
+
+            for line in model_groups(names, every=bool(prefix)):
+                typer.echo(line)
 
 
 @app.command("experiments")
@@ -267,7 +313,9 @@ def list_experiments(as_json: Json = False) -> None:
     Example: subbyte experiments
     """
     with _guarded():
-        names = {name: commands.summary(path) for name, path in experiment.builtin().items()}
+        from subbyte.app import experiment
+
+        names = {name: experiment.summary(path) for name, path in experiment.builtin().items()}
         if as_json:
             _print_json(names)
         else:
@@ -302,45 +350,16 @@ def _guarded() -> Iterator[None]:
 
 
 def _progress(silent: bool) -> Progress:
-    return Interruptible(Silent() if silent else Bars(), CTRL_C)
+    if silent:
+        return Interruptible(Silent(), CTRL_C)
+    from subbyte.utils.bars import Bars
 
-
-def _timm(count: int) -> str:
-    if not count:
-        return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
-    return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
-
-
-def _told(result: dict[str, Any]) -> str:
-    """The metrics of an evaluation in a line."""
-    metrics, intervals = result["metrics"], result["intervals"]
-    if "top1" in metrics:
-        low, high = intervals["top1"]
-        return f"top1 {metrics['top1']:.2%} ({low:.1%} to {high:.1%})"
-    return (
-        ", ".join(f"{name} {value:.2%}" for name, value in metrics.items() if value is not None)
-        or "no AP"
-    )
-
-
-def _predicted(predictions: list[dict[str, Any]]) -> Table:
-    """A row for each class or object, with the image at its first."""
-    detects = any("objects" in prediction for prediction in predictions)
-    table = Table("image", "class", *(("score", "box") if detects else ("probability",)))
-    for prediction in predictions:
-        rows = [
-            [guess["class"], f"{guess['probability']:.3f}"]
-            if "probability" in guess
-            else [guess["class"], f"{guess['score']:.3f}", " ".join(f"{x:g}" for x in guess["box"])]
-            for guess in prediction.get("classes") or prediction.get("objects") or []
-        ]
-        for i, cells in enumerate(rows or [["–", "–"]]):
-            shown = prediction["image"] if i == 0 else ""
-            table.add_row(*map(escape, [shown, *cells]))
-    return table
+    return Interruptible(Bars(), CTRL_C)
 
 
 def _print(table: Table) -> None:
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)

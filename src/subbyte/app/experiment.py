@@ -15,6 +15,7 @@ from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
+from subbyte.training.config import Training, TrainingExperiment
 from subbyte.utils.validation import Checked, Device
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -53,6 +54,7 @@ class Experiment(Checked):
     `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
     `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
     of the choice of images, and of every variant that has none of its own.
+    `simulation_images`: on how many evaluation images the simulation runs; `None`: on all.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -69,6 +71,7 @@ class Experiment(Checked):
     device: Device = "cpu"
     export: ExportConfig = ExportConfig()
     seed: int = Field(default=0, ge=0)
+    simulation_images: int | None = Field(default=2000, ge=1)
 
     @field_validator("name")
     @classmethod
@@ -114,10 +117,16 @@ def builtin() -> dict[str, Path]:
     }
 
 
+def summary(path: Path) -> str:
+    """The first comment of an experiment's file."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip()
+
+
 def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     """The experiment of a built-in name or a YAML file, with `KEY=VALUE` settings on top.
 
-    A section `training` in it is for `subbyte.training.run`, and nothing here.
+    A section `training` in it is for `load_training`, and nothing here.
 
     Raises:
         SubbyteError: As `read`, and where a key or value is wrong.
@@ -125,6 +134,37 @@ def load(name: str, settings: Iterable[str] = ()) -> Experiment:
     raw = read(name, settings)
     raw.pop("training", None)
     return Experiment(**{str(key): value for key, value in raw.items()}).with_seed()
+
+
+def load_training(name: str, settings: Iterable[str] = ()) -> TrainingExperiment:
+    """The training that a built-in experiment or a YAML file describes, with settings on top.
+
+    Its section `training` has the fields of `Training`; `model`, `device` and `seed` are those of
+    the experiment where it has none of its own. What else an experiment has is not for training.
+
+    Raises:
+        SubbyteError: As `read`, and where a key or value is wrong.
+    """
+    raw = read(name, settings)
+    known = {*Experiment.model_fields, "training"}
+    for key in raw:
+        if key not in known:
+            raise unknown("key", str(key), known)
+    section = raw.get("training")
+    if not isinstance(section, dict):
+        raise SubbyteError(
+            f"{name} has no section training: give one, as training: {{model: mb2_ssd_lite}}"
+        )
+    model = raw.get("model")
+    outer: dict[str, Any] = {key: raw[key] for key in ("device", "seed") if key in raw}
+    if isinstance(model, dict) and model.get("name") is not None:
+        outer["model"] = model["name"]
+    try:
+        training = Training(**{**outer, **{str(key): value for key, value in section.items()}})
+    except SubbyteError as error:
+        raise SubbyteError(f"training: {error}") from None
+    fields = {key: raw[key] for key in ("name", "data") if key in raw}
+    return TrainingExperiment(**fields, training=training)
 
 
 def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,19 +14,21 @@ from typing import Any
 
 from subbyte import api
 from subbyte.app.experiment import Experiment
+from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks.measure import Deployed, measure
+from subbyte.tasks.measure import Deployed, Reference, measure
 from subbyte.utils import files, machine
 from subbyte.utils.progress import Progress, Silent
 
-FLOAT = Recipe(weights=None, activations=None, first_last=None)
 CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
@@ -61,20 +65,15 @@ def run(
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
     """Measure the model before quantization and write the folder `float`, whole or not at all."""
-    task = setup.task
-    with progress.working("float: capturing the model"):
-        captured = _described(api.prepare(setup.module, task.example, FLOAT), setup)
+    task, float_model = setup.task, setup.captured[None].model
     with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
-        path, raw = part / "model.onnx", Path(scratch) / "model.onnx"
+        path = part / "model.onnx"
         with progress.working("float: writing ONNX"):
-            onnx.export_float(captured, path, task.written, task.postprocess, raw)
-        deployed = _deployed(
-            captured, dict.fromkeys(map(str, setup.experiment.runtimes), path), raw
-        )
+            deployed = _write_float(float_model, path, setup, Path(scratch))
         found = measure(task, setup.module, deployed, "float", progress, None)
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
-        files.write_text(part / "float.json", json.dumps(_finite(entry), indent=2))
+        _write_json(part / "float.json", entry)
 
 
 def run_variant(
@@ -94,97 +93,99 @@ def run_variant(
     setup = setup or set_up(experiment, (name,), progress)
     if not folder.float_is_done():
         run_float(setup, folder, progress)
-    recipe = setup.experiment.variants[name]
+    recipe, task = setup.experiment.variants[name], setup.task
     log.info("variant %s: %s", name, recipe.as_dict())
-    task = setup.task
-    captured = api.quantize(
-        setup.module,
-        task.data.calibration,
-        recipe,
-        progress=progress,
-        resume=folder.unfinished_path(name),
-    )
-    _described(captured, setup)
-    calibrated = _clipped_in_calibration(captured, name, setup, progress)
+    quantized = _quantize(recipe, setup, progress, folder.unfinished_path(name))
+    calibrated = _clipped_in_calibration(quantized, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            deployed = _write_files(captured, path, setup, Path(scratch))
-        reference = task.load(folder.float_path / "outputs.npz")
-        with clipping.counting(captured) as evaluated:
-            found = measure(task, captured, deployed, name, progress, reference)
-        task.illustrate(part, name, reference, found.outputs)
-        size = path.stat().st_size
-        rows = api.layers(captured)
-        for row, counts, before in zip(rows, evaluated, calibrated, strict=True):
-            row["clipped"] = clipping.share(counts)
+            deployed = _write_variant(quantized, path, setup, Path(scratch))
+        outputs = task.load(folder.float_path / "outputs.npz")
+        reference = Reference(setup.captured[recipe.regions].model, outputs)
+        with clipping.counting(quantized) as evaluated:
+            found = measure(task, quantized, deployed, name, progress, reference)
+        task.illustrate(part, name, outputs, found.outputs)
+        rows = api.layers(quantized)
+        for row, now, before in zip(rows, evaluated, calibrated, strict=True):
+            row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
-        write_layers(part / "layers.csv", rows, captured.layers)
-        clipped = clipping.note(captured, evaluated, calibrated)
-        notes = [clipped, _fallen_back(captured), _not_tuned(captured), *found.notes]
-        entry = {
-            "name": name,
-            "weights": recipe.weights,
-            "activations": recipe.activations,
-            "method": captured.facts.metadata["method"],
-            **found.entry,
-            "seconds": round(captured.facts.seconds, 3),
-            "size_bytes": size,
-            "packed_bytes": _packed_bytes(size, captured),
-            "ranges": recipe.ranges,
-            "clipped_share": clipping.share(*evaluated),
-            "clipped_share_calibration": clipping.share(*calibrated),
-            "blocks": captured.facts.blocks,
-            "tuning": captured.facts.tuning,
-            "notes": [note for note in notes if note],
-        }
-        files.write_text(part / "variant.json", json.dumps(_finite(entry), indent=2))
+        write_layers(part / "layers.csv", rows, quantized.placement.layers)
+        entry = variant_entry(name, recipe, quantized, found.entry, path.stat().st_size)
+        entry["clipped_share"] = clipping.share(*evaluated)
+        entry["clipped_share_calibration"] = clipping.share(*calibrated)
+        clipped = clipping.note(quantized, evaluated, calibrated)
+        notes = [clipped, *warnings_of(quantized.reported), *found.notes]
+        entry["notes"] = [note for note in notes if note]
+        _write_json(part / "variant.json", entry)
     folder.forget_unfinished(name)
 
 
-def _fallen_back(captured: Captured) -> str:
-    """Which blocks a method has left as they were, and why; empty where there are none."""
-    names: dict[str, list[str]] = {}
-    for block in captured.facts.blocks:
-        if block["fell_back"]:
-            names.setdefault(block["why"], []).append(block["block"])
-    return "; ".join(f"not learned, because {why}: {', '.join(its)}" for why, its in names.items())
+def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
+    """Quantize the model; its files will say how to prepare an image and what classes are called.
+
+    Args:
+        recipe: The variant's.
+        setup: The run's.
+        progress: Shows how far it is.
+        resume: Where a method keeps what it has until the variant is finished.
+    """
+    captured = setup.captured[recipe.regions]
+    batches = ArgumentsOf(setup.task.data.calibration, captured.model.device)
+    quantized = api.quantize_captured(
+        captured.model,
+        batches,
+        recipe,
+        progress=progress,
+        resume=resume,
+        started=time.perf_counter() - captured.seconds,
+    )
+    quantized.metadata |= _metadata(setup)
+    return quantized
 
 
-def _not_tuned(captured: Captured) -> str:
-    """Why the tuning of the whole network was not kept; empty where it was, or there is none."""
-    tuning = captured.facts.tuning
-    return "" if tuning is None or tuning["kept"] else f"not tuned, because {tuning['why']}"
+def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write the float model to `path`, and to `scratch` without post-processing."""
+    simulation = api.unquantized(float_model)
+    simulation.metadata |= _metadata(setup)
+    example, postprocess = setup.task.written, setup.task.postprocess
+    onnx.export_float(simulation, path, example, postprocess, scratch / path.name)
+    return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
+
+
+def _write_variant(quantized: Simulation, path: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write `path`, and `model.RUNTIME.onnx` where it is another; to `scratch` without the rest."""
+    example, postprocess = setup.task.written, setup.task.postprocess
+    onnx.export(quantized, path, example, None, postprocess, scratch / path.name)
+    paths: dict[str, Path] = dict.fromkeys(setup.experiment.runtimes, path)
+    for key in onnx.own_files(quantized, paths):
+        paths[key] = path.with_suffix(f".{key}.onnx")
+        own = scratch / paths[key].name
+        onnx.export(quantized, paths[key], example, key, postprocess, own)
+    return _deployed(quantized, paths, scratch)
+
+
+def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:
+    """A model's files, and those in `scratch` of a detector without post-processing."""
+    raw = {key: scratch / path.name for key, path in paths.items()}
+    return Deployed(model, paths, {key: path for key, path in raw.items() if path.is_file()})
+
+
+def _metadata(setup: Setup) -> dict[str, Any]:
+    """How a file says that images are prepared and what the classes are called."""
+    return setup.task.metadata() | {"model": setup.model_name}
 
 
 def _clipped_in_calibration(
-    captured: Captured, name: str, setup: Setup, progress: Progress
+    quantized: Simulation, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
     """What each grid clips of some of the calibration images, for comparison."""
     batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
-    run = setup.task.simulated(captured)
-    with clipping.counting(captured) as counts:
+    run = setup.task.simulated(quantized)
+    with clipping.counting(quantized) as counts:
         for batch in progress.track(batches, f"{name}: counting clipped values"):
             run(batch["inputs"])
     return counts
-
-
-def _write_files(captured: Captured, path: Path, setup: Setup, scratch: Path) -> Deployed:
-    """Write `path`, and `model.RUNTIME.onnx` where it is another."""
-    example, postprocess = setup.task.written, setup.task.postprocess
-    onnx.export(captured, path, example, None, postprocess, scratch / path.name)
-    paths = dict.fromkeys(map(str, setup.experiment.runtimes), path)
-    for key in onnx.own_files(captured, paths):
-        paths[key] = path.with_suffix(f".{key}.onnx")
-        own = scratch / paths[key].name
-        onnx.export(captured, paths[key], example, key, postprocess, own)
-    return _deployed(captured, paths, scratch / path.name)
-
-
-def _deployed(captured: Captured, paths: dict[str, Path], raw: Path) -> Deployed:
-    """A model's files, and beside `raw` those of a detector without post-processing."""
-    beside = {key: raw.with_name(path.name) for key, path in paths.items()}
-    return Deployed(captured, paths, {key: p for key, p in beside.items() if p.is_file()})
 
 
 def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
@@ -201,6 +202,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         "primary_metric": task.primary_metric,
         "calibration_images": task.data.calibration.images,
         "evaluation_images": task.data.evaluation.images,
+        "simulation_images": len(task.simulated_images),
         "overlap_images": task.data.overlap,
         "skipped_images": list(task.data.skipped),
         "classes": dict(task.coverage()),
@@ -214,6 +216,10 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     return results
 
 
+def _write_json(path: Path, value: Any) -> None:
+    files.write_text(path, json.dumps(_finite(value), indent=2))
+
+
 def _finite(value: Any) -> Any:
     """`value` with null for what JSON has no number for: NaN and infinity."""
     if isinstance(value, dict):
@@ -221,18 +227,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _described(captured: Captured, setup: Setup) -> Captured:
-    """Let the model's files say how to prepare an image and what the classes are called."""
-    captured.facts.metadata |= setup.task.metadata() | {"model": setup.model_name}
-    return captured
-
-
-def _packed_bytes(size: int, captured: Captured) -> int:
-    """The file's size, were each weight stored in as many bits as its grid has, not in 4 or 8."""
-    saved = 0.0
-    for tensor, quantizer in captured.quantizers("weight"):
-        bits = quantizer.spec.bits
-        saved += captured.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
-    return round(size - saved)

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from subbyte import api, models
+from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
-from subbyte.data import image_roots
-from subbyte.errors import SubbyteError, unknown
-from subbyte.placement.insert import check_overrides
-from subbyte.recipe import Recipe
-from subbyte.targets import base as verify
+from subbyte.errors import SubbyteError
+from subbyte.graph.float_model import FloatModel
+from subbyte.placement.place import check_overrides
+from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks import classification, detection
-from subbyte.tasks.base import Task
+from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
+
+Regions = tuple[str, ...] | None  # as a recipe names them
+
+
+@dataclass(frozen=True)
+class FloatCapture:
+    """A float model, and how many seconds it took to capture."""
+
+    model: FloatModel
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Setup:
     """An experiment whose model and data are open.
 
-    `task`: its images, and how outputs are read. `variants`: the names to run. `notes`: what the
-    reader of the numbers must know.
+    `task`: its images, and how outputs are read. `variants`: the names to run. `captured`: the
+    model, captured once for each `regions` that recipes ask for; `None` are those that are found.
+    `notes`: what the reader of the numbers must know.
     """
 
     experiment: Experiment
@@ -33,6 +45,7 @@ class Setup:
     model_name: str
     task: Task
     variants: tuple[str, ...]
+    captured: Mapping[Regions, FloatCapture]
     notes: list[str] = field(default_factory=list)
 
 
@@ -42,51 +55,62 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     Raises:
         SubbyteError: Anything that would make the run fail later.
     """
-    for name in only:
-        if name not in experiment.variants:
-            raise unknown("variant", name, experiment.variants)
+    check_experiment(experiment, only)  # before weights are downloaded in vain
     for name in experiment.runtimes:
-        verify.runtime(name).version()
-    if experiment.data.name is None and models.is_classifier(experiment.model):
-        image_roots(experiment.data)  # before weights are downloaded in vain
+        targets.runtime(name).version()
     with progress.working("loading the model"):
         spec = models.load(experiment.model)
     spec.module.to(experiment.device)
-    # Of a user's own module nothing but the data says what it is for.
-    detects = experiment.model.factory is not None and experiment.data.is_detection
-    kind = detection if detects or spec.task == "detection" else classification
-    task, resolved = kind.open_task(experiment, spec, progress)
-    with progress.working("checking that the model can be captured"):
-        _check_model(experiment, spec.module, task)
+    asked = _asked(experiment)
+    kind = task_for(spec, experiment.data, own=experiment.model.factory is not None)
+    task, data = kind.open_task(asked, spec, progress)
+    with progress.working("capturing the model"):
+        captured = _captured(experiment, spec.module, task)
     return Setup(
-        experiment=resolved,
+        experiment=experiment.model_copy(update={"data": data}),
         module=spec.module,
         model_name=spec.name,
         task=task,
         variants=only or tuple(experiment.variants),
+        captured=captured,
         notes=_notes(experiment, task),
     )
 
 
-def _check_model(experiment: Experiment, module: torch.nn.Module, task: Task) -> None:
-    """Refuse a model that cannot be captured or written, and recipes that it cannot be put on."""
-    names: dict[tuple[str, ...] | None, list[str]] = {None: _layers(module, task, None)}
+def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCapture:
+    """The float model with its regions; refused if it cannot be captured or written."""
+    started = time.perf_counter()
+    model = api.capture(module, task.example, regions)
+    seconds = time.perf_counter() - started
+    onnx.arguments(model, task.written, task.postprocess)
+    return FloatCapture(model, seconds)
+
+
+def _asked(experiment: Experiment) -> Asked:
+    return Asked(
+        data=experiment.data,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        device=experiment.device,
+        postprocess=experiment.export.postprocess,
+        simulation_images=experiment.simulation_images,
+    )
+
+
+def _captured(
+    experiment: Experiment, module: torch.nn.Module, task: Task
+) -> dict[Regions, FloatCapture]:
+    """The float models of an experiment; refuses recipes that cannot be put on them."""
+    found: dict[Regions, FloatCapture] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
         try:
             api.check_recipe(recipe)
-            if recipe.regions not in names:
-                names[recipe.regions] = _layers(module, task, recipe.regions)
-            check_overrides(recipe, names[recipe.regions])
+            if recipe.regions not in found:
+                found[recipe.regions] = capture(module, task, recipe.regions)
+            check_overrides(recipe, found[recipe.regions].model)
         except SubbyteError as error:
             raise SubbyteError(f"variants.{name}: {error}") from None
-
-
-def _layers(module: torch.nn.Module, task: Task, regions: tuple[str, ...] | None) -> list[str]:
-    captured = api.prepare(
-        module, task.example, Recipe(weights=None, activations=None, regions=regions)
-    )
-    onnx.arguments(captured, task.written, task.postprocess)
-    return [layer.name for layer in captured.layers]
+    return found
 
 
 def _notes(experiment: Experiment, task: Task) -> list[str]:

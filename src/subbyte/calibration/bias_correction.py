@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx
 
 from subbyte.graph.batch import portions
+from subbyte.graph.float_model import FloatModel, Regional, interpreted, parameter_name
 from subbyte.graph.layers import results
-from subbyte.numerics.fake_quantize import BiasQuantize, FakeQuantize, State
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize
+from subbyte.numerics.qspec import QSpec
+from subbyte.placement.placement import PlacedLayer, Placement, node_names
+from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.utils.progress import Progress
 
-AT_ONCE = 32  # images
+IMAGES_AT_ONCE = 32
 ALL = sys.maxsize
 
-Observe = Callable[[fx.Node, torch.Tensor, torch.Tensor], None]
+Node = tuple[str, str]  # a region, and the name of a node in its graph
+Means = Mapping[Node, torch.Tensor]  # of a layer's outputs, (channels,)
+Observe = Callable[[Node, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass
@@ -44,18 +49,28 @@ class Mean:
 
 
 @dataclass
-class Layer:
+class BiasedLayer:
     """A layer with a quantized weight and a bias, and the means of what it reads and gives.
 
     Inputs of linear layers are averaged over all positions, for which they are alike; those of
     convolutions position by position, because padding is not, and by their sizes, where images have
-    several. Outputs: (channels,).
+    several.
+
+    Attributes:
+        node: In the float model's graph.
+        weight: The float weight.
+        spec: Of the weight.
+        bias: The qualified name of the bias.
+        own: The float model's bias, (channels,).
+        inputs: Shape of an image's input → the mean of the inputs.
+        outputs: The mean of the outputs, (channels,).
     """
 
     node: fx.Node
     weight: torch.Tensor
-    quantizer: FakeQuantize
-    bias: torch.Tensor
+    spec: QSpec
+    bias: str
+    own: torch.Tensor
     inputs: dict[tuple[int, ...], Mean] = field(default_factory=dict)
     outputs: Mean = field(default_factory=Mean)
 
@@ -72,15 +87,15 @@ class Layer:
         """Add outputs."""
         self.outputs.add(self._rows(outputs))
 
-    def shift(self) -> torch.Tensor:
+    def shift(self, params: TensorQParams) -> torch.Tensor:
         """What the quantized weight adds to each output in the mean, (outputs,)."""
-        error = (self.quantizer.quantize(self.weight) - self.weight).double()
+        error = (dequantize(params, self.spec).to(self.weight) - self.weight).double()
         found = []
         for mean in self.inputs.values():
             given = (mean.value()[None], error, None, *self.node.args[3:])
             rows = self._rows(self.node.target(*given))  # type: ignore[operator]
             found.append((rows.mean(0), len(rows) * mean.count))
-        return _average(found) if found else torch.zeros_like(self.bias)  # the layer never ran
+        return _average(found) if found else torch.zeros_like(self.own)  # the layer never ran
 
     def _rows(self, outputs: torch.Tensor) -> torch.Tensor:
         """One row a position, one column a channel: the dimension that the bias is along."""
@@ -90,110 +105,160 @@ class Layer:
 
 @torch.no_grad()
 def correct_biases(
-    captured: Captured, batches: Iterable[tuple[Any, ...]], images: int, progress: Progress
-) -> dict[fx.Node, torch.Tensor]:
+    float_model: FloatModel,
+    placement: Placement,
+    params: QuantParams,
+    batches: Iterable[tuple[Any, ...]],
+    images: int,
+    progress: Progress,
+) -> tuple[QuantParams, Means]:
     """Subtract from each bias what the error of the quantized weight adds to it in the mean.
 
-    b ← b − E[(W_q − W) x], where x are the inputs of the layer in the float network, on the first
-    so many `images` (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and
-    Bias Correction", equation 17, with the empirical mean of their appendix). A layer being linear,
-    the mean of its inputs gives that of its outputs, exactly. All layers are seen in one pass.
-    Layers without a bias are left as they are. Returns the float network's mean outputs of the
-    layers that stand last, for `correct_outputs`.
-    """
-    layers = {layer.node: layer for layer in biased_layers(captured)}
-    last = _last(captured, layers)
+    b ← b − E[(W_q − W) x], where x are the inputs of the layer in the float network (Nagel et al.
+    2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", equation 17,
+    with the empirical mean of their appendix). A layer being linear, the mean of its inputs gives
+    that of its outputs, exactly. All layers are seen in one pass. Layers without a bias are left as
+    they are.
 
-    def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    Args:
+        float_model: The model.
+        placement: What is quantized.
+        params: With the weights' parameters.
+        batches: The calibration images.
+        images: How many of them are looked at, the first ones.
+        progress: Shows how far it is.
+
+    Returns:
+        The parameters with the corrected biases, and the float network's mean outputs of the layers
+        that stand last, for `correct_outputs`.
+    """
+    layers = {_key(placed): layer for placed, layer in biased_layers(float_model, placement)}
+    last = _last(float_model, layers)
+
+    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         layers[node].read(inputs)
         if node in last:
             layers[node].give(outputs)
 
-    captured.set_state(State.OFF)
-    with _observed(captured, set(layers), observe):
-        for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting biases"):
-            captured(*args)
-    for bias, shifts in _by_bias(layers.values()):
-        bias.sub_(torch.stack(shifts).mean(0).to(bias))
-    return {node: layers[node].outputs.value() for node in last if layers[node].outputs.count}
+    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    with _observed(float_model, set(layers), observe):
+        for args in progress.track(chunks, "correcting biases"):
+            float_model(*args)
+    shifts: dict[str, list[torch.Tensor]] = {}  # several, where a layer is used again
+    own: dict[str, torch.Tensor] = {}
+    for placed, layer in zip(_placed(float_model, placement), layers.values(), strict=True):
+        assert placed.weight is not None
+        shifts.setdefault(layer.bias, []).append(layer.shift(params.tensors[placed.weight]))
+        own[layer.bias] = layer.own
+    biases = {n: own[n] - torch.stack(found).mean(0).to(own[n]) for n, found in shifts.items()}
+    return params.with_biases(biases), _means(layers, last)
 
 
 @torch.no_grad()
 def correct_outputs(
-    captured: Captured,
-    expected: dict[fx.Node, torch.Tensor],
+    simulation: Simulation,
+    expected: Means,
     batches: Iterable[tuple[Any, ...]],
     images: int,
     progress: Progress,
-) -> None:
-    """Shift the last layers' biases until their mean outputs are those `expected` of the float.
+) -> dict[str, torch.Tensor]:
+    """Shift the last layers' biases until their mean outputs are those of the float network.
 
-    What all grids together, those of activations too, add to the outputs in the mean is taken back
-    where nothing stands behind it any more. All grids are on.
+    What all quantizers together, those of activations too, add to the outputs in the mean is taken
+    back where nothing stands behind it any more.
+
+    Args:
+        simulation: With all parameters.
+        expected: The float network's mean outputs.
+        batches: The calibration images.
+        images: How many of them are looked at, the first ones.
+        progress: Shows how far it is.
+
+    Returns:
+        The new biases by their qualified names.
     """
-    layers = {layer.node: layer for layer in biased_layers(captured) if layer.node in expected}
-    captured.set_state(State.QUANTIZE)
+    found = biased_layers(simulation.float_model, simulation.placement)
+    layers = {_key(placed): layer for placed, layer in found if _key(placed) in expected}
 
-    def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         del inputs
         layers[node].give(outputs)
 
-    with _observed(captured, set(layers), observe), captured.holding_weights():
-        for args in progress.track(list(portions(batches, images, AT_ONCE)), "correcting outputs"):
-            captured(*args)
-    shifts: dict[int, tuple[torch.Tensor, list[tuple[torch.Tensor, int]]]] = {}
+    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    with _observed(simulation, set(layers), observe):
+        for args in progress.track(chunks, "correcting outputs"):
+            simulation(*args)
+    shifts: dict[str, list[tuple[torch.Tensor, int]]] = {}
     for node, layer in layers.items():
         if layer.outputs.count:
             shift = layer.outputs.value() - expected[node]
-            _, found = shifts.setdefault(id(layer.bias), (layer.bias, []))
-            found.append((shift, layer.outputs.count))
-    for bias, found in shifts.values():
-        bias.sub_(_average(found).to(bias))
+            shifts.setdefault(layer.bias, []).append((shift, layer.outputs.count))
+    now = {name: simulation.bias(name) for name in shifts}
+    return {name: now[name] - _average(its).to(now[name]) for name, its in shifts.items()}
 
 
 def match_outputs(
-    captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress
-) -> None:
+    simulation: Simulation, batches: Iterable[tuple[Any, ...]], progress: Progress
+) -> dict[str, torch.Tensor]:
     """Shift the last layers' biases until their mean outputs on all images are the float ones.
 
-    For methods that leave biases as they are: what the grids add in the mean, those of activations
-    above all, is no business of a block's own loss.
-    """
-    layers = {layer.node: layer for layer in biased_layers(captured)}
-    last = _last(captured, layers)
+    For methods that leave biases as they are: a block's own loss does not see what quantizers add
+    in the mean, those of activations above all.
 
-    def observe(node: fx.Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+    Returns:
+        The new biases by their qualified names.
+    """
+    float_model = simulation.float_model
+    found = biased_layers(float_model, simulation.placement)
+    layers = {_key(placed): layer for placed, layer in found}
+    last = _last(float_model, layers)
+
+    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         del inputs
         layers[node].give(outputs)
 
-    with torch.no_grad(), captured.in_float(), _observed(captured, last, observe):
+    with torch.no_grad(), _observed(float_model, last, observe):
         for args in progress.track(batches, "float outputs"):
-            captured(*args)
-    expected = {node: layers[node].outputs.value() for node in last if layers[node].outputs.count}
-    correct_outputs(captured, expected, batches, ALL, progress)
+            float_model(*args)
+    return correct_outputs(simulation, _means(layers, last), batches, ALL, progress)
 
 
-def biased_layers(captured: Captured) -> Iterator[Layer]:
+def biased_layers(
+    float_model: FloatModel, placement: Placement
+) -> Iterator[tuple[PlacedLayer, BiasedLayer]]:
     """The layers with a quantized weight and a bias, in the order in which they run."""
-    weights = {(t.region, t.module): (t, q) for t, q in captured.quantizers("weight")}
-    for layer in captured.layers:
-        if layer.weight is None or (layer.region, layer.weight) not in weights:
-            continue
-        region = captured.region(layer.region)
-        node = next(node for node in region.graph.nodes if node.name == layer.node)
-        bias = bias_of(region, node)
-        if bias is None:
-            continue
-        tensor, quantizer = weights[layer.region, layer.weight]
-        yield Layer(node, captured.weight(tensor), quantizer, bias)
+    for placed in _placed(float_model, placement):
+        assert placed.weight is not None
+        tensor = placement.tensor(placed.weight)
+        node = node_names(float_model.region(placed.region).graph)[placed.node]
+        name = bias_name(node)
+        assert name is not None
+        own: torch.Tensor = operator.attrgetter(name)(float_model.region(placed.region))
+        weight = float_weight(float_model, tensor)
+        bias = parameter_name(placed.region, name)
+        yield placed, BiasedLayer(node, weight, tensor.spec, bias, own.detach())
 
 
-def _by_bias(layers: Iterable[Layer]) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Each bias with the shifts of its layer: one, or several where the layer is used again."""
-    shifts: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
-    for layer in layers:
-        shifts.setdefault(id(layer.bias), (layer.bias, []))[1].append(layer.shift())
-    return list(shifts.values())
+def bias_name(node: fx.Node) -> str | None:
+    """The name of the parameter that a layer of a float graph adds; `None` where there is none."""
+    source = node.args[2] if len(node.args) > 2 else None
+    if not isinstance(source, fx.Node) or source.op != "get_attr":
+        return None
+    return str(source.target)
+
+
+def _placed(float_model: FloatModel, placement: Placement) -> list[PlacedLayer]:
+    names = {r: node_names(float_model.region(r).graph) for r in float_model.region_names}
+    weighted = [layer for layer in placement.layers if layer.weight is not None]
+    return [layer for layer in weighted if bias_name(names[layer.region][layer.node]) is not None]
+
+
+def _key(layer: PlacedLayer) -> Node:
+    return layer.region, layer.node
+
+
+def _means(layers: Mapping[Node, BiasedLayer], nodes: Iterable[Node]) -> Means:
+    return {n: layers[n].outputs.value() for n in nodes if layers[n].outputs.count}
 
 
 def _average(values: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
@@ -203,49 +268,40 @@ def _average(values: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
     return sum(value * count for value, count in values) / sum(count for _, count in values)  # type: ignore[return-value]
 
 
-def _last(captured: Captured, nodes: Collection[fx.Node]) -> set[fx.Node]:
+def _last(float_model: FloatModel, nodes: Collection[Node]) -> set[Node]:
     """Those of `nodes` from which no path leads into another of them, or into another region."""
-    onwards = set[fx.Node]()  # all from which one does
-    for name in captured.region_names:
-        given = enumerate(results(captured.region(name).graph))
-        onwards.update(leaf for i, leaf in given if captured.flow.readers((name, i)))
-    for graph in {node.graph for node in nodes}:
+    last: set[Node] = set()
+    for region in float_model.region_names:
+        graph = float_model.region(region).graph
+        own = {node for node in graph.nodes if (region, node.name) in nodes}
+        given = enumerate(results(graph))
+        onwards = {leaf for i, leaf in given if float_model.flow.readers((region, i))}
         for node in reversed(graph.nodes):
-            if any(user in nodes or user in onwards for user in node.users):
+            if any(user in own or user in onwards for user in node.users):
                 onwards.add(node)
-    return set(nodes) - onwards
-
-
-def bias_of(region: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
-    """The parameter that a layer adds, on a grid or not; `None` where there is none."""
-    source = node.args[2] if len(node.args) > 2 else None
-    if isinstance(source, fx.Node) and source.op == "call_module":
-        if not isinstance(region.get_submodule(str(source.target)), BiasQuantize):
-            return None
-        source = source.args[0]
-    if not isinstance(source, fx.Node) or source.op != "get_attr":
-        return None
-    value: torch.Tensor = attrgetter(str(source.target))(region)
-    return value
+        last.update((region, node.name) for node in own - onwards)
+    return last
 
 
 @contextmanager
-def _observed(captured: Captured, nodes: set[fx.Node], observe: Observe) -> Iterator[None]:
+def _observed(model: Regional, nodes: set[Node], observe: Observe) -> Iterator[None]:
     """While it lasts, `observe` is shown the first input and the output of each of `nodes`."""
     with ExitStack() as stack:
-        for name in captured.region_names:
-            interpreter = _Observing(captured.region(name), nodes, observe)
-            stack.enter_context(captured.interpreted(name, interpreter))
+        for name in model.region_names:
+            region = model.region(name)
+            stack.enter_context(interpreted(region, _Observing(region, name, nodes, observe)))
         yield
 
 
 class _Observing(fx.Interpreter):
-    def __init__(self, region: fx.GraphModule, nodes: set[fx.Node], observe: Observe) -> None:
-        super().__init__(region)
-        self.nodes, self.observe = nodes, observe
+    def __init__(
+        self, module: fx.GraphModule, region: str, nodes: set[Node], observe: Observe
+    ) -> None:
+        super().__init__(module)
+        self.region, self.nodes, self.observe = region, nodes, observe
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        if n in self.nodes:
-            self.observe(n, self.env[n.args[0]], output)  # type: ignore[index]
+        if (self.region, n.name) in self.nodes:
+            self.observe((self.region, n.name), self.env[n.args[0]], output)  # type: ignore[index]
         return output

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from subbyte.numerics.fake_quantize import Clipping
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.fake_quantize import Clipping, FakeQuantize
+from subbyte.placement.simulation import Simulation
 
-# A layer's share is told if it is above MORE · calibration's + BEYOND. On images like those of
+# A layer's share is reported if it is above MORE · calibration's + BEYOND. On images like those of
 # calibration the excess over MORE · calibration's was at most 0.0003 at any layer (the digits,
 # ResNet-20 and MobileNetV2, three range rules, 8 to 2 bits); on images of 1.4 times the brightness
 # at least 0.15. docs/ranges.md has the measurement.
@@ -19,20 +19,39 @@ MORE, BEYOND = 2.0, 0.01
 
 @contextmanager
 def counting(model: nn.Module) -> Iterator[list[Clipping]]:
-    """While it lasts, the activations' grids of a quantized model count what they clip.
+    """While it lasts, the activations' quantizers of a simulation count what they clip.
 
-    Gives one `Clipping` for each of the model's `tensors`, in their order; those of weights, and
-    all of a model without grids, stay empty.
+    Gives one `Clipping` for each tensor of the placement, in their order; those of weights, and all
+    of a model that is not a simulation, stay empty.
     """
-    quantizers = list(model.quantizers()) if isinstance(model, Captured) else []
-    counts = [Clipping() for _ in quantizers]
-    for (tensor, quantizer), count in zip(quantizers, counts, strict=True):
-        quantizer.clipping = count if tensor.role == "activation" else None
+    activations = dict(_activations(model))
+    tensors = model.placement.tensors if isinstance(model, Simulation) else ()
+    counts = [Clipping() for _ in tensors]
+    for tensor, count in zip(tensors, counts, strict=True):
+        if tensor.key in activations:
+            activations[tensor.key].clipping = count
     try:
         yield counts
     finally:
-        for _, quantizer in quantizers:
+        for quantizer in activations.values():
             quantizer.clipping = None
+
+
+@contextmanager
+def not_counting(model: nn.Module) -> Iterator[None]:
+    """While it lasts, nothing is counted of what a simulation clips."""
+    before = [(quantizer, quantizer.clipping) for _, quantizer in _activations(model)]
+    for quantizer, _ in before:
+        quantizer.clipping = None
+    try:
+        yield
+    finally:
+        for quantizer, clipping in before:
+            quantizer.clipping = clipping
+
+
+def _activations(model: nn.Module) -> list[tuple[str, FakeQuantize]]:
+    return [(t.key, q) for t, q in model.activations()] if isinstance(model, Simulation) else []
 
 
 def share(*counts: Clipping) -> float | None:
@@ -42,14 +61,14 @@ def share(*counts: Clipping) -> float | None:
 
 
 def note(
-    model: Captured, evaluated: Sequence[Clipping], calibrated: Sequence[Clipping]
+    model: Simulation, evaluated: Sequence[Clipping], calibrated: Sequence[Clipping]
 ) -> str | None:
     """A sentence where a layer clips much more of the evaluation images than of calibration's.
 
     Clipping alone says nothing, because range rules clip on purpose: see `MORE` and `BEYOND`.
     """
     found = []
-    for tensor, one, other in zip(model.tensors, evaluated, calibrated, strict=True):
+    for tensor, one, other in zip(model.placement.tensors, evaluated, calibrated, strict=True):
         now, before = share(one), share(other)
         if now is not None and before is not None and now > MORE * before + BEYOND:
             found.append((now, before, tensor.layer))

@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte.graph.batch import batch_size, in_batch, portions
-from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.numerics.value_gradients import Sensitivity
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.value_gradients import ValueGradients
+from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
 
 IMAGES = 64
-AT_ONCE = 8  # images whose intermediate results are in memory at a time
+IMAGES_IN_MEMORY = 8  # whose intermediate results are kept at a time
 
 
-def sensitivities(
-    captured: Captured,
-    grids: list[FakeQuantize],
+def value_gradients(
+    simulation: Simulation,
+    extremes: Mapping[str, tuple[float, float]],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
-    weights: State = State.QUANTIZE,
-) -> dict[FakeQuantize, Sensitivity]:
-    """For each of `grids`, which have statistics: mean squared gradients of the model's outputs.
+) -> dict[str, ValueGradients]:
+    """For some activations the mean squared gradients of the model's outputs, by their values.
 
-    Weights are on their grids (or in another state), activations in float. The gradient is that of
-    the sum of all outputs with random signs, whose square is in expectation the sum of the squared
-    gradients of each one (Hutchinson 1990). The first `IMAGES` images do: gradients differ more
-    within one than between.
+    The gradient is that of the sum of all outputs with random signs, whose square is in expectation
+    the sum of the squared gradients of each one (Hutchinson 1990). The first `IMAGES` images do:
+    gradients differ more within one than between.
+
+    Args:
+        simulation: Weights may be quantized; activations are in float.
+        extremes: Key → the lowest and the highest value of the activation.
+        batches: The calibration images.
+        progress: Shows how far it is.
     """
-    found = {}
-    for grid in grids:
-        assert grid.statistics is not None
-        found[grid] = Sensitivity(grid.statistics.low, grid.statistics.high)
-    captured.set_state(weights, "weight")
-    captured.set_state(State.OFF, "activation")
-    parts = list(portions(batches, IMAGES, AT_ONCE))
-    with ExitStack() as hooks, captured.holding_weights(), torch.enable_grad():
-        for grid, sensitivity in found.items():
-            hooks.enter_context(grid.register_forward_hook(_watch(sensitivity)))
+    found = {key: ValueGradients(*ends) for key, ends in extremes.items()}
+    chunks = list(portions(batches, IMAGES, IMAGES_IN_MEMORY))
+    with ExitStack() as hooks, torch.enable_grad():
+        for key, gradients in found.items():
+            handle = simulation.quantizer(key).register_forward_hook(_watch(gradients))
+            hooks.callback(handle.remove)
         first = 0
-        for args in progress.track(parts, "weighing activations"):
-            total = random_sum(captured.raw(*args), range(first, first + batch_size(args)))
+        for args in progress.track(chunks, "weighing activations"):
+            total = random_sum(simulation.raw(*args), range(first, first + batch_size(args)))
             first += batch_size(args)
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
     return found
 
 
-def _watch(sensitivity: Sensitivity) -> Any:
-    def hook(module: FakeQuantize, args: Any, x: torch.Tensor) -> torch.Tensor:
+def _watch(gradients: ValueGradients) -> Any:
+    def hook(module: nn.Module, args: Any, x: torch.Tensor) -> torch.Tensor:
         del module, args
         if not x.requires_grad:  # the model's own input, or what hangs on no activation before it
             x = x.detach().requires_grad_()
         values = x.detach()  # with x itself the hook would keep x, and x the hook, for ever
-        x.register_hook(lambda gradient: sensitivity.update(values, gradient))  # type: ignore[no-untyped-call]
+        x.register_hook(lambda gradient: gradients.update(values, gradient))  # type: ignore[no-untyped-call]
         return x
 
     return hook
@@ -67,7 +67,9 @@ def _watch(sensitivity: Sensitivity) -> Any:
 def random_sum(outputs: Any, images: range) -> torch.Tensor:
     """The sum of all numbers in `outputs`, each with a random sign that depends on its image alone.
 
-    images: the numbers of those that the outputs are of.
+    Args:
+        outputs: What a model gives for a batch.
+        images: The numbers of the batch's images.
     """
     generators = [torch.Generator().manual_seed(image) for image in images]
     total = torch.zeros(())

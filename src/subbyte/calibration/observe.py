@@ -1,107 +1,177 @@
-"""Statistics of activations, and the ranges of all grids by their rules."""
+"""What calibration images show of each activation, and the ranges of all tensors by their rules."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from subbyte.calibration.gradients import sensitivities
+from subbyte.calibration.gradients import value_gradients
+from subbyte.errors import SubbyteError
+from subbyte.graph.float_model import FloatModel
 from subbyte.numerics import ranges
-from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.histogram import Histogram
+from subbyte.numerics.qparams import (
+    QuantParams,
+    TensorQParams,
+    dequantize,
+    quantize_weight,
+    sqnr_db,
+)
+from subbyte.numerics.qspec import QSpec
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.recipe import Choice
 from subbyte.utils.progress import Progress
 
+Batches = Iterable[tuple[Any, ...]]  # the positional arguments of each
+Samples = dict[str, ranges.Sample]  # what was seen of each activation, by key
 
-def calibrate(captured: Captured, batches: Iterable[tuple[Any, ...]], progress: Progress) -> None:
-    """Choose the range of every grid, weights and activations, and leave all in state QUANTIZE.
 
-    `batches`: the positional arguments of each batch.
+def weight_ranges(
+    float_model: FloatModel, placement: Placement, progress: Progress
+) -> dict[str, TensorQParams]:
+    """The parameters of all weights by their range rules, rounded to nearest."""
+    found = {}
+    weights = list(placement.of_role("weight"))
+    for tensor in progress.track(weights, "ranges of weights"):
+        weight = float_weight(float_model, tensor)
+        sample = ranges.sample_of(channel_rows(weight, tensor.spec.axis))
+        scale, zero_point = ranges.choose(*tensor.rule, sample, tensor.spec)
+        found[tensor.key] = quantize_weight(weight, scale, zero_point, tensor.spec)
+    return found
+
+
+def activation_ranges(
+    simulation: Simulation, batches: Batches, progress: Progress
+) -> tuple[dict[str, TensorQParams], Samples]:
+    """The parameters of all activations by their range rules, and what they were chosen by.
+
+    Activations are observed in one pass. Rules that ask what errors cost are told it from the
+    gradients on some of the images. A layer that never ran has no sample, and the scale 1.
+
+    Args:
+        simulation: Weights may be quantized, so that ranges suit what layers will compute;
+            activations are in float.
+        batches: The calibration images.
+        progress: Shows how far it is.
     """
-    choose_weights(captured, progress)
-    choose_activations(captured, batches, progress)
+    seen = observe(simulation, batches, progress)
+    by_value = [
+        tensor.key
+        for tensor in simulation.placement.of_role("activation")
+        if tensor.key in seen and ranges.weighs(*tensor.rule)
+    ]
+    costs = {}
+    if by_value:
+        extremes = {key: (seen[key].low, seen[key].high) for key in by_value}
+        costs = value_gradients(simulation, extremes, batches, progress)
+    samples = {}
+    for key, histogram in seen.items():
+        sample = histogram.sample()
+        samples[key] = costs[key].weigh(sample) if key in costs else sample
+    return ranges_of(simulation, samples), samples
 
 
-def choose_weights(captured: Captured, progress: Progress) -> None:
-    """Choose the ranges of all weights."""
-    weights = list(captured.quantizers("weight"))
-    for tensor, quantizer in progress.track(weights, "ranges of weights"):
-        sample = ranges.sample_of(rows(captured.weight(tensor), quantizer.spec.axis))
-        choose(quantizer, tensor.rule, sample)
+def ranges_of(
+    simulation: Simulation, samples: Samples, rule: Choice | None = None
+) -> dict[str, TensorQParams]:
+    """The parameters of all activations for what was seen of them, by a rule or each by its own."""
+    found = {}
+    for tensor, quantizer in simulation.activations():
+        if tensor.key in samples:
+            found[tensor.key] = chosen(tensor.spec, rule or tensor.rule, samples[tensor.key])
+        else:
+            device = quantizer.scale.device
+            zero = torch.zeros(1, dtype=torch.int32, device=device)
+            found[tensor.key] = TensorQParams(torch.ones(1, device=device), zero)
+    return found
 
 
-def choose_activations(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
-    progress: Progress,
-    weights: State = State.QUANTIZE,
-) -> None:
-    """Choose the ranges of all activations, and leave all grids in state QUANTIZE.
-
-    Activations are observed in one streaming pass, with the weights on their grids already: their
-    ranges suit what the layers will compute. `weights` OFF: in the float network. Rules that ask
-    what errors cost are told from the gradients on some of the images.
-    """
-    observe(captured, batches, progress, weights)
-    # A layer that never ran has no statistics; its grid stays at scale 1.
-    seen = [(t, q) for t, q in captured.quantizers("activation") if q.statistics is not None]
-    weighed = [quantizer for tensor, quantizer in seen if ranges.weighs(*tensor.rule)]
-    costs = sensitivities(captured, weighed, batches, progress, weights) if weighed else {}
-    for tensor, quantizer in seen:
-        assert quantizer.statistics is not None
-        sample = quantizer.statistics.sample()
-        if quantizer in costs:
-            sample = costs[quantizer].weigh(sample)
-        choose(quantizer, tensor.rule, sample)
-        quantizer.statistics = None
-    captured.set_state(State.QUANTIZE)
+def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
+    """The parameters that a range rule gives for what was seen of an activation."""
+    scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
+    return TensorQParams(scale, zero_point, None, sample_sqnr_db(sample, scale, zero_point, spec))
 
 
 @torch.no_grad()
-def observe(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
-    progress: Progress,
-    weights: State = State.QUANTIZE,
-) -> None:
-    """Run `batches` with weights in a state, each activation's statistics growing meanwhile."""
-    if not any(True for _ in captured.quantizers("activation")):
-        return
-    captured.set_state(weights, "weight")
-    captured.set_state(State.OBSERVE, "activation")
-    with captured.holding_weights():
+def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dict[str, Histogram]:
+    """Run `batches`; the histogram of each activation that is quantized, by its key."""
+    seen: dict[str, Histogram] = {}
+    if not any(True for _ in simulation.activations()):
+        return seen
+    with watched(simulation, lambda key, layer, x: _add(seen, key, layer, x)):
         for args in progress.track(batches, "observing activations"):
-            captured(*args)
+            simulation(*args)
+    return seen
 
 
-def rows(weight: torch.Tensor, axis: int | None) -> torch.Tensor:
+def _add(seen: dict[str, Histogram], key: str, layer: str, x: torch.Tensor) -> None:
+    try:
+        seen.setdefault(key, Histogram()).update(x.detach())
+    except ValueError:
+        raise SubbyteError(
+            f"the activations at layer '{layer}' hold NaN or infinity: "
+            "check the calibration images and the model's weights"
+        ) from None
+
+
+@contextmanager
+def watched(simulation: Simulation, show: Any) -> Iterator[None]:
+    """While it lasts, `show(key, layer, x)` is called with all that reaches an activation."""
+
+    def hook(key: str, layer: str) -> Any:
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+            show(key, layer, args[0])
+
+        return before
+
+    with ExitStack() as stack:
+        for tensor, quantizer in simulation.activations():
+            handle = quantizer.register_forward_pre_hook(hook(tensor.key, tensor.layer))
+            stack.callback(handle.remove)
+        yield
+
+
+def channel_rows(weight: torch.Tensor, axis: int | None) -> torch.Tensor:
     """A weight as (channels, n), one row a channel of `axis`, or one row in all."""
     if axis is None:
         return weight.reshape(1, -1)
     return weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
 
 
-def sqnr_db(signal: float, noise: float) -> float:
-    """Ratio of two energies in dB; infinite without noise, 0 without signal."""
-    if noise <= 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else 0.0
-
-
-def choose(quantizer: FakeQuantize, rule: Choice, sample: ranges.Sample) -> None:
-    """Give a quantizer the range that `rule` gives for `sample`."""
-    spec = quantizer.spec
-    scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
-    quantizer.scale.copy_(scale)
-    quantizer.zero_point.copy_(zero_point)
+def sample_sqnr_db(
+    sample: ranges.Sample, scale: torch.Tensor, zero_point: torch.Tensor, spec: QSpec
+) -> float:
+    """Energy of what was seen over that of its error by these parameters, in dB."""
     values = sample.values
     quantized = torch.fake_quantize_per_channel_affine(
-        values, scale, zero_point, 0, spec.low, spec.high
+        values, scale.to(values.device), zero_point.to(values.device), 0, spec.low, spec.high
     )
     counts = torch.ones(()) if sample.counts is None else sample.counts
     signal = (values.double().square() * counts).sum()
     noise = ((quantized - values).double().square() * counts).sum()
-    quantizer.sqnr_db = sqnr_db(float(signal), float(noise))
+    return sqnr_db(float(signal), float(noise))
+
+
+def with_sqnr(
+    placement: Placement, params: QuantParams, samples: Mapping[str, ranges.Sample]
+) -> QuantParams:
+    """The same parameters; the SQNR of each activation is that of its scale as it is now."""
+    found = {}
+    for key, sample in samples.items():
+        now = params.tensors[key]
+        value = sample_sqnr_db(sample, now.scale, now.zero_point, placement.tensor(key).spec)
+        found[key] = replace(now, sqnr_db=value)
+    return params.with_tensors(found)
+
+
+def weight_sqnr_db(weight: torch.Tensor, params: TensorQParams, spec: QSpec) -> float:
+    """Energy of a float weight over that of its quantization error, in dB."""
+    signal = weight.double()
+    noise = dequantize(params, spec).double() - signal
+    return sqnr_db(float(signal.square().sum()), float(noise.square().sum()))

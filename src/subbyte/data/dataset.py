@@ -1,12 +1,12 @@
-"""Images as model inputs, one by one and in batches, decoded when they are asked for."""
+"""Images as model inputs, one by one and in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from subbyte.data.images import THREADS, ImageFacts, large_allowed, opened
-from subbyte.data.preprocessing import Preprocessing, output_size, transform
+from subbyte.data.decoded import Decoded, prepared
+from subbyte.data.images import THREADS, ImageInfo, large_allowed
+from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.data.transform import normalized
 from subbyte.errors import SubbyteError
 
 Item = tuple[Tensor, int | None]
+T = TypeVar("T")
 
 
 class Indexed(Protocol):
@@ -28,13 +31,31 @@ class Indexed(Protocol):
 
     def __getitem__(self, index: int, /) -> Any: ...
 
+    def at_hand(self, index: int) -> bool:
+        """Whether item `index` is in memory, so that nothing needs decoding."""
+        ...
+
+    def take(self, indices: Sequence[int]) -> Any:
+        """The items at `indices` alone, in that order."""
+        ...
+
 
 class Images(Indexed, Protocol):
-    """What `Batches` needs of its images: their number, each with its label, and its name."""
+    """What `Batches` needs of its images: their number, pixels, labels and names."""
 
-    def __len__(self) -> int: ...
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """A label for each image, if they are known."""
+        ...
 
-    def __getitem__(self, index: int) -> Item: ...
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What images go through."""
+        ...
+
+    def pixels(self, index: int) -> Tensor:
+        """Image `index` resized and cropped, uint8 [C, H, W]."""
+        ...
 
     def name(self, index: int) -> str:
         """What to call image `index` in a message."""
@@ -47,19 +68,31 @@ class Images(Indexed, Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles(Dataset[Item]):
-    """Image files. Item i: a float32 tensor [C, H, W], and a label or `None`."""
+    """Image files. Item i: a float32 tensor [C, H, W], and a label or `None`.
+
+    `decoded`: where pixels are kept that were decoded; by default every use decodes again.
+    """
 
     paths: Sequence[Path]
     labels: Sequence[int] | None
     preprocessing: Preprocessing
+    decoded: Decoded | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Item:
         """Decode image `index`; raises `SubbyteError` if its file is broken."""
-        tensor = _read(self.paths[index], self.preprocessing)
-        return tensor, None if self.labels is None else self.labels[index]
+        return _item(self, index)
+
+    def at_hand(self, index: int) -> bool:
+        """Whether image `index` is kept."""
+        return self.decoded is not None and self.paths[index] in self.decoded
+
+    def pixels(self, index: int) -> Tensor:
+        """Image `index`, uint8 [C, H, W]; raises `SubbyteError` if its file is broken."""
+        decoded = self.decoded if self.decoded is not None else Decoded(self.preprocessing, 0)
+        return decoded.pixels(self.paths[index])
 
     def name(self, index: int) -> str:
         """The path of image `index`."""
@@ -68,6 +101,11 @@ class ImageFiles(Dataset[Item]):
     def labelled(self, labels: Sequence[int]) -> ImageFiles:
         """The same files with other labels."""
         return replace(self, labels=labels)
+
+    def take(self, indices: Sequence[int]) -> ImageFiles:
+        """The files at `indices`, in that order."""
+        paths = [self.paths[i] for i in indices]
+        return replace(self, paths=paths, labels=_taken(self.labels, indices))
 
 
 @dataclass(frozen=True)
@@ -83,9 +121,19 @@ class ImageArrays(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         """Prepare image `index`."""
-        image = Image.fromarray(self.images[index])
-        tensor = _prepare(image, self.name(index), self.preprocessing)
-        return tensor, None if self.labels is None else int(self.labels[index])
+        return _item(self, index)
+
+    def at_hand(self, index: int) -> bool:
+        """All are."""
+        return 0 <= index < len(self)
+
+    def pixels(self, index: int) -> Tensor:
+        """Image `index`, uint8 [C, H, W]."""
+        image = self.images[index]
+        how = self.preprocessing
+        if how.resize is how.crop is None and how.channels == (3 if image.ndim == 3 else 1):
+            return torch.from_numpy(image).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+        return prepared(Image.fromarray(image), self.name(index), how)
 
     def name(self, index: int) -> str:
         """The number of image `index`."""
@@ -94,6 +142,11 @@ class ImageArrays(Dataset[Item]):
     def labelled(self, labels: Sequence[int]) -> ImageArrays:
         """The same images with other labels."""
         return replace(self, labels=labels)
+
+    def take(self, indices: Sequence[int]) -> ImageArrays:
+        """The images at `indices`, in that order."""
+        images = self.images[np.asarray(indices, np.int64)]
+        return replace(self, images=images, labels=_taken(self.labels, indices))
 
 
 @dataclass(frozen=True)
@@ -124,13 +177,23 @@ class InOrder:
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
 
-    def decoded(self) -> Iterator[tuple[range, list[Any]]]:
-        """The numbers of each batch's images, and the images, decoded one batch after the other."""
+    def take(self, indices: Sequence[int]) -> Self:
+        """Batches of the images at `indices` alone, in that order."""
+        return replace(self, dataset=self.dataset.take(indices), limit=None)
+
+    def decoded(self, read: Callable[[int], T]) -> Iterator[tuple[range, list[T]]]:
+        """The numbers of each batch's images, and what `read` gives for each of them.
+
+        Images that need decoding are read by several threads.
+        """
         with ThreadPoolExecutor(THREADS) as pool:
             for start in range(0, self.images, self.batch_size):
                 indices = range(start, min(start + self.batch_size, self.images))
-                with large_allowed():
-                    items = list(pool.map(self.dataset.__getitem__, indices))
+                if all(map(self.dataset.at_hand, indices)):
+                    items = list(map(read, indices))
+                else:
+                    with large_allowed():
+                        items = list(pool.map(read, indices))
                 yield indices, items
 
 
@@ -152,8 +215,13 @@ class Batches(InOrder):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Decode and yield one batch after the other."""
-        for indices, items in self.decoded():
-            yield _collate(items, [self.dataset.name(i) for i in indices])
+        for indices, pixels in self.decoded(self.dataset.pixels):
+            _check_equal(pixels, [self.dataset.name(i) for i in indices])
+            batch = {"inputs": normalized(torch.stack(pixels), self.dataset.preprocessing)}
+            if self.dataset.labels is not None:
+                labels = [int(self.dataset.labels[i]) for i in indices]
+                batch["targets"] = torch.tensor(labels, dtype=torch.int64)
+            yield batch
 
 
 def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
@@ -162,12 +230,12 @@ def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
     Raises `SubbyteError` if the file is missing, broken, or no image.
     """
     with large_allowed():
-        return _read(path, preprocessing).unsqueeze(0)
+        return ImageFiles([path], None, preprocessing)[0][0].unsqueeze(0)
 
 
 def check_sizes(
     paths: Sequence[Path],
-    facts: Mapping[Path, ImageFacts],
+    infos: Mapping[Path, ImageInfo],
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> None:
@@ -175,42 +243,30 @@ def check_sizes(
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple) or batch_size == 1:
         return
     for i, path in enumerate(paths):
-        size = output_size(facts[path].size, preprocessing)
+        size = output_size(infos[path].size, preprocessing)
         if i % batch_size == 0:
             first, first_size = path, size
         elif size != first_size:
             raise _mixed_sizes(str(first), first_size, str(path), size)
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> Tensor:
-    """Decode and prepare an image, holding no more of it than needed."""
-    resize = preprocessing.resize
-    # Twice the size that is wanted: resizing then still averages over several pixels.
-    enough = None if resize is None else 2 * (resize if isinstance(resize, int) else max(resize))
-    with opened(path, enough) as image:
-        return _prepare(image, str(path), preprocessing)
+def _item(images: Images, index: int) -> Item:
+    labels = images.labels
+    tensor = normalized(images.pixels(index), images.preprocessing)
+    return tensor, None if labels is None else int(labels[index])
 
 
-def _prepare(image: Image.Image, name: str, preprocessing: Preprocessing) -> Tensor:
-    try:
-        return transform(preprocessing)(image)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise SubbyteError(f"{name} cannot be prepared as a model's input ({reason})") from error
+def _taken(labels: Sequence[int] | None, indices: Sequence[int]) -> Sequence[int] | None:
+    return None if labels is None else [labels[i] for i in indices]
 
 
-def _collate(items: Sequence[Item], names: Sequence[str]) -> dict[str, Tensor]:
-    tensors = [tensor for tensor, _ in items]
-    first = tensors[0]
-    for tensor, name in zip(tensors, names, strict=True):
-        if tensor.shape != first.shape:
-            sizes = [(t.shape[-2], t.shape[-1]) for t in (first, tensor)]
+def _check_equal(images: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Raise `SubbyteError` if images of a batch are not of one size."""
+    first = images[0]
+    for image, name in zip(images, names, strict=True):
+        if image.shape != first.shape:
+            sizes = [(x.shape[-2], x.shape[-1]) for x in (first, image)]
             raise _mixed_sizes(names[0], sizes[0], name, sizes[1])
-    batch = {"inputs": torch.stack(tensors)}
-    labels = [label for _, label in items if label is not None]
-    if len(labels) == len(items):
-        batch["targets"] = torch.tensor(labels, dtype=torch.int64)
-    return batch
 
 
 def _mixed_sizes(

@@ -12,7 +12,7 @@ from subbyte.errors import SubbyteError
 
 
 @dataclass(frozen=True)
-class Listing:
+class FolderListing:
     """Image files, and for each the folder that it lies in, directly or deeper, below the root.
 
     `folders`: the names of those folders, `None` for an image that lies in none.
@@ -21,13 +21,13 @@ class Listing:
     paths: tuple[Path, ...]
     folders: tuple[str | None, ...]
 
-    def take(self, indices: Sequence[int]) -> Listing:
+    def take(self, indices: Sequence[int]) -> FolderListing:
         """The images at `indices`, in that order."""
-        return Listing(
+        return FolderListing(
             tuple(self.paths[i] for i in indices), tuple(self.folders[i] for i in indices)
         )
 
-    def without(self, paths: Collection[Path]) -> Listing:
+    def without(self, paths: Collection[Path]) -> FolderListing:
         """The images that are not among `paths`."""
         return self.take([i for i, path in enumerate(self.paths) if path not in paths])
 
@@ -38,7 +38,7 @@ def image_roots(config: DataConfig) -> tuple[Path, Path]:
     Raises `SubbyteError` if a folder is missing, is a file, or `root` lacks train/ or val/.
     """
     if config.root is not None:
-        root = _folder(config.root, "data.root")
+        root = existing_folder(config.root, "data.root")
         missing = [name for name in ("train", "val") if not (root / name).is_dir()]
         if missing:
             raise SubbyteError(
@@ -50,12 +50,12 @@ def image_roots(config: DataConfig) -> tuple[Path, Path]:
     if config.calibration is None or config.evaluation is None:
         raise SubbyteError("data names no folders: give root, or calibration and evaluation")
     return (
-        _folder(config.calibration, "data.calibration"),
-        _folder(config.evaluation, "data.evaluation"),
+        existing_folder(config.calibration, "data.calibration"),
+        existing_folder(config.evaluation, "data.evaluation"),
     )
 
 
-def list_evaluation(folder: Path) -> tuple[Listing, tuple[str, ...]]:
+def list_evaluation(folder: Path) -> tuple[FolderListing, tuple[str, ...]]:
     """The images of `folder`, sorted by path, and the names of its class folders, sorted.
 
     Each folder in `folder` is a class. Raises `SubbyteError` if there are no class folders or no
@@ -77,7 +77,7 @@ def list_evaluation(folder: Path) -> tuple[Listing, tuple[str, ...]]:
     return listing, tuple(names)
 
 
-def list_calibration(folder: Path) -> Listing:
+def list_calibration(folder: Path) -> FolderListing:
     """The images of `folder`, at any depth, sorted by path.
 
     Raises `SubbyteError` if there are none.
@@ -85,7 +85,7 @@ def list_calibration(folder: Path) -> Listing:
     return _listed(folder, "calibration")
 
 
-def _listed(folder: Path, purpose: str) -> Listing:
+def _listed(folder: Path, purpose: str) -> FolderListing:
     paths = image_files(folder)
     if not paths:
         raise SubbyteError(
@@ -93,10 +93,13 @@ def _listed(folder: Path, purpose: str) -> Listing:
             "give one with JPEG, PNG or other image files"
         )
     parts = [path.relative_to(folder).parts for path in paths]
-    return Listing(tuple(paths), tuple(names[0] if len(names) > 1 else None for names in parts))
+    return FolderListing(
+        tuple(paths), tuple(names[0] if len(names) > 1 else None for names in parts)
+    )
 
 
-def _folder(path: Path, key: str) -> Path:
+def existing_folder(path: Path, key: str) -> Path:
+    """`path`; raises `SubbyteError`, which calls it `key`, if it is not a folder."""
     if path.is_dir():
         return path
     fault = "is a file" if path.exists() else "does not exist"

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -49,7 +51,7 @@ _UNKNOWN_WHITE = (
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageInfo:
     """What a look at an image file has shown.
 
     `fault`: what is wrong with it, as the end of a sentence (`None`: it is whole); `size`: height
@@ -61,6 +63,24 @@ class ImageFacts:
     size: tuple[int, int] = (0, 0)
     turned: bool = False
     transparent: bool = False
+
+
+class Keeper(Protocol):
+    """Who wants the images that a look decodes, as long as there is room for them."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room any more."""
+        ...
+
+    @property
+    def enough(self) -> int | None:
+        """As for `opened`."""
+        ...
+
+    def take(self, path: Path, image: Image.Image) -> None:
+        """Take an image as `opened` gives it."""
+        ...
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -93,8 +113,7 @@ def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
     with ExitStack() as stack:
         try:
             image: Image.Image = stack.enter_context(Image.open(path))
-            if enough is not None and image.width * image.height > LARGE:
-                image.draft(image.mode, (enough, enough))
+            _shrink(image, enough)
             stack.enter_context(_room.taken(image.width * image.height))
             image.load()
             image = _ordinary(_upright(image))
@@ -103,28 +122,41 @@ def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
         yield image
 
 
-def look(path: Path) -> ImageFacts:
-    """Decode the image file `path` to its end, and tell what was seen."""
+def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
+    """Decode the image file `path` to its end, and tell what was seen.
+
+    keeper: gets the image, if it has room for it.
+    """
     try:
         with Image.open(path) as image:
             height, width = image.height, image.width
-            # JPEG files are read to their end, but written out at an eighth of their size.
-            image.draft(image.mode, (1, 1))
+            wanted = keeper is not None and not keeper.full
+            if wanted:
+                assert keeper is not None
+                _shrink(image, keeper.enough)
+            else:
+                # JPEG files are read to their end, but written out at an eighth of their size.
+                image.draft(image.mode, (1, 1))
             with _room.taken(image.width * image.height):
                 image.load()
                 orientation = _orientation(image)
-                _ordinary(image)
+                ordinary = _ordinary(_upright(image) if wanted else image)
+                if wanted:
+                    assert keeper is not None
+                    keeper.take(path, ordinary)
                 size = (width, height) if orientation in _SIDEWAYS else (height, width)
-                return ImageFacts(None, size, orientation in _UPRIGHT, _is_transparent(image))
+                return ImageInfo(None, size, orientation in _UPRIGHT, _is_transparent(image))
     except Exception as error:
-        return ImageFacts(_fault(error))
+        return ImageInfo(_fault(error))
 
 
-def inspect(paths: Sequence[Path], progress: Progress = _SILENT) -> dict[Path, ImageFacts]:
-    """A look at each of `paths`."""
-    same: dict[ImageFacts, ImageFacts] = {}  # most are equal: one object for all of them
-    looked = progress.track(_looked(paths), "checking images", len(paths))
-    return {path: same.setdefault(facts, facts) for path, facts in looked}
+def inspect(
+    paths: Sequence[Path], progress: Progress = _SILENT, keeper: Keeper | None = None
+) -> dict[Path, ImageInfo]:
+    """A look at each of `paths`; `keeper`: gets what is decoded meanwhile."""
+    same: dict[ImageInfo, ImageInfo] = {}  # most are equal: one object for all of them
+    looked = progress.track(_looked(paths, keeper), "checking images", len(paths))
+    return {path: same.setdefault(infos, infos) for path, infos in looked}
 
 
 def refuse_broken(faults: Mapping[Path, str | None]) -> None:
@@ -178,14 +210,20 @@ class _NoPictureError(Exception):
     """Whole, but its values cannot be read as brightness; the message is the end of a sentence."""
 
 
-def _looked(paths: Sequence[Path]) -> Iterator[tuple[Path, ImageFacts]]:
+def _shrink(image: Image.Image, enough: int | None) -> None:
+    """Let a large JPEG file be decoded at a fraction of its size, if its short side is `enough`."""
+    if enough is not None and image.width * image.height > LARGE:
+        image.draft(image.mode, (enough, enough))
+
+
+def _looked(paths: Sequence[Path], keeper: Keeper | None) -> Iterator[tuple[Path, ImageInfo]]:
     with ThreadPoolExecutor(THREADS) as pool:
         # In chunks, because a pool queues all that it is given, however many files that are.
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
             with large_allowed():
-                facts = list(pool.map(look, chunk))
-            yield from zip(chunk, facts, strict=True)
+                infos = list(pool.map(partial(look, keeper=keeper), chunk))
+            yield from zip(chunk, infos, strict=True)
 
 
 def _orientation(image: Image.Image) -> int:

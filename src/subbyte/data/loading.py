@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from subbyte.data.classes import ClassOrder
 from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
+from subbyte.data.decoded import Decoded
 from subbyte.data.digits import CLASSES, digits_split
-from subbyte.data.folders import Listing, image_roots, list_calibration, list_evaluation
-from subbyte.data.images import ImageFacts, inspect, refuse_broken
+from subbyte.data.folders import FolderListing, image_roots, list_calibration, list_evaluation
+from subbyte.data.images import ImageInfo, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
 from subbyte.data.preprocessing import Preprocessing, is_padded
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
@@ -24,7 +25,7 @@ from subbyte.utils.progress import Progress, Silent
 ASSUMED = "the preprocessing is assumed: images as they are, ImageNet's mean and std"
 _ASSUMED_IN_PART = "the normalization is assumed: ImageNet's mean and std where none is given"
 _SILENT = Silent()
-Facts = Mapping[Path, ImageFacts]
+Infos = Mapping[Path, ImageInfo]
 
 
 @dataclass(frozen=True)
@@ -117,28 +118,29 @@ def open_data(
     evaluation, classes = list_evaluation(evaluation_root)
     empty = frozenset(classes).difference(map(str, evaluation.folders))
     calibration = list_calibration(calibration_root)
-    facts: Facts = {}
-    if config.skip_broken:
-        facts = inspect(_union(calibration, evaluation), progress)
-        calibration = _keep(calibration, facts, calibration_root)
-        evaluation = _keep(evaluation, facts, evaluation_root)
+    decoded = Decoded(prepared)
+    infos: Infos = {}
+    if config.skip_broken:  # all there are, of which few may be used: nothing is kept
+        infos = inspect(_union(calibration, evaluation), progress)
+        calibration = _keep(calibration, infos, calibration_root)
+        evaluation = _keep(evaluation, infos, evaluation_root)
     calibration = calibration.take(calibration_indices(len(calibration.paths), config, seed))
     evaluation = evaluation.take(evaluation_indices(len(evaluation.paths), config, seed))
     if not config.skip_broken:
-        facts = inspect(_union(calibration, evaluation), progress)
-        refuse_broken({path: seen.fault for path, seen in facts.items()})
+        infos = inspect(_union(calibration, evaluation), progress, decoded)
+        refuse_broken({path: seen.fault for path, seen in infos.items()})
     return Unlabelled(
-        calibration=_batches(calibration, facts, prepared, batch_size, "calibration"),
+        calibration=_batches(calibration, infos, decoded, batch_size, "calibration"),
         calibration_folders=calibration.folders,
         evaluation=Evaluation(
-            _batches(evaluation, facts, prepared, batch_size, "evaluation"),
+            _batches(evaluation, infos, decoded, batch_size, "evaluation"),
             tuple(str(folder) for folder in evaluation.folders),
             classes,
             empty,
             config.classes,
         ),
         overlap=overlap(calibration.paths, evaluation.paths),
-        skipped=tuple(str(path) for path, seen in facts.items() if seen.fault),
+        skipped=tuple(str(path) for path, seen in infos.items() if seen.fault),
         preprocessing=prepared,
         assumed=assumed,
         notes=_assumption(config.preprocessing, assumed),
@@ -167,9 +169,10 @@ def open_calibration(
     listing = list_calibration(Path(source).expanduser())
     chosen = np.random.default_rng(seed).permutation(len(listing.paths))[:images]
     listing = listing.take([int(i) for i in chosen])
-    facts = inspect(listing.paths, progress)
-    refuse_broken({path: seen.fault for path, seen in facts.items()})
-    batches = _batches(listing, facts, prepared, batch_size, "calibration")
+    decoded = Decoded(prepared)
+    infos = inspect(listing.paths, progress, decoded)
+    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    batches = _batches(listing, infos, decoded, batch_size, "calibration")
     return replace(batches, notes=(*notes, *batches.notes))
 
 
@@ -191,26 +194,27 @@ def open_evaluation(
         config = DataConfig(name=source)
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
     listing, names = list_evaluation(Path(source).expanduser())
-    facts = inspect(listing.paths, progress)
-    refuse_broken({path: seen.fault for path, seen in facts.items()})
-    batches = _batches(listing, facts, prepared, batch_size, "evaluation")
+    decoded = Decoded(prepared)
+    infos = inspect(listing.paths, progress, decoded)
+    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    batches = _batches(listing, infos, decoded, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
 
 
 def oddities(
-    facts: Sequence[ImageFacts], preprocessing: Preprocessing, purpose: str
+    infos: Sequence[ImageInfo], preprocessing: Preprocessing, purpose: str
 ) -> tuple[str, ...]:
     """What is odd about some of the images, and what is done with them."""
     counts = {
         "smaller than the crop, filled up with black": sum(
-            is_padded(seen.size, preprocessing) for seen in facts
+            is_padded(seen.size, preprocessing) for seen in infos
         ),
-        "turned upright as their EXIF orientation says": sum(seen.turned for seen in facts),
-        "transparent in places, which is ignored": sum(seen.transparent for seen in facts),
+        "turned upright as their EXIF orientation says": sum(seen.turned for seen in infos),
+        "transparent in places, which is ignored": sum(seen.transparent for seen in infos),
     }
     return tuple(
-        f"{what}: {count} of the {len(facts)} {purpose} images"
+        f"{what}: {count} of the {len(infos)} {purpose} images"
         for what, count in counts.items()
         if count
     )
@@ -242,11 +246,13 @@ def _open_digits(
 
 
 def _batches(
-    listing: Listing, facts: Facts, preprocessing: Preprocessing, batch_size: int, purpose: str
+    listing: FolderListing, infos: Infos, decoded: Decoded, batch_size: int, purpose: str
 ) -> Batches:
-    check_sizes(listing.paths, facts, preprocessing, batch_size)
-    notes = oddities([facts[path] for path in listing.paths], preprocessing, purpose)
-    return Batches(ImageFiles(listing.paths, None, preprocessing), batch_size, notes=notes)
+    preprocessing = decoded.preprocessing
+    check_sizes(listing.paths, infos, preprocessing, batch_size)
+    notes = oddities([infos[path] for path in listing.paths], preprocessing, purpose)
+    files = ImageFiles(listing.paths, None, preprocessing, decoded)
+    return Batches(files, batch_size, notes=notes)
 
 
 def _assumption(given: Preprocessing | None, assumed: bool) -> tuple[str, ...]:
@@ -276,12 +282,12 @@ def _resolve(
         ) from error
 
 
-def _union(calibration: Listing, evaluation: Listing) -> list[Path]:
+def _union(calibration: FolderListing, evaluation: FolderListing) -> list[Path]:
     return list(dict.fromkeys((*calibration.paths, *evaluation.paths)))
 
 
-def _keep(listing: Listing, facts: Facts, root: Path) -> Listing:
-    kept = listing.without({path for path, seen in facts.items() if seen.fault})
+def _keep(listing: FolderListing, infos: Infos, root: Path) -> FolderListing:
+    kept = listing.without({path for path, seen in infos.items() if seen.fault})
     if not kept.paths:
         raise SubbyteError(f"every image in {root} is broken: give a folder with whole images")
     return kept

@@ -1,22 +1,15 @@
-"""What happens to an image between its file and the model's input tensor."""
+"""How an image is prepared for a model, and the sizes that follow from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 Size = int | tuple[int, int]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Pixels of a resized image from which on only its middle is computed.
-LARGE = 2**24
 
 
 class Preprocessing(BaseModel):
@@ -49,30 +42,6 @@ class Preprocessing(BaseModel):
         return len(self.mean)
 
 
-def transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """The function from a PIL image to a float32 tensor of shape (channels, height, width)."""
-    mode = "L" if preprocessing.channels == 1 else "RGB"
-    interpolation = InterpolationMode(preprocessing.interpolation)
-
-    def apply(image: Image.Image) -> torch.Tensor:
-        image = image if image.mode == mode else image.convert(mode)
-        if preprocessing.resize is not None:
-            size = resized_size((image.height, image.width), preprocessing)
-            if preprocessing.crop is not None and size[0] * size[1] > LARGE:
-                image = _middle_resized(image, size, preprocessing)
-            else:
-                image = F.resize(image, list(size), interpolation)
-        if preprocessing.crop is not None:
-            image = F.center_crop(image, list(_pair(preprocessing.crop)))
-        tensor = F.pil_to_tensor(image).to(torch.float32) / 255
-        normal: torch.Tensor = F.normalize(
-            tensor, list(preprocessing.mean), list(preprocessing.std)
-        )
-        return normal
-
-    return apply
-
-
 def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Height and width of an image of `size` (height, width) before the crop."""
     resize = preprocessing.resize
@@ -86,29 +55,17 @@ def output_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[in
     """Height and width of the tensor that an image of `size` (height, width) becomes."""
     if preprocessing.crop is None:
         return resized_size(size, preprocessing)
-    return _pair(preprocessing.crop)
+    return as_pair(preprocessing.crop)
 
 
 def is_padded(size: tuple[int, int], preprocessing: Preprocessing) -> bool:
     """Whether an image of `size` (height, width) is smaller than the crop, which fills with 0."""
     if preprocessing.crop is None:
         return False
-    have, want = resized_size(size, preprocessing), _pair(preprocessing.crop)
+    have, want = resized_size(size, preprocessing), as_pair(preprocessing.crop)
     return have[0] < want[0] or have[1] < want[1]
 
 
-def _middle_resized(
-    image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing
-) -> Image.Image:
-    """Of the image in `size`, only what a centred crop will keep: the rest would be too large."""
-    assert preprocessing.crop is not None
-    kept = [min(have, want) for have, want in zip(size, _pair(preprocessing.crop), strict=True)]
-    starts = [round((have - keep) / 2) for have, keep in zip(size, kept, strict=True)]
-    top, bottom = (edge * image.height / size[0] for edge in (starts[0], starts[0] + kept[0]))
-    left, right = (edge * image.width / size[1] for edge in (starts[1], starts[1] + kept[1]))
-    method = Image.Resampling[preprocessing.interpolation.upper()]
-    return image.resize((kept[1], kept[0]), method, box=(left, top, right, bottom))
-
-
-def _pair(size: Size) -> tuple[int, int]:
+def as_pair(size: Size) -> tuple[int, int]:
+    """Height and width of `size`, which may be the side of a square."""
     return (size, size) if isinstance(size, int) else size

@@ -41,6 +41,17 @@ def evaluation_indices(available: int, config: DataConfig, seed: int) -> list[in
     return sorted(int(i) for i in chosen)
 
 
+def simulation_indices(available: int, wanted: int | None) -> tuple[int, ...]:
+    """Which of `available` evaluation images the simulation takes, in ascending order.
+
+    `wanted`: how many; `None`, or as many as there are: all. Else they are evenly spaced, so that
+    images that are sorted by class give each class its share.
+    """
+    if wanted is None or wanted >= available:
+        return tuple(range(available))
+    return tuple((2 * i + 1) * available // (2 * wanted) for i in range(wanted))
+
+
 def overlap(calibration: Iterable[Path], evaluation: Iterable[Path]) -> int:
     """How many calibration files are also evaluation files: the same file, or the same content."""
     same_size: dict[int, list[Path]] = {}

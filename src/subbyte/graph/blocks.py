@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch import fx
 
 from subbyte.graph.layers import carries_data, results
 from subbyte.graph.operators import A, is_number, limits_channels, tensor_inputs
-from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.placement.simulation import Captured, QuantizedTensor
 
 LONG = 8  # layers
 
@@ -22,9 +20,13 @@ LONG = 8  # layers
 class Block:
     """A part of a region that runs by itself.
 
-    name: the first of its layers. inputs, outputs: nodes of the region's graph; `module` takes the
-    values of the ones by position and returns those of the others as a tuple. Quantizers,
-    parameters and buffers in it are the region's own.
+    Attributes:
+        name: The first of its layers.
+        region: The region's name.
+        module: Takes the values of `inputs` by position and returns those of `outputs` as a tuple.
+            Submodules, parameters and buffers in it are the region's own.
+        inputs: Nodes of the region's graph.
+        outputs: Likewise.
     """
 
     name: str
@@ -33,17 +35,8 @@ class Block:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
 
-    def tensors(
-        self, captured: Captured, role: str | None = None
-    ) -> Iterator[tuple[QuantizedTensor, FakeQuantize]]:
-        """What has a grid in this block, with its quantizer."""
-        called = {str(n.target) for n in self.module.graph.nodes if n.op == "call_module"}
-        for tensor, quantizer in captured.quantizers(role):
-            if tensor.region == self.region and tensor.module in called:
-                yield tensor, quantizer
 
-
-def find_blocks(captured: Captured, region: str) -> list[Block]:
+def find_blocks(module: fx.GraphModule, region: str, layers: Mapping[str, str]) -> list[Block]:
     """The blocks of a region, in the order in which they run; each has at least one layer.
 
     A block may end wherever a single tensor is alive: computed, and read further on. On a residual
@@ -51,39 +44,56 @@ def find_blocks(captured: Captured, region: str) -> list[Block]:
     gives (the feature maps of a backbone) does not count as read, and neither does a length.
     Where a region gives several tensors, what is read again behind more than `LONG` layers does not
     count either (by a feature pyramid), and what has nothing in common (heads) is cut by itself.
+
+    Args:
+        module: The region, with quantizers or without.
+        region: Its name.
+        layers: Node → the layer's name, of those that could be quantized.
     """
-    graph = captured.region(region).graph
+    graph = module.graph
     data = _data(graph)
-    names = {x.node for x in captured.layers if x.region == region and not x.reason}
-    layers = {node for node in graph.nodes if node.name in names}
-    parts = _parts(graph, data, layers)
-    segments = [s for nodes in parts for s in _joined(_segments(graph, nodes, layers), layers)]
-    return [_block(captured, region, nodes, data) for nodes in segments]
+    nodes = {node for node in graph.nodes if node.name in layers}
+    parts = _parts(graph, data, nodes)
+    segments = [s for part in parts for s in _joined(_segments(graph, part, nodes), nodes)]
+    return [_block(module, region, segment, data, layers) for segment in segments]
 
 
-def single_layers(captured: Captured, block: Block) -> list[Block]:
-    """A block's layers one by one, each with the functions of its result alone that follow."""
-    graph = captured.region(block.region).graph
+def single_layers(
+    module: fx.GraphModule, block: Block, layers: Mapping[str, str], weighted: Collection[str]
+) -> list[Block]:
+    """A block's layers one by one, each with the functions of its result alone that follow.
+
+    Args:
+        module: The region.
+        block: One of its blocks.
+        layers: Node → the layer's name.
+        weighted: The nodes of layers whose weight is quantized.
+    """
+    graph = module.graph
     data = _data(graph)
     inside = {node.name for node in block.module.graph.nodes}
-    weighted = {
-        layer.node
-        for layer in captured.layers
-        if layer.region == block.region and layer.weight is not None
-    }
     found = []
-    for node in [n for n in graph.nodes if n.name in inside & weighted]:
+    for node in [n for n in graph.nodes if n.name in inside and n.name in weighted]:
         nodes = [s for s in _sources(node, data) if s.op == "call_module"] + [node]
         while (reader := _only_reader(nodes[-1], data)) is not None:
             nodes.append(reader)
-        found.append(_block(captured, block.region, nodes, data))
+        found.append(_block(module, block.region, nodes, data, layers))
     return found
 
 
-def leading_to(captured: Captured, block: Block, outputs: tuple[fx.Node, ...]) -> Block:
+def leading_to(module: fx.GraphModule, block: Block, outputs: tuple[fx.Node, ...]) -> Block:
     """What leads from a block's inputs to some nodes in it, or to its inputs themselves."""
-    module = _extract(captured.region(block.region), [], list(block.inputs), list(outputs))
-    return Block(block.name, block.region, module, block.inputs, outputs)
+    part = _extract(module, [], list(block.inputs), list(outputs))
+    return Block(block.name, block.region, part, block.inputs, outputs)
+
+
+def same_part(
+    module: fx.GraphModule, inputs: Collection[fx.Node], outputs: Collection[fx.Node]
+) -> fx.GraphModule:
+    """What leads from some nodes to others in another graph, in which they have the same names."""
+    nodes = {node.name: node for node in module.graph.nodes}
+    own_inputs, own_outputs = ([nodes[n.name] for n in given] for given in (inputs, outputs))
+    return _extract(module, [], own_inputs, own_outputs)
 
 
 def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[list[fx.Node]]:
@@ -200,7 +210,13 @@ def _keeps_shape(before: fx.Node, segment: list[fx.Node]) -> bool:
     return shapes[0] is not None and shapes[0] == shapes[1]
 
 
-def _block(captured: Captured, region: str, nodes: list[fx.Node], data: set[fx.Node]) -> Block:
+def _block(
+    module: fx.GraphModule,
+    region: str,
+    nodes: list[fx.Node],
+    data: set[fx.Node],
+    layers: Mapping[str, str],
+) -> Block:
     inside = set(nodes)
     inputs = [n for n in nodes if n.op == "placeholder"]
     outputs = []
@@ -210,10 +226,9 @@ def _block(captured: Captured, region: str, nodes: list[fx.Node], data: set[fx.N
         if readers and node.op != "placeholder":
             outputs.append(node)
     nodes = [n for n in nodes if n.op != "placeholder"]
-    names = {layer.node: layer.name for layer in captured.layers if layer.region == region}
-    name = next((names[node.name] for node in nodes if node.name in names), nodes[0].name)
-    module = _extract(captured.region(region), nodes, inputs, outputs)
-    return Block(name, region, module, tuple(inputs), tuple(outputs))
+    name = next((layers[n.name] for n in nodes if n.name in layers), nodes[0].name)
+    part = _extract(module, nodes, inputs, outputs)
+    return Block(name, region, part, tuple(inputs), tuple(outputs))
 
 
 def _data(graph: fx.Graph) -> set[fx.Node]:

@@ -6,14 +6,17 @@ section 4.1.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from subbyte.graph.float_model import FloatModel, structure_of
+from subbyte.graph.layers import find_layers
 from subbyte.graph.operators import (
     CONV,
     LINEAR,
@@ -57,6 +60,20 @@ class _Pair:
     axis: int
     clamps: list[fx.Node]
     scale: torch.Tensor
+
+
+def equalized(float_model: FloatModel) -> FloatModel:
+    """The same model with equalized weights; the one that is given is left as it is."""
+    regions = {name: _copied(float_model.region(name)) for name in float_model.region_names}
+    for region in regions.values():
+        equalize(region)
+    layers = {name: tuple(find_layers(region.graph)) for name, region in regions.items()}
+    return replace(float_model, model=structure_of(float_model.model, regions), layers=layers)
+
+
+def _copied(region: fx.GraphModule) -> fx.GraphModule:
+    """A region of its own, whose parameters can be replaced."""
+    return fx.GraphModule(region, copy.deepcopy(region.graph))
 
 
 def equalize(module: fx.GraphModule) -> None:

@@ -5,21 +5,15 @@ from __future__ import annotations
 import hashlib
 
 import torch
-
-from subbyte.placement.simulation import QUANTIZERS, Captured
-
-
-def fingerprints(captured: Captured) -> dict[str, str]:
-    """SHA-256 (first 16 hex digits) of every floating-point parameter, by its qualified name."""
-    return {name: _hash(value) for name, value in float_tensors(captured).items()}
+from torch import nn
 
 
-def float_tensors(captured: Captured) -> dict[str, torch.Tensor]:
-    """The model's own tensors, without what belongs to quantizers."""
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """SHA-256 (first 16 hex digits) of every floating-point tensor, by its qualified name."""
     return {
-        name: value
-        for name, value in captured.model.state_dict().items()
-        if value.is_floating_point() and QUANTIZERS not in name.split(".")
+        name: _hash(value)
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+WHOLE = ("",)  # the one region of a model that is captured whole
 Place = tuple[str, int]  # a region, and which of the leaves that it gets or gives
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from subbyte.graph.operators import (
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundLayer:
     """A layer in the graph. inputs: the activations it reads. weight: a parameter's node.
 
     axis: the weight's channel dimension. reason: why no grid can be put on it, or empty.
@@ -37,7 +37,7 @@ class Found:
     reason: str = ""
 
 
-def find_layers(graph: fx.Graph) -> list[Found]:
+def find_layers(graph: fx.Graph) -> list[FoundLayer]:
     """All convolutions, linear layers and matrix products of activations, in the graph's order."""
     data = carries_data(graph)
     found = []
@@ -46,7 +46,7 @@ def find_layers(graph: fx.Graph) -> list[Found]:
             found.append(_with_weight(node, "conv" if node.target in CONV else "linear"))
         elif node.target in FLOAT_LAYERS:
             name = _layer_name(node, node.args[1])
-            found.append(Found(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
+            found.append(FoundLayer(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
         elif node.target in MATMUL:
             layer = _matmul(node, data)
             if layer is not None:
@@ -70,7 +70,9 @@ def results(graph: fx.Graph) -> list[Any]:
     return leaves
 
 
-def first_layers(graph: fx.Graph, layers: list[Found], inner: Collection[fx.Node] = ()) -> set[str]:
+def first_layers(
+    graph: fx.Graph, layers: Sequence[FoundLayer], inner: Collection[fx.Node] = ()
+) -> set[str]:
     """Names of the layers to which a path leads from the model's input, past no other layer.
 
     inner: placeholders that are not the model's input, but come from other regions.
@@ -89,7 +91,7 @@ def first_layers(graph: fx.Graph, layers: list[Found], inner: Collection[fx.Node
 
 
 def last_layers(
-    graph: fx.Graph, layers: list[Found], ends: Collection[fx.Node] | None = None
+    graph: fx.Graph, layers: Sequence[FoundLayer], ends: Collection[fx.Node] | None = None
 ) -> set[str]:
     """Names of the layers from which a path leads to the model's output, past no other layer.
 
@@ -108,32 +110,32 @@ def last_layers(
     return names
 
 
-def _with_weight(node: fx.Node, operation: str) -> Found:
+def _with_weight(node: fx.Node, operation: str) -> FoundLayer:
     data, weight = node.args[0], node.args[1]
     name = _layer_name(node, weight)
     assert isinstance(data, fx.Node)
     if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
         reason = "its weight is computed while the model runs"
-        return Found(name, operation, node, (data,), reason=reason)
-    return Found(name, operation, node, (data,), weight)
+        return FoundLayer(name, operation, node, (data,), reason=reason)
+    return FoundLayer(name, operation, node, (data,), weight)
 
 
-def _matmul(node: fx.Node, data: set[fx.Node]) -> Found | None:
+def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
     left, right = node.args[:2]
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
     if left in data and right in data:
         path = module_path(node)
-        return Found(f"{path}.matmul" if path else "matmul", "matmul", node, (left, right))
+        return FoundLayer(f"{path}.matmul" if path else "matmul", "matmul", node, (left, right))
     if left in data and right.op == "get_attr":
         if rank_of(right) == 2:
-            return Found(_layer_name(node, right), "linear", node, (left,), right, axis=1)
+            return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, axis=1)
         reason = "its weight is no matrix"
-        return Found(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
+        return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
 
 
-def _alone(layer: Found, others: list[Found]) -> Found:
+def _alone(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
     """The layer by a name of its own: a module's second product is "module.matmul_2"."""
     taken = {other.name for other in others}
     names = (f"{layer.name}_{i}" if i > 1 else layer.name for i in itertools.count(1))

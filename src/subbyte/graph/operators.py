@@ -144,17 +144,6 @@ def is_relu(node: Any) -> bool:
     return isinstance(node, fx.Node) and (node.target in RELU or limits_channels(node))
 
 
-def split_silu(graph: fx.Graph) -> None:
-    """Write x · sigmoid(x) as the product that it is, whose factors can be on grids."""
-    for node in [n for n in graph.nodes if n.target is A.silu.default]:
-        with graph.inserting_before(node):
-            gate = graph.call_function(A.sigmoid.default, (node.args[0],))
-            product = graph.call_function(A.mul.Tensor, (node.args[0], gate))
-        gate.meta, product.meta = dict(node.meta), dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
-
-
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's arguments whose value is a tensor or a tuple of tensors."""
     return [n for n in node.all_input_nodes if not is_number(n)]

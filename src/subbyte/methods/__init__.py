@@ -1,25 +1,25 @@
 """The methods, one file each; a file's name is the method's name.
 
-Each has `Options`, a pydantic model of the method's own options, and `apply(captured, batches,
-options, *, loss=None, progress=None, resume=None)`, which sets grids, rounding offsets and biases
-of a captured model and leaves its quantizers in state QUANTIZE. A method knows no layer type and no
-runtime.
+Each has `Options`, a pydantic model of the method's own options, and `quantize(float_model,
+placement, batches, options, context)`, which returns what it found as `QuantParams`. A method does
+not ask what kind of layer a tensor belongs to, and knows no target. The folders beside are what
+several methods are made of.
 """
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import unknown
-from subbyte.methods.scale_search.network import Loss
-from subbyte.placement.simulation import Captured
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
 from subbyte.recipe import Choice, Recipe, choice, method_names
-from subbyte.utils.progress import Progress
 
 # What `auto` stands for at 8 bits, where rounding to nearest is good enough, and below.
 AT_8, BELOW_8 = "bias_correction", "subbyte"
@@ -30,19 +30,23 @@ class Method(Protocol):
 
     Options: type[BaseModel]
 
-    def apply(
+    def quantize(
         self,
-        captured: Captured,
+        float_model: FloatModel,
+        placement: Placement,
         batches: ArgumentsOf,
         options: Any,
-        *,
-        loss: Loss | None = None,
-        progress: Progress | None = None,
-        resume: Path | None = None,
-    ) -> None:
-        """Quantize `captured` with the help of `batches`, the positional arguments of each.
+        context: Context,
+    ) -> QuantParams:
+        """Find the parameters of all that is placed.
 
-        loss: how wrong outputs are by a batch's labels, for methods that look at labels.
+        Args:
+            float_model: The model; it is left as it is.
+            placement: What is to be quantized.
+            batches: The calibration images: the positional arguments of each batch, any number of
+                times.
+            options: The method's own.
+            context: Seed, progress, labels' loss, and where finished work is kept.
         """
 
 

@@ -5,40 +5,44 @@ Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-
 from pydantic import ConfigDict, Field
 
 from subbyte.calibration.bias_correction import correct_biases, correct_outputs
-from subbyte.calibration.observe import choose_activations, choose_weights
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress, Silent
+from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 from subbyte.utils.validation import Checked
 
 
 class Options(Checked):
-    """images: how many of the calibration images the means are taken over."""
+    """What can be set.
+
+    Attributes:
+        images: How many of the calibration images the means are taken over.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int = Field(256, ge=1)
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
+    context: Context,
+) -> QuantParams:
     """Choose the weights' ranges and correct the biases, then the activations' and the outputs."""
-    del loss, resume
-    progress = progress or Silent()
-    choose_weights(captured, progress)
-    expected = correct_biases(captured, batches, options.images, progress)
-    choose_activations(captured, batches, progress)
-    correct_outputs(captured, expected, batches, options.images, progress)
+    progress, images = context.progress, options.images
+    params = QuantParams(weight_ranges(float_model, placement, progress))
+    params, expected = correct_biases(float_model, placement, params, batches, images, progress)
+    simulation = simulate(float_model, placement, params)
+    found, _ = activation_ranges(simulation, batches, progress)
+    params = params.with_tensors(found)
+    simulation = simulate(float_model, placement, params)
+    return params.with_biases(correct_outputs(simulation, expected, batches, images, progress))

@@ -1,16 +1,16 @@
-"""Rounding to nearest on ranges chosen by a rule: no more than that, and no training."""
+"""Rounding to nearest with ranges chosen by a rule: no more than that, and no training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-
 from pydantic import ConfigDict
 
-from subbyte.calibration.observe import calibrate
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress, Silent
+from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 from subbyte.utils.validation import Checked
 
 
@@ -20,15 +20,16 @@ class Options(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
-    """Choose every grid's range by its rule; weights are rounded to the nearest level."""
-    del options, loss, resume
-    calibrate(captured, batches, progress or Silent())
+    context: Context,
+) -> QuantParams:
+    """Choose every range by its rule, those of activations behind quantized weights."""
+    del options
+    params = QuantParams(weight_ranges(float_model, placement, context.progress))
+    simulation = simulate(float_model, placement, params)
+    found, _ = activation_ranges(simulation, batches, context.progress)
+    return params.with_tensors(found)

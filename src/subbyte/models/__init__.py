@@ -1,4 +1,4 @@
-"""From a name, a file or a function to a `ModelSpec`; one file a family of models."""
+"""From a name, a file or a function to a `ModelSpec`. The families are in `families/`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models import cifar_resnet, digit_scenes, digits, factory, ssd, torchvision_detectors
-from subbyte.models import timm as timm_models
-from subbyte.models import torchvision as torchvision_models
-from subbyte.models.config import BUNDLED, TIMM, ModelConfig
-from subbyte.models.detectors import label_count
+from subbyte.models import factory, families
+from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
+from subbyte.models.families import timm as timm_family
 from subbyte.models.spec import ModelSpec
+from subbyte.utils import lazy
 from subbyte.utils.validation import explain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from subbyte.models.detectors import label_count
+else:
+    __getattr__ = lazy.attributes(__name__, {"label_count": "subbyte.models.detectors"})
 
 __all__ = [
     "BUNDLED",
     "ModelConfig",
     "ModelSpec",
     "build",
+    "check",
     "is_classifier",
     "label_count",
     "load",
@@ -32,35 +38,20 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Family:
-    names: Callable[[], list[str]]
-    load: Callable[[ModelConfig], ModelSpec]
-
-
-def _bundled(config: ModelConfig) -> ModelSpec:
-    return digits.load(config) if config.name in digits.names() else digit_scenes.load(config)
-
-
-_FAMILIES = {
-    "bundled": _Family(lambda: [*digits.names(), *digit_scenes.names()], _bundled),
-    "cifar": _Family(cifar_resnet.names, cifar_resnet.load),
-    "ssd": _Family(ssd.names, ssd.load),
-    "torchvision": _Family(torchvision_models.names, torchvision_models.load),
-    "torchvision detectors": _Family(torchvision_detectors.names, torchvision_detectors.load),
-}
-
-
 def names(prefix: str = "") -> dict[str, list[str]]:
-    """The names that `load` knows, by family; of timm none where it is not installed.
+    """The names that `load` knows, by group; of timm none where it is not installed.
 
     With a `prefix`, those that begin with it, and `SubbyteError` if there are none.
     """
-    found = {group: family.names() for group, family in _FAMILIES.items()}
+    asked = families.known()
     if prefix.startswith(TIMM):
-        found = {"timm": timm_models.names(required=True)}
-    elif TIMM.startswith(prefix):
-        found["timm"] = timm_models.names()
+        timm_family.require()
+        asked = [family for family in asked if family.GROUP == timm_family.GROUP]
+    elif not TIMM.startswith(prefix):
+        asked = _without_timm()
+    found: dict[str, list[str]] = {}
+    for family in asked:
+        found.setdefault(family.GROUP, []).extend(family.names())
     if not prefix:
         return found
     kept = {g: [name for name in known if name.startswith(prefix)] for g, known in found.items()}
@@ -69,12 +60,33 @@ def names(prefix: str = "") -> dict[str, list[str]]:
     return {group: members for group, members in kept.items() if members}
 
 
+def check(config: ModelConfig) -> None:
+    """Refuse what can be seen to be wrong without PyTorch: unknown names and missing files.
+
+    Raises:
+        SubbyteError: As `load`.
+    """
+    name = str(config.name)
+    if config.factory is not None:
+        factory.source_of(config.factory)
+    elif not name.startswith(TIMM):
+        _family(name)
+    else:
+        timm_family.require()
+        if name.partition(".")[0] not in (known := timm_family.names()):
+            raise unknown("model", name, known)
+    if config.checkpoint is not None and not config.checkpoint.exists():
+        raise missing_checkpoint(config.checkpoint)
+
+
 def load(config: ModelConfig) -> ModelSpec:
     """The model that `config` asks for, in float32 and eval mode.
 
     What the configuration leaves random is the same on every call, and the caller's own random
-    numbers are not touched. Raises `SubbyteError` for an unknown name, and for weights that
-    cannot be had, read or fitted.
+    numbers are not touched.
+
+    Raises:
+        SubbyteError: The name is unknown, or weights cannot be had, read or fitted.
     """
     with _same_random_numbers():
         spec = _loader(config)(config)
@@ -88,7 +100,17 @@ def build(
     checkpoint: Path | str | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
-    """The module of a model by name, as `load` has it; raises `SubbyteError` likewise."""
+    """The module of a model by name, as `load` has it.
+
+    Args:
+        name: One of `names`.
+        weights: The name of published weights.
+        checkpoint: A file with a state dict, instead of `weights`.
+        num_classes: The number of outputs, where neither of these decides it.
+
+    Raises:
+        SubbyteError: As `load`.
+    """
     file = None if checkpoint is None else Path(checkpoint)
     try:
         config = ModelConfig(name=name, weights=weights, checkpoint=file, num_classes=num_classes)
@@ -99,28 +121,36 @@ def build(
 
 def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration can be told to be of a classifier before anything is loaded."""
-    name = str(config.name)
-    detectors = (*ssd.names(), *digit_scenes.names(), *torchvision_detectors.names())
-    return config.factory is None and name not in detectors
+    detectors = [family for family in families.known() if family.TASK == "detection"]
+    named = any(str(config.name) in family.names() for family in detectors)
+    return config.factory is None and not named
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
     if config.factory is not None:
         return factory.load
     name = str(config.name)
-    if name.startswith(TIMM):  # looked up by itself: importing timm takes a second
-        return timm_models.load
-    for family in _FAMILIES.values():
+    return timm_family.load if name.startswith(TIMM) else _family(name).load
+
+
+def _family(name: str) -> families.Family:
+    """The family that has a model of this name, which is not one of timm's."""
+    for family in _without_timm():
         if name in family.names():
-            return family.load
-    if f"{TIMM}{name.partition('.')[0]}" in timm_models.names():
+            return family
+    if f"{TIMM}{name.partition('.')[0]}" in timm_family.names():
         raise SubbyteError(f"unknown model '{name}': timm has one, so write {TIMM}{name}")
-    known = [member for family in _FAMILIES.values() for member in family.names()]
-    raise unknown("model", name, known)
+    raise unknown("model", name, [known for family in _without_timm() for known in family.names()])
+
+
+def _without_timm() -> list[families.Family]:
+    return [family for family in families.known() if family.GROUP != timm_family.GROUP]
 
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed the accelerators too, which are not forked.
         torch.default_generator.manual_seed(0)

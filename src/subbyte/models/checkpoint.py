@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import SubbyteError
+from subbyte.models.config import missing_checkpoint
 
 # Under which key training scripts keep the state dict, and what wrappers put before its names.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -48,7 +49,7 @@ def read_checkpoint(path: Path, expected: Collection[str] = ()) -> OrderedDict[s
     """
     if not path.is_file():
         what = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
-        raise SubbyteError(f"checkpoint '{path}' {what}: name a file that holds a state dict")
+        raise missing_checkpoint(path, what)
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path)
     state = tidy(_unwrapped(content, path), expected)
     _refuse_non_finite(state, path)

@@ -11,7 +11,6 @@ from subbyte.models.checkpoint import load_state, read_checkpoint
 from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
 
-DEPTHS = (20, 32, 44, 56, 110)
 WIDTHS = (16, 32, 64)
 CLASSES = (
     "airplane",
@@ -74,11 +73,6 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits
-
-
-def names() -> list[str]:
-    """`cifar_resnet20` to `cifar_resnet110`."""
-    return [f"cifar_resnet{depth}" for depth in DEPTHS]
 
 
 def load(config: ModelConfig) -> ModelSpec:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from subbyte.errors import SubbyteError
+
 TIMM = "timm/"  # before the names of timm's models
 BUNDLED = ("digits", "digit-scenes")  # models that come with their weights
 
@@ -80,3 +82,8 @@ def _tag(name: object) -> str | None:
     if not isinstance(name, str) or not name.startswith(TIMM):
         return None
     return name.partition(".")[2] or None
+
+
+def missing_checkpoint(path: Path, what: str = "does not exist") -> SubbyteError:
+    """The error for a checkpoint that cannot be a file of weights, and `what` it is instead."""
+    return SubbyteError(f"checkpoint '{path}' {what}: name a file that holds a state dict")

@@ -60,11 +60,6 @@ class Digits(nn.Module):
         return logits
 
 
-def names() -> list[str]:
-    """The one name of this family."""
-    return ["digits"]
-
-
 def load(config: ModelConfig) -> ModelSpec:
     """The digits model with its bundled weights, or with those of `config.checkpoint`."""
     module = Digits()

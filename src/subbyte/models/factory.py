@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.config import ModelConfig
-from subbyte.models.detectors import DETECTORS
 from subbyte.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def load(config: ModelConfig) -> ModelSpec:
@@ -28,7 +27,10 @@ def load(config: ModelConfig) -> ModelSpec:
     Raises `SubbyteError` if there is no such file, package or function, if it fails (the error
     names the exception and the user's line), or if what it returns is no `nn.Module`.
     """
-    source, function = _parts(str(config.factory))
+    from subbyte.models.checkpoint import load_checkpoint
+    from subbyte.models.detectors import DETECTORS
+
+    source, function = source_of(str(config.factory))
     arguments = dict(config.arguments)
     if config.num_classes is not None:
         arguments["num_classes"] = config.num_classes
@@ -44,13 +46,20 @@ def load(config: ModelConfig) -> ModelSpec:
     return ModelSpec(name, module, task, preprocessing=None, classes=None)
 
 
-def _parts(factory: str) -> tuple[str, str]:
+def source_of(factory: str) -> tuple[str, str]:
+    """A factory's file or package, and its function.
+
+    Raises:
+        SubbyteError: `factory` names no function, or a file that does not exist.
+    """
     source, _, function = factory.rpartition(":")
     if not source or not function.isidentifier():
         raise SubbyteError(
             f"factory '{factory}' names no function: write my_model.py:build "
             "or package.module:build"
         )
+    if source.endswith(".py") and not Path(source).resolve().is_file():
+        raise SubbyteError(f"factory file '{Path(source).resolve()}' does not exist")
     return source, function
 
 
@@ -67,8 +76,6 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _from_file(path: Path) -> ModuleType:
     path = path.resolve()
-    if not path.is_file():
-        raise SubbyteError(f"factory file '{path}' does not exist")
     # A name of our own, so that a user's random.py does not take the place of another module.
     name = f"_subbyte_factory_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -111,6 +118,8 @@ def _function(code: ModuleType, name: str, source: str) -> Callable[..., Any]:
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], factory: str) -> nn.Module:
+    from torch import nn
+
     try:
         module = function(**arguments)
     except (Exception, SystemExit) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from subbyte.data.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,7 @@ class ModelSpec:
 
     `module` is in float32 and in eval mode; `task` is "classification" or "detection";
     `preprocessing` is what the weights were trained with, `classes` the names of the outputs in
-    their order, of a detector without the background, `regions` the submodules to quantize
-    (`None`: unknown, or a detector's own, unknown, the whole model).
+    their order, of a detector without the background (`None`: unknown).
     """
 
     name: str
@@ -24,4 +25,3 @@ class ModelSpec:
     task: str
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
-    regions: tuple[str, ...] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import math
 import sys
@@ -26,23 +25,13 @@ DEFAULT = "DEFAULT"  # timm's own choice among a model's published weights
 Create = Callable[..., nn.Module]
 
 
-def names(required: bool = False) -> list[str]:
-    """Every model that the installed timm builds, as timm/NAME.
-
-    Where timm is missing there are none, or `SubbyteError` is raised if timm is `required`.
-    """
-    if not required and not _installed():
-        return []
-    return [f"{TIMM}{name}" for name in _timm().list_models()]
-
-
 def load(config: ModelConfig) -> ModelSpec:
     """A timm model by its name behind "timm/", which may carry the tag of its weights.
 
     A tag beside a checkpoint says whose preprocessing the checkpoint was trained with; without
     one it is that of timm's default weights. The number of classes is the checkpoint's.
     """
-    timm = _timm()
+    timm = importlib.import_module("timm")
     architecture, tag = _checked(timm, config)
     full = architecture if tag == DEFAULT else f"{architecture}.{tag}"
 
@@ -65,18 +54,6 @@ def load(config: ModelConfig) -> ModelSpec:
         preprocessing=_preprocessing(timm, module, f"{TIMM}{full}"),
         classes=_classes(timm, module) if trained else None,
     )
-
-
-def _installed() -> bool:
-    return importlib.util.find_spec("timm") is not None
-
-
-def _timm() -> Any:
-    if not _installed():
-        raise SubbyteError(
-            "timm, which models named timm/NAME need, is not installed: pip install 'subbyte[timm]'"
-        )
-    return importlib.import_module("timm")
 
 
 @contextlib.contextmanager

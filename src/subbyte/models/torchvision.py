@@ -40,11 +40,6 @@ _RENAMED = (
 )
 
 
-def names() -> list[str]:
-    """Every classification model that the installed torchvision builds by name."""
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
 def load(config: ModelConfig) -> ModelSpec:
     """A torchvision model by name, without auxiliary heads.
 

@@ -15,7 +15,6 @@ from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
 
 LABELS = 91  # of the published weights: COCO's category numbers, and 0 for the background
-OTHER_TASKS = ("maskrcnn_", "keypointrcnn_")
 
 # The layer that scores classes and the one for boxes, by their biases: one value a label and four
 # a box for each anchor. Two-stage detectors score each box once.
@@ -27,12 +26,6 @@ _HEADS = {
 }
 # Their published weights for COCO were trained with batch norms that add nothing to the variance.
 _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-
-
-def names() -> list[str]:
-    """Every detector that the installed torchvision builds by name."""
-    known = torchvision.models.list_models(module=torchvision.models.detection)
-    return [name for name in known if not name.startswith(OTHER_TASKS)]
 
 
 def load(config: ModelConfig) -> ModelSpec:

@@ -1,29 +1,22 @@
-"""The one fake-quantize module of the simulation, and its companion for biases."""
+"""The modules by which a simulation quantizes: of activations, of weights and of biases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 
-from subbyte.errors import SubbyteError
-from subbyte.numerics.histogram import Statistics
-from subbyte.numerics.qspec import QSpec, along
+from subbyte.numerics.qparams import TensorQParams, dequantize
+from subbyte.numerics.qspec import QSpec
 
-
-class State(Enum):
-    """What a fake-quantize module does with the tensor that passes through it."""
-
-    OFF = "off"
-    OBSERVE = "observe"
-    QUANTIZE = "quantize"
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Clipping:
-    """How many values a grid was given, and how many lay beyond its outermost levels.
+    """How many values a quantizer was given, and how many lay beyond its outermost integers.
 
     Beyond: by more than the half step that is rounded to them.
     """
@@ -33,7 +26,7 @@ class Clipping:
         self.clipped: torch.Tensor | int = 0  # on an accelerator a tensor, so that it need not wait
 
     def add(self, inside: torch.Tensor) -> None:
-        """Count values, of which `inside` says whether they lie within the grid."""
+        """Count values, of which `inside` says whether they lie within the range."""
         self.values += inside.numel()
         if inside.device.type == "cpu":  # where NumPy counts many times faster
             self.clipped += inside.numel() - int(np.count_nonzero(inside.numpy()))
@@ -41,91 +34,90 @@ class Clipping:
             self.clipped = self.clipped + (inside.numel() - inside.count_nonzero())
 
 
-class FakeQuantize(nn.Module):
-    """Puts a tensor on an integer grid and takes it back to float.
+class Quantizer(nn.Module):
+    """What quantizers of activations and of weights have in common.
 
-    y = (clamp(round(x / scale) + zero_point, low, high) − zero_point) · scale, rounding half to
-    even; by PyTorch's own kernels, with which it agrees to the last bit. In state OBSERVE the
-    tensor passes unchanged and is recorded in `statistics`; in state OFF it passes unchanged.
-    `offset`, where a method has set one, is added before rounding, so that any integer can be
-    chosen for any weight. Scale and zero point have shape (1,) or (channels,). In state QUANTIZE
-    the function `instead`, where there is one, takes the place of `quantize`: a weight that does
-    not change need not be quantized for every batch, and one that is learned is soft. Where there
-    is a `clipping`, values that are clipped are counted in it, on grids of one scale without an
-    offset.
+    Without parameters a tensor passes in float. A function can take the quantizer's place for a
+    while: a parameter that is learned is not rounded as it will be in the end.
     """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
-    offset: torch.Tensor | None
 
-    def __init__(self, spec: QSpec, layer: str, channels: int = 1) -> None:
+    def __init__(self, spec: QSpec, layer: str, params: TensorQParams | None) -> None:
         super().__init__()
         self.spec = spec
         self.layer = layer
-        self.state = State.OFF
-        self.statistics: Statistics | None = None
-        self.clipping: Clipping | None = None
-        self.instead: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.sqnr_db: float | None = None  # of what it was calibrated on
-        self.register_buffer("scale", torch.ones(channels))
-        self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
-        self.register_buffer("offset", None)
+        self.sqnr_db: float | None = None
+        self.replacement: Function | None = None
+        self.has_params = False
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        if params is not None:
+            self.put(params)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Observe, quantize or pass `x`, which keeps its shape and type."""
-        if self.state is State.QUANTIZE:
-            return self.quantize(x) if self.instead is None else self.instead(x)
-        if self.state is State.OBSERVE:
-            self.observe(x)
-        return x
+    def put(self, params: TensorQParams) -> None:
+        """Take these parameters; what was there before is not changed in place."""
+        self.scale = params.scale.detach().to(self.scale.device, copy=True)
+        self.zero_point = params.zero_point.detach().to(self.scale.device, copy=True)
+        self.sqnr_db, self.has_params = params.sqnr_db, True
 
-    def observe(self, x: torch.Tensor) -> None:
-        """Add `x` to the statistics.
-
-        Raises:
-            SubbyteError: `x` holds NaN or infinity.
-        """
-        if self.statistics is None:
-            self.statistics = Statistics()
-        try:
-            self.statistics.update(x.detach())
-        except ValueError:
-            raise SubbyteError(
-                f"the activations at layer '{self.layer}' hold NaN or infinity: "
-                "check the calibration images and the model's weights"
-            ) from None
+    @property
+    def params(self) -> TensorQParams | None:
+        """The parameters as they are now; `None` without any."""
+        if not self.has_params:
+            return None
+        return TensorQParams(self.scale, self.zero_point, None, self.sqnr_db)
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` on the grid, as float."""
-        spec = self.spec
-        if self.offset is not None:
-            return self._with_offset(x, self.offset)
-        if spec.axis is None and self.clipping is not None:
+        """What `forward` gives where nothing takes its place."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` quantized and back in float, in its shape and type."""
+        if self.replacement is not None:
+            return self.replacement(x)
+        return self.quantize(x) if self.has_params else x
+
+    @contextmanager
+    def replaced_by(self, function: Function) -> Iterator[None]:
+        """While it lasts, `function` takes the quantizer's place."""
+        before = self.replacement
+        self.replacement = function
+        try:
+            yield
+        finally:
+            self.replacement = before
+
+
+class FakeQuantize(Quantizer):
+    """Quantizes an activation and takes it back to float.
+
+    y = (clamp(round(x / scale) + zero_point, low, high) − zero_point) · scale, rounding half to
+    even, as PyTorch's own kernels compute it, to the last bit. Where there is a `clipping`, values
+    that are clipped are counted in it.
+    """
+
+    def __init__(self, spec: QSpec, layer: str, params: TensorQParams | None = None) -> None:
+        super().__init__(spec, layer, params)
+        self.clipping: Clipping | None = None
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` quantized by the parameters of now."""
+        if self.clipping is not None:
             return self._counting(x, self.clipping)
-        if spec.axis is None and not torch.is_grad_enabled() and x.dtype is torch.float32:
+        if not torch.is_grad_enabled() and x.dtype is torch.float32:
             return self._in_steps(x)
-        if spec.axis is None:
-            return torch.fake_quantize_per_tensor_affine(
-                x, self.scale, self.zero_point, spec.low, spec.high
-            )
-        return torch.fake_quantize_per_channel_affine(
-            x, self.scale, self.zero_point, spec.axis, spec.low, spec.high
+        spec = self.spec
+        return torch.fake_quantize_per_tensor_affine(
+            x, self.scale, self.zero_point, spec.low, spec.high
         )
-
-    def hold(self, value: torch.Tensor) -> None:
-        """Give `value` in state QUANTIZE, whatever comes, as long as `instead` is not unset."""
-        self.instead = lambda _: value
-
-    def levels(self, x: torch.Tensor) -> torch.Tensor:
-        """The integers of `x` on the grid, less their zero point, as float32."""
-        return (self.quantize(x) / along(self.scale, x, self.spec.axis)).round()
 
     def _in_steps(self, x: torch.Tensor) -> torch.Tensor:
         """What PyTorch's kernel computes, operation by operation, and three times as fast."""
         zero_point = self.zero_point.to(x.dtype)
-        level = torch.mul(x, self.scale.reciprocal()).round_().add_(zero_point)
-        return level.clamp_(self.spec.low, self.spec.high).sub_(zero_point).mul_(self.scale)
+        integers = torch.mul(x, self.scale.reciprocal()).round_().add_(zero_point)
+        return integers.clamp_(self.spec.low, self.spec.high).sub_(zero_point).mul_(self.scale)
 
     def _counting(self, x: torch.Tensor, clipping: Clipping) -> torch.Tensor:
         # What PyTorch's public function calls too; it keeps the first of the two results only.
@@ -140,38 +132,70 @@ class FakeQuantize(nn.Module):
         clipping.add(inside)
         return quantized
 
-    def _with_offset(self, x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        scale = along(self.scale, x, self.spec.axis)
-        zero_point = along(self.zero_point, x, self.spec.axis)
-        level = (x / scale + offset).round() + zero_point
-        return (level.clamp(self.spec.low, self.spec.high) - zero_point) * scale
+
+class QuantizedWeight(Quantizer):
+    """Gives a weight as its integers stand for, whatever comes in; without parameters what comes.
+
+    Integers are taken back to float once for all batches.
+    """
+
+    integers: torch.Tensor | None
+    values: torch.Tensor | None
+
+    def __init__(self, spec: QSpec, layer: str, params: TensorQParams | None = None) -> None:
+        super().__init__(spec, layer, None)
+        self.register_buffer("integers", None)
+        self.register_buffer("values", None, persistent=False)
+        if params is not None:
+            self.put(params)
+
+    def put(self, params: TensorQParams) -> None:
+        """Take these parameters, the integers among them."""
+        super().put(params)
+        assert params.integers is not None
+        self.integers = params.integers.to(self.scale.device)
+        with torch.no_grad():
+            own = TensorQParams(self.scale, self.zero_point, self.integers)
+            self.values = dequantize(own, self.spec)
+
+    @property
+    def params(self) -> TensorQParams | None:
+        """The parameters as they are now; `None` without any."""
+        if not self.has_params:
+            return None
+        return TensorQParams(self.scale, self.zero_point, self.integers)
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """The weight, in the type of `x`."""
+        assert self.values is not None
+        return self.values.to(x.dtype)
 
 
 class BiasQuantize(nn.Module):
-    """Puts a bias on the grid of the int32 sums it is added to: scale = s_input · s_weight.
+    """Rounds a bias to the int32 sums that it is added to: scale = s_input · s_weight.
 
-    Integer kernels do this, so the simulation does. Active while both grids are.
+    Integer kernels do this, so the simulation does, where input and weight are both quantized.
     """
 
     LIMIT = 2**31 - 1
 
-    def __init__(self, activation: FakeQuantize, weight: FakeQuantize) -> None:
+    def __init__(self, activation: Quantizer, weight: Quantizer) -> None:
         super().__init__()
         # A tuple, so that the two are not registered a second time as submodules of this one.
-        self.grids = (activation, weight)
+        self.operands = (activation, weight)
         self.exact = False  # while a bias is learned, it is not rounded
 
     def forward(self, bias: torch.Tensor) -> torch.Tensor:
-        """`bias` (channels,), rounded where both grids are in state QUANTIZE."""
-        if self.exact or any(grid.state is not State.QUANTIZE for grid in self.grids):
+        """`bias` (channels,), rounded where both operands have parameters."""
+        if self.exact or not all(operand.has_params for operand in self.operands):
             return bias
-        return self.levels(bias).to(bias.dtype) * self.scale.to(bias.dtype)
+        return self.integers(bias).to(bias.dtype) * self.scale.to(bias.dtype)
 
     @property
     def scale(self) -> torch.Tensor:
         """Shape (1,) or (channels,)."""
-        return self.grids[0].scale * self.grids[1].scale
+        return self.operands[0].scale * self.operands[1].scale
 
-    def levels(self, bias: torch.Tensor) -> torch.Tensor:
+    def integers(self, bias: torch.Tensor) -> torch.Tensor:
         """The bias as integers (float64), clamped to what int32 holds."""
         return (bias.double() / self.scale.double()).round().clamp(-self.LIMIT, self.LIMIT)

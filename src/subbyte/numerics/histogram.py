@@ -1,4 +1,4 @@
-"""What is remembered of an activation: extremes and a histogram, whatever the number of images."""
+"""What is remembered of an activation: a histogram with exact extremes, in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SAMPLED = 2**16  # values of an image that the histogram counts
 EXACT = 2**24  # as far as float32, in which histc counts, counts exactly
 
 
-class Statistics:
-    """Streaming extremes and histogram of a tensor seen batch by batch.
+class Histogram:
+    """Histogram and exact extremes of a tensor that is seen batch by batch.
 
     Extremes are those of all values. Of images with more than `SAMPLED` values, the histogram
     counts every k-th for all of the k, with a k that meets all rows and columns alike.
@@ -57,7 +57,7 @@ class Statistics:
         self._cover()
         if self.width > 0:
             values, step = sampled(x)
-            self.counts += self._histogram(values) * step
+            self.counts += self._counted(values) * step
             self.counts[-self.first] += self.zeros
             self.zeros = 0
         else:
@@ -110,7 +110,7 @@ class Statistics:
         counts[offset : offset + len(self.counts)] = self.counts
         self.counts, self.first = counts, first
 
-    def _histogram(self, x: torch.Tensor) -> torch.Tensor:
+    def _counted(self, x: torch.Tensor) -> torch.Tensor:
         bins = len(self.counts)
         lowest = (self.first - 0.5) * self.width
         highest = (self.first + bins - 0.5) * self.width

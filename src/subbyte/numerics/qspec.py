@@ -1,21 +1,23 @@
-"""A grid: which integers it has, and one scale and zero point a tensor or a channel."""
+"""Which integers a tensor is quantized to, and the scale and zero point of a range."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-TINY = torch.finfo(torch.float32).tiny
+TINY = 2.0**-126  # the smallest normal number of float32
 
 
 @dataclass(frozen=True)
 class QSpec:
-    """An integer grid of `bits` bits.
+    """The integers of `bits` bits, 2 to 8, that a tensor is quantized to.
 
-    Symmetric grids use the full range −2^(b−1) … 2^(b−1)−1 with zero point 0; asymmetric ones
+    Symmetric ones use the full range −2^(b−1) … 2^(b−1)−1 with zero point 0; asymmetric ones
     0 … 2^b−1 with a zero point inside, so that 0.0 is always exact.
-    `axis`: the channel dimension that has a scale each; `None`: one scale for the tensor.
+    `axis`: the dimension whose channels have a scale each; `None`: one scale for the tensor.
     """
 
     bits: int
@@ -24,23 +26,33 @@ class QSpec:
 
     @property
     def low(self) -> int:
-        """The smallest integer of the grid."""
+        """The smallest integer."""
         return -(1 << (self.bits - 1)) if self.symmetric else 0
 
     @property
     def high(self) -> int:
-        """The largest integer of the grid."""
+        """The largest integer."""
         return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
 
 
 def qparams_of(
     low: torch.Tensor, high: torch.Tensor, spec: QSpec
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale (float32) and zero point (int32) of the grid that covers the ranges [low, high].
+    """Scale and zero point with which the integers of `spec` cover the ranges [low, high].
 
-    Ranges are widened to hold 0. A symmetric grid takes the smallest scale that clips neither end;
-    an asymmetric one spreads its 2^b − 1 steps over the range and rounds the zero point.
+    Ranges are widened to hold 0. Symmetric integers take the smallest scale that clips neither end;
+    asymmetric ones spread their 2^b − 1 steps over the range, and the zero point is rounded.
+
+    Args:
+        low: The lower end of each range, (channels,).
+        high: The upper end of each range, (channels,).
+        spec: The integers.
+
+    Returns:
+        The scale, float32, and the zero point, int32, both of shape (channels,).
     """
+    import torch
+
     low, high = low.clamp(max=0).float(), high.clamp(min=0).float()
     if spec.symmetric:
         scale = torch.maximum(high / spec.high, low / spec.low)
@@ -53,7 +65,13 @@ def qparams_of(
 
 
 def along(value: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
-    """`value` of shape (channels,) shaped to multiply `x` along `axis`; without one, as it is."""
+    """`value`, (channels,), in a shape that multiplies `x` along `axis`.
+
+    Args:
+        value: A number a channel.
+        x: The tensor whose dimension `axis` has the channels.
+        axis: The dimension; `None` leaves `value` as it is.
+    """
     if axis is None:
         return value
     return value.reshape([-1 if d == axis else 1 for d in range(x.dim())])

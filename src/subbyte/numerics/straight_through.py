@@ -1,4 +1,4 @@
-"""A grid whose step size is learned: its values, what passes back, and the step size's gradient."""
+"""Quantization whose step size is learned: its values, and the gradients that pass through it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,43 @@ import torch
 def on_steps(
     x: torch.Tensor, scale: torch.Tensor, low: int, high: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x` on levels `low` to `high`, less their zero point, of `scale`; and 1 where it is clipped.
+    """`x` quantized, as float, and where it is clipped.
 
-    By whole levels: what is rounded to an outermost level is not clipped. Numbers and no booleans,
-    whose kernels take many times as long.
+    What is rounded to an outermost integer is not clipped.
+
+    Args:
+        x: The values.
+        scale: The step size, in a shape that multiplies `x`.
+        low: The smallest integer, less the zero point.
+        high: The largest integer, less the zero point.
+
+    Returns:
+        The quantized values, and 1 where a value is clipped, else 0: numbers, because kernels for
+        booleans take many times as long. Both have the shape of `x`.
     """
-    level = torch.mul(x, scale.reciprocal()).round_()
-    y = level.clamp(low, high)
-    clipped = level.sub_(y).abs_().clamp_(max=1)
+    integers = torch.mul(x, scale.reciprocal()).round_()
+    y = integers.clamp(low, high)
+    clipped = integers.sub_(y).abs_().clamp_(max=1)
     return y.mul_(scale), clipped
 
 
 def gradients(
     gradient: torch.Tensor, x: torch.Tensor, y: torch.Tensor, clipped: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients in `x` (straight through) and in the logarithm of the scale (a number).
+    """The gradients in `x` (straight through) and in the logarithm of the scale.
 
     Esser et al. 2020, "Learned Step Size Quantization", equation 3: the derivative of Q in the
-    scale is (Q(x) − x) / s inside of the grid and Q(x) / s beyond, so that the sum over all values
+    scale is (Q(x) − x) / s inside of the range and Q(x) / s beyond, so that the sum over all values
     of gradient times derivative is (Σ g · y − Σ g' · x) / s, where g' is what is passed on.
+
+    Args:
+        gradient: The gradient g in the quantized values, in the shape of `x`.
+        x: The values before quantization.
+        y: The quantized values, as float.
+        clipped: 1 where a value is clipped, else 0.
+
+    Returns:
+        The gradient in `x`, and a number.
     """
     passed = torch.addcmul(gradient, gradient, clipped, value=-1)
     return passed, _dot(gradient, y) - _dot(passed, x)

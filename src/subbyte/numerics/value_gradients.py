@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 
 from subbyte.numerics.histogram import sampled
-from subbyte.numerics.ranges.sample import Sample
+from subbyte.numerics.ranges.common.sample import Sample
 
 BINS = 512
 
 
-class Sensitivity:
+class ValueGradients:
     """Mean squared gradient of a model's outputs in each of `BINS` equal bins of a range of values.
 
     To first order, an error e in a value x with gradient g changes the outputs by g · e; their
@@ -28,7 +28,7 @@ class Sensitivity:
     def update(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """Count values `x` with the outputs' gradients for them, of the same shape, (images, …).
 
-        Of large images every k-th value is counted, as in their statistics.
+        Of large images every k-th value is counted, as in their histogram.
         """
         bins = self._bins(sampled(x.detach())[0]).flatten()
         squares = sampled(gradient)[0].double().square_().flatten()
@@ -46,17 +46,17 @@ class Sensitivity:
         return means[torch.where(nearer, before, after)]
 
     def weigh(self, sample: Sample) -> Sample:
-        """`sample` with the importance of its values: how often they occur, times their mean g².
+        """`sample` with `mse_weights`: how often each value occurs, times its mean g².
 
         As it was where there is nothing to tell values by: none were seen, or no gradient.
         """
         if not bool(self.squares.any()):
             return sample
         mean = self.mean()
-        importance = (mean / mean.max())[self._bins(sample.values)].to(sample.values)
+        weights = (mean / mean.max())[self._bins(sample.values)].to(sample.values)
         if sample.counts is not None:
-            importance = importance * sample.counts
-        return replace(sample, importance=importance)
+            weights = weights * sample.counts
+        return replace(sample, mse_weights=weights)
 
     def _bins(self, x: torch.Tensor) -> torch.Tensor:
         width = (self.high - self.low) / BINS

@@ -1,18 +1,19 @@
-"""What a recipe asks for each layer: the grid of its weight, the bits of its inputs."""
+"""What a recipe asks for each layer: the numerics of its weight, the bits of its inputs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from subbyte.graph.layers import Found
+from subbyte.graph.float_model import qualified
+from subbyte.graph.layers import FoundLayer
 from subbyte.numerics.qspec import QSpec
 from subbyte.recipe import Choice, Override, Recipe, rule_of
 
 
 @dataclass(frozen=True)
-class Request:
+class LayerConfig:
     """What a recipe asks for one layer."""
 
     weight: QSpec | None
@@ -21,15 +22,15 @@ class Request:
     activation_rule: Choice
 
 
-def requests_of(
-    layers: list[Found], edge: Collection[str], recipe: Recipe, region: str
-) -> dict[str, Request]:
+def layer_configs(
+    layers: Sequence[FoundLayer], edge: Collection[str], recipe: Recipe, region: str
+) -> dict[str, LayerConfig]:
     """What `recipe` asks for each of `layers`, by its name in the region; `edge`: first and last.
 
-    Layers that no grid can be put on are left out.
+    Layers that cannot be quantized are left out.
     """
     edge = edge if recipe.first_last is not None else ()
-    requests = {}
+    configs = {}
     for layer in layers:
         if layer.reason:
             continue
@@ -39,18 +40,11 @@ def requests_of(
             Override(),
         )
         weight_axis = layer.axis if layer.weight is not None else None
-        requests[layer.name] = _request(recipe, override, layer.name in edge, weight_axis)
-    return requests
+        configs[layer.name] = _config(recipe, override, layer.name in edge, weight_axis)
+    return configs
 
 
-def qualified(region: str, name: str) -> str:
-    """The user's name of what is called `name` in a region, which may be a layer itself."""
-    if region and name == "weight":
-        return region
-    return f"{region}.{name}" if region else name
-
-
-def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -> Request:
+def _config(recipe: Recipe, override: Override, edge: bool, axis: int | None) -> LayerConfig:
     given = override.model_fields_set
     weights, activations = recipe.weights, recipe.activations
     if edge:
@@ -63,7 +57,9 @@ def _request(recipe: Recipe, override: Override, edge: bool, axis: int | None) -
     spec = None
     if weights is not None and axis is not None:
         spec = _weight_spec(recipe, override, weights, axis if per_channel else None)
-    return Request(spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"))
+    return LayerConfig(
+        spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations")
+    )
 
 
 def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None) -> QSpec:

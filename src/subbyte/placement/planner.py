@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from subbyte.graph.layers import Found, carries_data, last_layers, results
+from subbyte.graph.float_model import qualified
+from subbyte.graph.layers import FoundLayer, carries_data, last_layers, results
 from subbyte.graph.operators import (
     ADD,
     CONV,
@@ -22,11 +23,10 @@ from subbyte.graph.operators import (
     tensor_inputs,
     tensor_readers,
 )
-from subbyte.placement.layer_config import Request, qualified
+from subbyte.placement.layer_config import LayerConfig
 from subbyte.recipe import Choice, Recipe, rule_of
 
 OTHER_BITS = 8  # of tensors that no layer reads
-ORT = "onnxruntime"  # the runtime that computes on integers only what is on a grid on all sides
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Site:
 
 
 @dataclass
-class Plan:
+class RegionPlan:
     """Where activations of a region are put on a grid.
 
     sites: after which node a grid stands, and whose. edges: which of a node's readers read the
@@ -84,21 +84,21 @@ class Part:
 
     region: str
     graph: fx.Graph
-    layers: list[Found]
-    requests: dict[str, Request]
+    layers: tuple[FoundLayer, ...]
+    configs: dict[str, LayerConfig]
     inner: frozenset[fx.Node]
     ends: frozenset[fx.Node]
 
 
-def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Plan:
+def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> RegionPlan:
     """Walk the graph backwards: readers ask, and what they ask moves up to where values arise.
 
     given: what other regions ask for results of this one.
     """
-    graph, layers, requests = part.graph, part.layers, part.requests
-    plan, asked = Plan(), dict[fx.Node, Site]()
+    graph, layers, configs = part.graph, part.layers, part.configs
+    plan, asked = RegionPlan(), dict[fx.Node, Site]()
     data = carries_data(graph)
-    by_node = {layer.node: layer for layer in layers if layer.name in requests}
+    by_node = {layer.node: layer for layer in layers if layer.name in configs}
     other = Choice(*rule_of(recipe.ranges, "activations"))
     on_grid = _results_on_grid(part, data)
     convolved = _derived(graph, on_grid, {layer.node for layer in layers})
@@ -129,11 +129,11 @@ def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Plan:
             for reader, source in _kept_on_grid(node, data, convolved):
                 ask(source, reader, Site(None, other))
         layer = by_node.get(node)
-        if layer is not None and requests[layer.name].activation_bits is not None:
-            request, name = requests[layer.name], qualified(part.region, layer.name)
+        if layer is not None and configs[layer.name].activation_bits is not None:
+            config, name = configs[layer.name], qualified(part.region, layer.name)
             for source in layer.inputs:
                 if source in data:
-                    site = Site(request.activation_bits, request.activation_rule, [name])
+                    site = Site(config.activation_bits, config.activation_rule, [name])
                     # OpenVINO multiplies activations on integers only if their zero points are 0.
                     site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
                     ask(source, node, site)
@@ -141,7 +141,7 @@ def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Plan:
     return plan
 
 
-def all_readers_ask(node: fx.Node, plan: Plan) -> bool:
+def all_readers_ask(node: fx.Node, plan: RegionPlan) -> bool:
     """Whether everything that reads a tensor reads it on a grid."""
     return plan.edges.get(node, set()) == set(tensor_readers(node))
 
@@ -154,10 +154,10 @@ def _results_on_grid(part: Part, data: set[fx.Node]) -> set[fx.Node]:
     """
     last, found = last_layers(part.graph, part.layers, part.ends), set()
     for layer in part.layers:
-        request = part.requests.get(layer.name)
-        if layer.operation != "conv" or layer.name in last or request is None:
+        config = part.configs.get(layer.name)
+        if layer.operation != "conv" or layer.name in last or config is None:
             continue
-        on_grids = request.weight is not None and request.activation_bits is not None
+        on_grids = config.weight is not None and config.activation_bits is not None
         if not on_grids or layer.inputs[0] not in data:
             continue
         users = tensor_readers(layer.node)
@@ -212,13 +212,13 @@ def _kept_on_grid(
     return []
 
 
-def for_one_runtime(plan: Plan) -> set[fx.Node]:
-    """Behind which nodes a grid stands that OpenVINO needs not, unlike ONNX Runtime.
+def spared_by_fusion(plan: RegionPlan) -> set[fx.Node]:
+    """The nodes whose values a target that fuses kernels need not quantize, as OpenVINO.
 
-    Nothing that reads it computes on integers, or it is within one kernel: OpenVINO computes a
+    Nothing with an int8 kernel reads them, or they are within one kernel: OpenVINO computes a
     convolution and the function or sum that reads it in one kernel, in float, and a product with
-    what a function gives likewise. There a grid would cost accuracy, and time as well. Of two
-    convolutions that are summed, the second one's result is stored, and on a grid.
+    what a function gives likewise. There quantization would cost accuracy, and time as well. Of two
+    convolutions that are summed, the second one's result is stored, and quantized.
     """
     uses = Counter(id(site.root()) for site in plan.sites.values())
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from subbyte.errors import unknown
-from subbyte.targets import names
+from subbyte.targets import module, names
 from subbyte.targets.onnx.graph import Rewrite
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress
@@ -58,21 +57,17 @@ def runtime(name: str) -> Runtime:
     """
     if name not in names():
         raise unknown("runtime", name, names())
-    loaded: Runtime = _module(name)
+    loaded: Runtime = module(name)
     return loaded
 
 
 def rewrites(name: str | None) -> Sequence[Rewrite]:
     """What makes a runtime's form of an exported graph; `None`: the form for all runtimes."""
-    common: Sequence[Rewrite] = _module("portable").REWRITES
+    common: Sequence[Rewrite] = module("portable").REWRITES
     if name is None:
         return common
     own: Sequence[Rewrite] = getattr(runtime(name), "REWRITES", common)
     return own
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"subbyte.targets.{name}")
 
 
 def simulated(model: torch.nn.Module, device: str) -> Run:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from subbyte.errors import SubbyteError
+from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
@@ -25,6 +26,8 @@ from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import refused
 
 EXTRA = "onnxruntime"
+# It runs a convolution with an int8 kernel only if all that the convolution gives is quantized.
+HINTS = TargetHints("onnxruntime", quantized_results=True)
 REWRITES = (
     only_for("onnxruntime"),
     merge_limits,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from subbyte.errors import SubbyteError
+from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
@@ -22,6 +23,8 @@ from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.refusal import refused
 
 EXTRA = "openvino"
+# It computes a convolution and what reads it in one kernel, in float: there a grid costs accuracy.
+HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (
     only_for("openvino"),
     merge_limits,

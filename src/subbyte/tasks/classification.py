@@ -1,4 +1,4 @@
-"""Classifiers in a run: labelled images in, logits out."""
+"""Classifiers: labelled images in, logits out."""
 
 from __future__ import annotations
 
@@ -10,33 +10,39 @@ from typing import Any
 import numpy as np
 import torch
 
-from subbyte.app.experiment import Experiment
-from subbyte.data import Data, open_data
+from subbyte.data import Data, open_calibration, open_data, open_evaluation, read_image_tensor
+from subbyte.data.config import DataConfig
 from subbyte.data.preprocessing import Preprocessing
+from subbyte.data.selection import simulation_indices
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint, mismatch
+from subbyte.graph.float_model import FloatModel, Regional
+from subbyte.methods.common.output_loss import check_logits
 from subbyte.models import ModelSpec
-from subbyte.placement.simulation import Captured
-from subbyte.targets import base as verify
-from subbyte.tasks.base import Task
-from subbyte.tasks.metrics import classification as task
+from subbyte.placement.simulation import Simulation
+from subbyte.targets import base as targets_
+from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
+from subbyte.tasks.metrics import classification as metrics
 from subbyte.utils.progress import Progress
+
+NAME = "classification"
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The images of a classifier; see `measure.task.Task`.
+    """The images of a classifier; see `tasks.base.Task`.
 
     `classes`: what the outputs stand for; `images`: the first ones of the calibration, [N, C, H,
-    W], on `device`, where the simulation runs.
+    W], on `device`, where the simulation runs; `simulated_images`: numbers of evaluation images.
     """
 
     data: Data
     classes: tuple[str, ...]
     images: torch.Tensor
     device: str
-    name: str = "classification"
-    primary_metric: str = task.PRIMARY_METRIC
+    simulated_images: tuple[int, ...]
+    name: str = NAME
+    primary_metric: str = metrics.PRIMARY_METRIC
     postprocess: bool = True
     reshapes: bool = False
 
@@ -50,21 +56,24 @@ class Classification:
         """A file takes what the model takes."""
         return (self.images,)
 
-    def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> verify.Run:
+    def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> targets_.Run:
         """Logits by PyTorch."""
         del as_written
-        return verify.simulated(model, self.device)
+        return targets_.simulated(model, self.device)
 
-    def deployed(self, session: verify.Session, captured: Captured) -> verify.Run:
+    def deployed(self, session: targets_.Session, model: Regional) -> targets_.Run:
         """Logits by a runtime."""
-        del captured
-        return verify.deployed(session)
+        del model
+        return targets_.deployed(session)
 
-    def outputs(self, parts: Iterable[Any], targets: Sequence[Any]) -> task.Outputs:
-        """Logits and labels of all images."""
+    def outputs(
+        self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
+    ) -> metrics.Outputs:
+        """Logits and labels."""
+        del numbers
         return joined(parts, targets)
 
-    def scores(self, outputs: task.Outputs) -> tuple[dict[str, Any], list[str]]:
+    def score(self, outputs: metrics.Outputs) -> tuple[dict[str, Any], list[str]]:
         """top-1 and top-5, with an interval."""
         return scores(outputs), []
 
@@ -72,35 +81,39 @@ class Classification:
         """Every file of a classifier gives logits."""
         raise AssertionError("a classifier's outputs are its file's")
 
-    def changed(
-        self, reference: task.Outputs, outputs: task.Outputs, captured: Captured
-    ) -> dict[str, Any]:
-        """Agreement of the top-1 with float, and the noise in the logits."""
-        del captured
+    def compare(self, simulated: metrics.Outputs, outputs: metrics.Outputs) -> dict[str, Any]:
+        """The share of images with the same top-1, and the largest difference of a logit."""
         return {
-            "agreement_with_float": task.agreement(reference, outputs),
-            "sqnr_db": task.sqnr_db(reference, outputs),
+            "agreement": metrics.agreement(simulated, outputs),
+            "max_abs_diff": metrics.largest_difference(simulated, outputs),
         }
 
-    def agreement(self, one: task.Outputs, other: task.Outputs) -> float:
-        """The share of images with the same top-1."""
-        return task.agreement(one, other)
+    def compare_with_float(
+        self,
+        reference: metrics.Outputs,
+        outputs: metrics.Outputs,
+        quantized: Simulation,
+        float_model: FloatModel,
+    ) -> dict[str, Any]:
+        """Agreement of the top-1 with float, and the noise in the logits."""
+        del quantized, float_model
+        return {
+            "agreement_with_float": metrics.agreement(reference, outputs),
+            "sqnr_db": metrics.sqnr_db(reference, outputs),
+        }
 
-    def largest_difference(self, one: task.Outputs, other: task.Outputs) -> float:
-        """Of a logit."""
-        return task.largest_difference(one, other)
+    def save(self, outputs: metrics.Outputs, path: Path) -> None:
+        """Logits and labels, and which evaluation images they are of."""
+        numbers = np.array(self.simulated_images, np.int64)
+        np.savez(path, logits=outputs.logits, labels=outputs.labels, images=numbers)
 
-    def save(self, outputs: task.Outputs, path: Path) -> None:
-        """Logits and labels."""
-        np.savez(path, logits=outputs.logits, labels=outputs.labels)
-
-    def load(self, path: Path) -> task.Outputs:
+    def load(self, path: Path) -> metrics.Outputs:
         """What `save` wrote."""
         with np.load(path) as arrays:
-            return task.Outputs(arrays["logits"], arrays["labels"])
+            return metrics.Outputs(arrays["logits"], arrays["labels"])
 
     def illustrate(
-        self, folder: Path, name: str, reference: task.Outputs, outputs: task.Outputs
+        self, folder: Path, name: str, reference: metrics.Outputs, outputs: metrics.Outputs
     ) -> None:
         """Logits are no pictures."""
 
@@ -117,48 +130,118 @@ class Classification:
         }
 
 
-def open_task(
-    experiment: Experiment, spec: ModelSpec, progress: Progress
-) -> tuple[Task, Experiment]:
-    """The images of an experiment with a classifier, and the experiment with what was resolved.
+def claims(data: DataConfig) -> bool:
+    """No key is a classifier's alone."""
+    del data
+    return False
 
-    Raises `SubbyteError` if the images are not as they should be, or the model does not make
-    logits of them.
+
+def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, DataConfig]:
+    """The images for a classifier, and the data with what was resolved of it.
+
+    Raises:
+        SubbyteError: The images are not as they should be, or the model does not make logits of
+            them.
     """
-    if not experiment.export.postprocess:
+    if not asked.postprocess:
         raise SubbyteError(
             "export.postprocess is false, which has a meaning for detectors alone: leave it out"
         )
     found = open_data(
-        experiment.data,
+        asked.data,
         spec.preprocessing,
-        seed=experiment.seed,
-        batch_size=experiment.batch_size,
+        seed=asked.seed,
+        batch_size=asked.batch_size,
         progress=progress,
     )
-    images = next(iter(found.calibration))["inputs"].to(experiment.device)
+    images = next(iter(found.calibration))["inputs"].to(asked.device)
     with progress.working("checking the model's outputs"):
         outputs = _outputs(spec.module, images, spec.preprocessing)
     data = found.labelled(outputs, spec.classes)
-    opened = Classification(data, spec.classes or data.classes, images, experiment.device)
-    return opened, _resolved(experiment, data)
+    chosen = simulation_indices(data.evaluation.images, asked.simulation_images)
+    opened = Classification(data, spec.classes or data.classes, images, asked.device, chosen)
+    return opened, _resolved(asked.data, data)
 
 
-def joined(parts: Iterable[np.ndarray], targets: Sequence[Any]) -> task.Outputs:
+def calibration(
+    source: str, spec: ModelSpec, asked: Mapping[str, Any], device: str, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Calibration images alone, and the preprocessing for a file; see `tasks.base.TaskFile`."""
+    del device
+    batches = open_calibration(source, spec.preprocessing, **asked, progress=progress)
+    preprocessing = spec.preprocessing or Preprocessing()
+    return batches, {"preprocessing": preprocessing.model_dump(mode="json")}
+
+
+def evaluate(
+    file: OnnxFile, source: str, classes: Path | None, batch_size: int, progress: Progress
+) -> dict[str, Any]:
+    """top-1 and top-5 of a file on labelled images; see `tasks.base.TaskFile`."""
+    preprocessing = Preprocessing(**file.metadata["preprocessing"])
+    run = targets_.deployed(file.load())
+    found = open_evaluation(
+        source, preprocessing, classes=classes, batch_size=batch_size, progress=progress
+    )
+    first = run(next(iter(found.batches))["inputs"])
+    images = found.labelled(first.shape[1], file.metadata.get("classes"))
+    parts, labels = targets_.collected({NAME: run}, images.batches, progress, "evaluating")
+    coverage = asdict(images.coverage)
+    notes = list(images.batches.notes)
+    return {**scores(joined(parts[NAME], labels)), "classes": coverage, "notes": notes}
+
+
+def predict(file: OnnxFile, images: Sequence[Path], top: int) -> list[dict[str, Any]]:
+    """The likeliest classes of each image, with their probabilities."""
+    preprocessing = Preprocessing(**file.metadata["preprocessing"])
+    classes = file.metadata.get("classes")
+    tensors = [read_image_tensor(image, preprocessing) for image in images]
+    session = file.load()
+    predictions = []
+    for image, tensor in zip(images, tensors, strict=True):
+        logits = session.run(tensor.numpy())[0][0].astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        order = np.argsort(-shares, kind="stable")[:top]
+        guesses = [
+            {"class": classes[i] if classes else str(i), "probability": float(shares[i])}
+            for i in order
+        ]
+        predictions.append({"image": str(image), "classes": guesses})
+    return predictions
+
+
+def joined(parts: Iterable[np.ndarray], targets: Sequence[Any]) -> metrics.Outputs:
     """The logits and labels of batches, in one."""
     labels = [np.zeros(0, np.int64), *(target.numpy() for target in targets)]
-    return task.Outputs(np.concatenate(list(parts)), np.concatenate(labels))
+    return metrics.Outputs(np.concatenate(list(parts)), np.concatenate(labels))
 
 
-def scores(outputs: task.Outputs) -> dict[str, Any]:
+def scores(outputs: metrics.Outputs) -> dict[str, Any]:
     """Metrics, images and intervals as results have them."""
-    metrics = task.metrics(outputs)
-    interval = task.interval(metrics[task.PRIMARY_METRIC], outputs.images)
+    found = metrics.metrics(outputs)
+    interval = metrics.interval(found[metrics.PRIMARY_METRIC], outputs.images)
     return {
-        "metrics": metrics,
+        "metrics": found,
         "images": outputs.images,
-        "intervals": {task.PRIMARY_METRIC: list(interval)},
+        "intervals": {metrics.PRIMARY_METRIC: list(interval)},
     }
+
+
+def _cells(entry: Mapping[str, Any], *, deployed: bool = False) -> list[str]:
+    """top-1, its interval, and the share of images with the same top-1."""
+    low, high = entry["intervals"][metrics.PRIMARY_METRIC]
+    return [
+        percent(entry["metrics"][metrics.PRIMARY_METRIC]),
+        f"{percent(low, 1)}–{percent(high, 1)}",
+        percent(entry["agreement"] if deployed else entry.get("agreement_with_float")),
+    ]
+
+
+COLUMNS = Columns(
+    names=(f"{metrics.PRIMARY_METRIC} %", "95 % interval", "agree %"),
+    cells=_cells,
+    caption=("agree: same top-1 as float (simulation), as the simulation (runtimes)",),
+)
 
 
 def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing | None) -> int:
@@ -185,16 +268,16 @@ def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing 
             f"the model does not run on images of {height}x{width} with {channels} "
             f"channel{'s' * (channels > 1)}: {complaint(error)}; give data.preprocessing {right}"
         ) from error
-    return task.check_logits(output, len(example)).shape[1]
+    return check_logits(output, len(example)).shape[1]
 
 
-def _resolved(experiment: Experiment, data: Data) -> Experiment:
-    """The experiment with the number of calibration images and the preprocessing in use.
+def _resolved(config: DataConfig, data: Data) -> DataConfig:
+    """The data with the number of calibration images and the preprocessing in use.
 
     What is assumed is not written down, so that a rerun assumes it and says so again.
     """
-    known = experiment.data.model_dump(exclude_unset=True)
+    known = config.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images
-    if experiment.data.name is None and not data.assumed:
+    if config.name is None and not data.assumed:
         known["preprocessing"] = data.preprocessing.model_dump()
-    return experiment.model_copy(update={"data": type(experiment.data)(**known)})
+    return DataConfig(**known)

@@ -1,4 +1,4 @@
-"""Detectors in a run: images of any sizes in, boxes, scores and labels out."""
+"""Detectors: images of any sizes in, boxes, scores and labels out."""
 
 from __future__ import annotations
 
@@ -11,47 +11,62 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from subbyte.app.experiment import Experiment
-from subbyte.data import DetectionData, open_detection
+from subbyte.data import (
+    DetectionData,
+    open_detection,
+    open_detection_calibration,
+    open_detection_evaluation,
+    read_image_tensor,
+)
+from subbyte.data.config import DataConfig
+from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
-from subbyte.detectors.letterbox import Canvas, canvas_for
+from subbyte.data.selection import simulation_indices
+from subbyte.detectors.letterbox import Canvas, canvas_for, canvas_of
+from subbyte.detectors.nms import OUTPUTS
 from subbyte.detectors.raw_outputs import detections_of, running_in
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
+from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec, label_count
-from subbyte.placement.simulation import Captured
-from subbyte.targets.base import Run, Session
-from subbyte.tasks.base import Task
+from subbyte.placement.simulation import Simulation
+from subbyte.targets.base import Run, Session, collected
+from subbyte.targets.onnx.export import output_names
+from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.metrics import coco, voc
-from subbyte.tasks.metrics import detection as task
+from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
 
+NAME = "detection"
 EXAMPLES = 2  # images by which a model is checked and captured
 SQNR_IMAGES = 64
 DRAWN = 4  # scenes of the picture
+SHOWN = ("AP", "AP50")  # metrics that the table of a run has
 Found = dict[str, Any]  # of one image: boxes, scores, labels
 
 
 @dataclass(frozen=True)
 class Detection:
-    """The images of a detector; see `measure.task.Task`.
+    """The images of a detector; see `tasks.base.Task`.
 
     `module`: the float model; `images`: the first ones of the calibration, on `device`, where the
-    simulation runs; `canvas`: how files take images; `postprocess`: files give boxes, and not raw
-    outputs; `is_voc`: the metrics of Pascal VOC are told as well.
+    simulation runs; `letterbox`: how files take images; `simulated_images`: numbers of evaluation
+    images; `postprocess`: files give boxes, and not raw outputs; `is_voc`: the metrics of Pascal
+    VOC are reported as well.
     """
 
     module: torch.nn.Module
     data: DetectionData
     images: list[torch.Tensor]
-    canvas: Canvas
+    letterbox: Canvas
     device: str
+    simulated_images: tuple[int, ...]
     postprocess: bool = True
     is_voc: bool = False
-    name: str = "detection"
-    primary_metric: str = task.PRIMARY_METRIC
+    name: str = NAME
+    primary_metric: str = metrics.PRIMARY_METRIC
 
     @property
     def example(self) -> tuple[Any, ...]:
@@ -61,12 +76,12 @@ class Detection:
     @property
     def written(self) -> tuple[Any, ...]:
         """The same as one tensor."""
-        return (self.canvas.images(self.images),)
+        return (self.letterbox.images(self.images),)
 
     @property
     def reshapes(self) -> bool:
-        """Images on a padded canvas are resized by the model to another size than without."""
-        return self.canvas.fit == "pad"
+        """Images that are padded are resized by the model to another size than without."""
+        return self.letterbox.fit == "pad"
 
     def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> Run:
         """Detections by PyTorch, in each image's own pixels."""
@@ -76,41 +91,44 @@ class Detection:
             images = [image.to(self.device) for image in inputs]
             if not as_written:
                 return [_arrays(found) for found in model(images)]
-            found = [_arrays(found) for found in model(list(self.canvas.images(images)))]
+            found = [_arrays(found) for found in model(list(self.letterbox.images(images)))]
             return [
-                self.canvas.back(one, (image.shape[-2], image.shape[-1]))
+                self.letterbox.back(one, (image.shape[-2], image.shape[-1]))
                 for one, image in zip(found, images, strict=True)
             ]
 
         return run
 
-    def deployed(self, session: Session, captured: Captured) -> Run | None:
+    def deployed(self, session: Session, model: Any) -> Run | None:
         """Detections by a runtime: what its file gives, or made of its file's raw outputs.
 
         Of a model of one region, of which nobody knows how to make them, it does so itself.
         """
         if self.postprocess:
-            return deployed(session, self.canvas)
-        made = detections_of(captured, self.written)
+            return deployed(session, self.letterbox)
+        made = detections_of(model, self.written)
         if made is not None:
-            return deployed(session, self.canvas, made)
-        if len(captured.region_names) > 1:
+            return deployed(session, self.letterbox, made)
+        if len(model.region_names) > 1:
             return None
-        run = self.simulated(captured, as_written=True)
+        run = self.simulated(model, as_written=True)
 
         def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
-            with running_in(session, captured):
+            with running_in(session, model):
                 return run(inputs)  # type: ignore[no-any-return]
 
         return around
 
-    def outputs(self, parts: Iterable[Any], targets: Sequence[Any]) -> task.Outputs:
-        """The detections on all evaluation images."""
+    def outputs(
+        self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
+    ) -> metrics.Outputs:
+        """The detections on the evaluation images of these numbers."""
         del targets
         found = [one for part in parts for one in part]
-        return task.outputs_of(found, [known.image_id for known in self.data.evaluation.objects])
+        objects = self.data.evaluation.objects
+        return metrics.outputs_of(found, [objects[number].image_id for number in numbers])
 
-    def scores(self, outputs: task.Outputs) -> tuple[dict[str, Any], list[str]]:
+    def score(self, outputs: metrics.Outputs) -> tuple[dict[str, Any], list[str]]:
         """COCO's metrics, of Pascal VOC's data VOC's too, and AP of each class."""
         return scores(outputs, self.data, is_voc=self.is_voc)
 
@@ -123,40 +141,43 @@ class Detection:
             f"{type(self.module).__name__} makes boxes of its raw outputs is not known"
         ]
 
-    def changed(
-        self, reference: task.Outputs, outputs: task.Outputs, captured: Captured
+    def compare(self, simulated: metrics.Outputs, outputs: metrics.Outputs) -> dict[str, Any]:
+        """The share of detections that are matched, and the largest difference of their scores."""
+        pairs = enumerate(metrics.matches(simulated, outputs, metrics.AGREEMENT_IOU))
+        shifts = [np.abs(simulated.scores[i][a] - outputs.scores[i][b]) for i, (a, b) in pairs]
+        joined = np.concatenate([np.empty(0, np.float32), *shifts])
+        return {
+            "agreement": metrics.agreement(simulated, outputs),
+            "max_abs_diff": float(joined.max()) if joined.size else None,
+        }
+
+    def compare_with_float(
+        self,
+        reference: metrics.Outputs,
+        outputs: metrics.Outputs,
+        quantized: Simulation,
+        float_model: FloatModel,
     ) -> dict[str, Any]:
         """Which objects were lost and gained, and the noise in the raw outputs."""
         return {
-            "agreement_with_float": task.agreement(reference, outputs),
-            "sqnr_db": self._sqnr_db(captured),
+            "agreement_with_float": metrics.agreement(reference, outputs),
+            "sqnr_db": self._sqnr_db(quantized, float_model),
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
-    def agreement(self, one: task.Outputs, other: task.Outputs) -> float:
-        """The share of detections that are matched."""
-        return task.agreement(one, other)
-
-    def largest_difference(self, one: task.Outputs, other: task.Outputs) -> float | None:
-        """Of the score of a matched detection."""
-        pairs = enumerate(task.matches(one, other, task.AGREEMENT_IOU))
-        shifts = [np.abs(one.scores[i][a] - other.scores[i][b]) for i, (a, b) in pairs]
-        joined = np.concatenate([np.empty(0, np.float32), *shifts])
-        return float(joined.max()) if joined.size else None
-
-    def save(self, outputs: task.Outputs, path: Path) -> None:
+    def save(self, outputs: metrics.Outputs, path: Path) -> None:
         """Boxes, scores and labels."""
         outputs.save(path)
 
-    def load(self, path: Path) -> task.Outputs:
+    def load(self, path: Path) -> metrics.Outputs:
         """What `save` wrote."""
-        return task.load(path)
+        return metrics.load(path)
 
     def illustrate(
-        self, folder: Path, name: str, reference: task.Outputs, outputs: task.Outputs
+        self, folder: Path, name: str, reference: metrics.Outputs, outputs: metrics.Outputs
     ) -> None:
         """A few scenes as `scenes.png`, at the float model's own operating point."""
-        first = replace(self.data.evaluation, limit=min(DRAWN, self.data.evaluation.images))
+        first = self.data.evaluation.take(self.simulated_images[:DRAWN])
         images = [image for batch in first for image in batch["inputs"]]
         point = changes(reference, outputs, self.data.evaluation.objects)["threshold"]
         draw_scenes(
@@ -179,12 +200,12 @@ class Detection:
         return {
             "task": self.name,
             "preprocessing": None,
-            "images": self.canvas.facts(),
+            "images": self.letterbox.facts(),
             "classes": list(self.data.classes),
         }
 
     @torch.no_grad()
-    def _sqnr_db(self, captured: Captured) -> float | None:
+    def _sqnr_db(self, quantized: Simulation, float_model: FloatModel) -> float | None:
         """Energy of the float raw outputs over that of the error, on the first images, in dB.
 
         `None` without any error, and where the outputs are not of the same shape, as of proposals.
@@ -193,9 +214,8 @@ class Detection:
         images = min(SQNR_IMAGES, self.data.evaluation.images)
         for batch in replace(self.data.evaluation, limit=images):
             inputs = [image.to(self.device) for image in batch["inputs"]]
-            outputs = _tensors(captured.raw(inputs))
-            with captured.in_float():
-                exact = _tensors(captured.raw(inputs))
+            outputs = _tensors(quantized.raw(inputs))
+            exact = _tensors(float_model.raw(inputs))
             if [x.shape for x in outputs] != [x.shape for x in exact]:
                 return None
             for one, other in zip(exact, outputs, strict=True):
@@ -204,43 +224,81 @@ class Detection:
         return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 
-def open_task(
-    experiment: Experiment, spec: ModelSpec, progress: Progress
-) -> tuple[Task, Experiment]:
-    """The images of an experiment with a detector, and the experiment with what was resolved.
+def claims(data: DataConfig) -> bool:
+    """Whether `data` has a key that only detectors' data has."""
+    return data.is_detection
 
-    Raises `SubbyteError` if the images are not as they should be, the model does not make
-    detections of them, or has other classes.
+
+def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, DataConfig]:
+    """The images for a detector, and the data with what was resolved of it.
+
+    Raises:
+        SubbyteError: The images are not as they should be, the model does not make detections of
+            them, or it has other classes.
     """
     found = open_detection(
-        experiment.data,
-        seed=experiment.seed,
-        batch_size=experiment.batch_size,
-        progress=progress,
+        asked.data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
     )
-    few = replace(found.calibration, limit=min(EXAMPLES, found.calibration.images))
-    images = [image.to(experiment.device) for batch in few for image in batch["inputs"]]
+    images = _examples(found.calibration, asked.device)
     with progress.working("checking the model's detections"):
         check_detector(spec.module, images)
     data = found.labelled(label_count(spec.module), spec.classes)
     sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
-    canvas = canvas_for(spec.module, sizes)
+    letterbox = canvas_for(spec.module, sizes)
     opened = Detection(
         module=spec.module,
-        data=replace(data, notes=(*data.notes, *_of_sizes(canvas, sizes))),
+        data=replace(data, notes=(*data.notes, *_of_sizes(letterbox, sizes))),
         images=images,
-        canvas=canvas,
-        device=experiment.device,
-        postprocess=experiment.export.postprocess,
-        is_voc=experiment.data.name is None and format_of(experiment.data) == "voc",
+        letterbox=letterbox,
+        device=asked.device,
+        simulated_images=simulation_indices(data.evaluation.images, asked.simulation_images),
+        postprocess=asked.postprocess,
+        is_voc=asked.data.name is None and format_of(asked.data) == "voc",
     )
-    known = experiment.data.model_dump(exclude_unset=True)
+    known = asked.data.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images
-    return opened, experiment.model_copy(update={"data": type(experiment.data)(**known)})
+    return opened, DataConfig(**known)
+
+
+def calibration(
+    source: str, spec: ModelSpec, asked: Mapping[str, Any], device: str, progress: Progress
+) -> tuple[Any, dict[str, Any]]:
+    """Calibration images alone, and how a file takes images; see `tasks.base.TaskFile`."""
+    batches = open_detection_calibration(source, **asked, progress=progress)
+    check_detector(spec.module, _examples(batches, device))
+    letterbox = canvas_for(spec.module, {found.size for found in batches.objects})
+    return batches, {"preprocessing": None, "images": letterbox.facts()}
+
+
+def evaluate(
+    file: OnnxFile, source: str, classes: Path | None, batch_size: int, progress: Progress
+) -> dict[str, Any]:
+    """COCO's metrics of a file, and of VOC's data VOC's; see `tasks.base.TaskFile`."""
+    run = _run(file)
+    found, is_voc = open_detection_evaluation(
+        source, classes=classes, batch_size=batch_size, progress=progress
+    )
+    names = file.metadata["classes"]
+    data = found.labelled(None if names is None else len(names) + 1, names)
+    parts, _ = collected({NAME: run}, data.evaluation, progress, "evaluating")
+    ids = [known.image_id for known in data.evaluation.objects]
+    outputs = metrics.outputs_of([one for part in parts[NAME] for one in part], ids)
+    entry, notes = scores(outputs, data, is_voc=is_voc)
+    return {**entry, "notes": [*data.notes, *notes]}
+
+
+def predict(file: OnnxFile, images: Sequence[Path], top: int) -> list[dict[str, Any]]:
+    """The objects on each image, those of the highest scores."""
+    plain = [read_image_tensor(image, PLAIN) for image in images]
+    run, classes = _run(file), file.metadata.get("classes")
+    return [
+        {"image": str(image), "objects": _objects(run(list(tensor))[0], classes, top)}
+        for image, tensor in zip(images, plain, strict=True)
+    ]
 
 
 def scores(
-    outputs: task.Outputs, data: DetectionData, *, is_voc: bool
+    outputs: metrics.Outputs, data: DetectionData, *, is_voc: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Metrics, images and AP of each class as results have them, and notes."""
     truth = data.evaluation.objects
@@ -250,15 +308,15 @@ def scores(
     return entry | {"per_class": found.per_class}, list(found.notes)
 
 
-def deployed(session: Session, canvas: Canvas, made: Any = list) -> Run:
+def deployed(session: Session, letterbox: Canvas, made: Any = list) -> Run:
     """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
 
     def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
-        *rows, counts = made(session.run(canvas.images(inputs).numpy()))
+        *rows, counts = made(session.run(letterbox.images(inputs).numpy()))
         found = []
         for i, (image, count) in enumerate(zip(inputs, counts.tolist(), strict=True)):
-            own = {key: row[i, :count] for key, row in zip(task.KEYS, rows, strict=True)}
-            found.append(canvas.back(own, (image.shape[-2], image.shape[-1])))
+            own = {key: row[i, :count] for key, row in zip(metrics.KEYS, rows, strict=True)}
+            found.append(letterbox.back(own, (image.shape[-2], image.shape[-1])))
         return found
 
     return run
@@ -276,10 +334,68 @@ def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
             f"the model does not run on a list of images [3, H, W]: {complaint(error)}; a detector "
             "takes such a list, with values in [0, 1], so wrap the model in a module that does"
         ) from error
-    task.check_detections(output, len(images))
+    metrics.check_detections(output, len(images))
 
 
-def _of_sizes(canvas: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
+def _lost(entry: Mapping[str, Any]) -> str:
+    """Shares of the objects that quantization lost and gained."""
+    found = entry.get("objects") or {}
+    if found.get("lost") is None:
+        return "–"
+    return f"{percent(found['lost'], 1)}/{percent(found['gained'], 1)}"
+
+
+def _cells(entry: Mapping[str, Any], *, deployed: bool = False) -> list[str]:
+    """AP, agreement, and, of the simulation, the objects lost and gained."""
+    return [
+        *(percent(entry["metrics"][metric]) for metric in SHOWN),
+        percent(entry["agreement"] if deployed else entry.get("agreement_with_float")),
+        "" if deployed else _lost(entry),
+    ]
+
+
+COLUMNS = Columns(
+    names=(*(f"{metric} %" for metric in SHOWN), "agree %", "lost/gained %"),
+    cells=_cells,
+    caption=(
+        "agree: detections matched with float's (simulation), with the simulation's "
+        "(runtimes), of the same class and at IoU 0.9",
+        "lost/gained: detections at the score where float's F1 is best, as shares of float's",
+    ),
+    raw_latency=True,
+)
+
+
+def _examples(batches: Any, device: str) -> list[torch.Tensor]:
+    """The first images."""
+    few = replace(batches, limit=min(EXAMPLES, batches.images))
+    return [image.to(device) for batch in few for image in batch["inputs"]]
+
+
+def _run(file: OnnxFile) -> Run:
+    """Run a detector's file; `SubbyteError` if it gives no boxes."""
+    if output_names(file.path) != list(OUTPUTS):
+        raise SubbyteError(
+            f"{file.path} gives raw outputs and no boxes: name a file that was written with "
+            "post-processing (export.postprocess: true)"
+        )
+    return deployed(file.load(), canvas_of(file.metadata["images"]))
+
+
+def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict[str, Any]]:
+    """The detections of the highest scores, as plain data."""
+    rows = zip(found["labels"].tolist(), found["scores"], found["boxes"], strict=True)
+    return [
+        {
+            "class": classes[label - 1] if classes and label <= len(classes) else str(label),
+            "score": float(score),
+            "box": [round(float(side), 2) for side in box],
+        }
+        for label, score, box in list(rows)[:top]
+    ]
+
+
+def _of_sizes(letterbox: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
     """What is done where images are of several sizes and files take one."""
     if len(sizes) == 1:
         return []
@@ -288,15 +404,15 @@ def _of_sizes(canvas: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
         "pad": "to which images are resized as far as they fit, and filled up; the simulation of "
         "the file sees them so too, the others see images as they are",
     }
-    height, width = canvas.size
+    height, width = letterbox.size
     return [
         f"images are of {len(sizes)} sizes, and files take one, {height} high and {width} wide, "
-        f"{how[canvas.fit]}"
+        f"{how[letterbox.fit]}"
     ]
 
 
 def _arrays(found: Mapping[str, torch.Tensor]) -> Found:
-    return {key: found[key].detach().cpu().numpy() for key in task.KEYS}
+    return {key: found[key].detach().cpu().numpy() for key in metrics.KEYS}
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:

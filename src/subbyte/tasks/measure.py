@@ -1,24 +1,27 @@
-"""One entry of the results: a model in its simulation and in each runtime, on the same images."""
+"""One entry of the results: a model in its simulation and in each runtime."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from subbyte.placement.simulation import Captured
-from subbyte.targets import base as verify
+from subbyte.calibration import clipping
+from subbyte.graph.float_model import FloatModel, Regional
+from subbyte.placement.simulation import Simulation, simulate
+from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Task, arrays, one_image
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
 
 LATENCY_BATCH = 1
+SIMULATION = "simulation"
+Runs = Mapping[str, targets.Run]
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,17 @@ class Deployed:
     raw: empty where there are no such files.
     """
 
-    captured: Captured
+    model: Regional
     paths: Mapping[str, Path]
     raw: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The float model, and its outputs for the images that the simulation takes."""
+
+    model: FloatModel
+    outputs: Any
 
 
 @dataclass(frozen=True)
@@ -48,28 +59,36 @@ def measure(
     files: Deployed,
     name: str,
     progress: Progress,
-    reference: Any | None,
+    reference: Reference | None,
 ) -> Measured:
-    """Metrics of the simulation and of each runtime on the same images, and latency.
+    """Metrics of the simulation and of each runtime, and latency.
 
-    Each runtime is compared with the simulation of its file. `reference`: the float model's
-    outputs.
+    Runtimes run all evaluation images, simulations those of `task.simulated_images`. Each runtime
+    is compared with the simulation of its file on the images that both have.
+
+    Args:
+        task: The images, and how outputs are read.
+        model: The simulation; of the float model the user's own module.
+        files: The model's files.
+        name: Of the entry, for the progress.
+        progress: Shows how far it is.
+        reference: The float model to compare with; `None` where the entry is its own.
     """
-    runtimes = {key: verify.runtime(key) for key in files.paths}
+    runtimes = {key: targets.runtime(key) for key in files.paths}
     threads = os.cpu_count() or 1
     sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
-    runs = {"simulation": task.simulated(model)}
-    runs |= {_simulation(key): _placed(task, model, key) for key in _apart(task, model, runtimes)}
-    deployed = {key: task.deployed(session, files.captured) for key, session in sessions.items()}
-    runs |= {key: run for key, run in deployed.items() if run is not None}
-    parts, targets = verify.collected(runs, task.data.evaluation, progress, f"{name}: evaluating")
-    outputs = {key: task.outputs(parts.pop(key), targets) for key in runs}
-    scores = {key: task.scores(found) for key, found in outputs.items()}
-    simulated = outputs["simulation"]
-    entry, notes = dict(scores["simulation"][0]), list(scores["simulation"][1])
-    if reference is not None:
-        with _uncounted(files.captured):
-            entry |= task.changed(reference, simulated, files.captured)
+    simulated = {SIMULATION: task.simulated(model)}
+    simulated |= {_twin(key): _placed(task, model, key) for key in _apart(task, model, runtimes)}
+    made = {key: task.deployed(session, files.model) for key, session in sessions.items()}
+    deployed = {key: run for key, run in made.items() if run is not None}
+    outputs = _outputs(task, simulated, deployed, name, progress)
+    scores = {key: task.score(found) for key, found in outputs.items()}
+    entry, notes = dict(scores[SIMULATION][0]), list(scores[SIMULATION][1])
+    if reference is not None and isinstance(model, Simulation):
+        with clipping.not_counting(model):
+            entry |= task.compare_with_float(
+                reference.outputs, outputs[SIMULATION], model, reference.model
+            )
     if threads != machine.threads():  # the latency's: what is loaded already will do if they agree
         threads = machine.threads()
         sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
@@ -77,82 +96,90 @@ def measure(
     for key in progress.track(list(runtimes), f"{name}: measuring latency"):
         own: dict[str, Any] = {"file": files.paths[key].name, "version": runtimes[key].version()}
         if key in outputs:
-            twin = _simulation(key) if _simulation(key) in outputs else "simulation"
             found, said = scores[key]
-            own |= found | _fidelity(task, outputs[twin], outputs[key], scores[twin][0])
+            own |= found | _fidelity(task, outputs, scores, key)
             notes += [f"{key}: {note}" for note in said if note not in notes]
         else:
             found, said = task.unmeasured()
             own |= {**found, "simulated": None, "agreement": None, "max_abs_diff": None}
+            own["agreement_images"] = 0
             notes += [note for note in said if note not in notes]
         own |= _latencies(task, files, key, sessions[key])
         own["int8_ops"] = sessions[key].int8_ops()
-        own["int8_candidates"] = sum(layer.integer for layer in getattr(model, "layers", []))
+        own["int8_candidates"] = _int8_candidates(model)
         entry["deployed"][key] = own
-    return Measured(entry, simulated, notes)
+    return Measured(entry, outputs[SIMULATION], notes)
 
 
-def _simulation(runtime: str) -> str:
+def _outputs(
+    task: Task, simulated: Runs, deployed: Runs, name: str, progress: Progress
+) -> dict[str, Any]:
+    """What each run gives: those in runtimes for all images, the others for some of them."""
+    evaluation, some = task.data.evaluation, task.simulated_images
+    everything = tuple(range(evaluation.images))
+    passes = [({**simulated, **deployed}, everything, f"{name}: evaluating")]
+    if some != everything:
+        passes = [(dict(deployed), everything, f"{name}: evaluating")] if deployed else []
+        passes.append((dict(simulated), some, f"{name}: simulating"))
+    outputs: dict[str, Any] = {}
+    for runs, numbers, described in passes:
+        batches = evaluation if numbers == everything else evaluation.take(numbers)
+        parts, labels = targets.collected(runs, batches, progress, described)
+        outputs |= {key: task.outputs(parts.pop(key), labels, numbers) for key in runs}
+    return outputs
+
+
+def _twin(runtime: str) -> str:
+    """The name of the simulation of a runtime's own file."""
     return f"simulation of {runtime}'s file"
 
 
 def _apart(task: Task, model: torch.nn.Module, runtimes: Iterable[str]) -> list[str]:
-    """The runtimes whose file has not all the grids of the simulation, or not its images."""
+    """The runtimes whose file has not all the quantizers of the simulation, or not its images."""
     if task.reshapes:
         return list(runtimes)
-    if not isinstance(model, Captured):
-        return []
-    return [key for key in runtimes if not all(t.stands_for(key) for t in model.tensors)]
+    tensors = model.placement.tensors if isinstance(model, Simulation) else ()
+    return [key for key in runtimes if not all(tensor.stands_for(key) for tensor in tensors)]
 
 
-def _placed(task: Task, model: torch.nn.Module, runtime: str) -> verify.Run:
-    """Simulate what the file for `runtime` computes. What it clips is not counted."""
-    run = task.simulated(model, as_written=True)
-    if not isinstance(model, Captured):
-        return run
-
-    def placed(inputs: Any) -> Any:
-        with model.placed_for(runtime), _uncounted(model):
-            return run(inputs)
-
-    return placed
+def _placed(task: Task, model: torch.nn.Module, runtime: str) -> targets.Run:
+    """Simulate what the file for `runtime` computes; what it clips is not counted."""
+    if isinstance(model, Simulation):
+        placement = model.placement.for_target(runtime)
+        model = simulate(model.float_model, placement, model.params)
+    return task.simulated(model, as_written=True)
 
 
-@contextmanager
-def _uncounted(captured: Captured) -> Iterator[None]:
-    counts = [(quantizer, quantizer.clipping) for _, quantizer in captured.quantizers()]
-    for quantizer, _ in counts:
-        quantizer.clipping = None
-    try:
-        yield
-    finally:
-        for quantizer, count in counts:
-            quantizer.clipping = count
+def _int8_candidates(model: torch.nn.Module) -> int:
+    layers = model.placement.layers if isinstance(model, Simulation) else ()
+    return sum(layer.integer for layer in layers)
 
 
 def _fidelity(
-    task: Task, simulated: Any, outputs: Any, expected: Mapping[str, Any]
+    task: Task, outputs: Mapping[str, Any], scores: Mapping[str, Any], runtime: str
 ) -> dict[str, Any]:
     """How a runtime's own outputs differ from those of the simulation of its file."""
+    twin = _twin(runtime) if _twin(runtime) in outputs else SIMULATION
+    common = outputs[runtime].take(task.simulated_images)
     return {
-        "simulated": expected["metrics"],
-        "agreement": task.agreement(simulated, outputs),
-        "max_abs_diff": task.largest_difference(simulated, outputs),
+        "simulated": scores[twin][0]["metrics"],
+        **task.compare(outputs[twin], common),
+        "agreement_images": len(task.simulated_images),
     }
 
 
-def _latencies(task: Task, files: Deployed, key: str, session: verify.Session) -> dict[str, Any]:
+def _latencies(task: Task, files: Deployed, key: str, session: targets.Session) -> dict[str, Any]:
     """Latency at batch 1; of a detector's file also without what follows on the raw outputs."""
     image = one_image(task.written)
-    inputs = arrays(onnx.arguments(files.captured, image, task.postprocess))
+    inputs = arrays(onnx.arguments(files.model, image, task.postprocess))
     found = {
-        "latency_ms": verify.latency_ms(session, *inputs),
+        "latency_ms": targets.latency_ms(session, *inputs),
         "latency_batch": LATENCY_BATCH,
         "latency_threads": machine.threads(),
     }
     if not task.postprocess:
         found["latency_raw_ms"] = found["latency_ms"]
     elif key in files.raw:
-        raw = verify.runtime(key).load(files.raw[key], machine.threads())
-        found["latency_raw_ms"] = verify.latency_ms(raw, *inputs)
+        raw = targets.runtime(key).load(files.raw[key], machine.threads())
+        found["latency_raw_ms"] = targets.latency_ms(raw, *inputs)
     return found

@@ -18,7 +18,7 @@ from subbyte.models.ssd import Settings
 Sample = tuple[Tensor, dict[str, Tensor]]
 
 
-class Images(Sized, Protocol):
+class TrainingImages(Sized, Protocol):
     """Images with objects: [3, H, W], uint8 or float in [0, 1], and a target for each.
 
     A target has `boxes` (x1, y1, x2, y2 in pixels, [G, 4]), `labels` (int64 [G], from 1) and
@@ -68,7 +68,7 @@ class Augmented(Dataset[Sample]):
     All random numbers follow from `seed`, epoch and index, and the caller's are not touched.
     """
 
-    images: Images
+    images: TrainingImages
     transform: v2.Compose
     seed: int
 
@@ -92,7 +92,7 @@ class Augmented(Dataset[Sample]):
         }
 
 
-def read(images: Images, index: int) -> tuple[Tensor, Tensor, Tensor]:
+def read(images: TrainingImages, index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Image `index` in float32 and [0, 1], boxes [G, 4] and labels [G]; crowds are left out."""
     image, target = images[index]
     image = v2.functional.to_dtype(image, torch.float32, scale=True)
@@ -105,7 +105,7 @@ def read(images: Images, index: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Batches:
+class EpochBatches:
     """Which images each step from `start` on reads, as lists of (epoch, index).
 
     Every epoch is in an order of its own; what does not fill a batch is left out of it. Of each

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from subbyte.models import names
+from subbyte.data import DataConfig
 from subbyte.models.config import HomePath
+from subbyte.models.families import ssd
 from subbyte.utils.validation import Checked, Device
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -68,7 +69,7 @@ class Training(Checked):
     @field_validator("model")
     @classmethod
     def _is_an_ssd(cls, value: str) -> str:
-        known = names()["ssd"]
+        known = ssd.names()
         if value not in known:
             raise ValueError(f"{value!r} is no SSD that can be trained: give {', '.join(known)}")
         return value
@@ -78,6 +79,20 @@ class Training(Checked):
         if self.checkpoint is not None and self.backbone is not None:
             raise ValueError("checkpoint and backbone exclude each other: give one of them")
         return self
+
+
+class TrainingExperiment(Checked):
+    """What is trained, and on which images: those of `data`'s calibration side, all of them.
+
+    Raises:
+        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    data: DataConfig
+    training: Training
 
 
 def learning_rate(config: Training, step: int, steps: int) -> float:

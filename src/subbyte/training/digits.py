@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from subbyte.app.report.bars import Bars
 from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
 from subbyte.models.digits import PREPROCESSING, Digits
+from subbyte.utils.bars import Bars
 from subbyte.utils.files import atomic
 from subbyte.utils.progress import Progress, Silent
 

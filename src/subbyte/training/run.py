@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict
 
-from subbyte.app import experiment
-from subbyte.app.experiment import Experiment
-from subbyte.data import DataConfig, open_detection
-from subbyte.errors import SubbyteError, unknown
+from subbyte.data import open_detection
+from subbyte.errors import SubbyteError
 from subbyte.models.ssd import SSD
-from subbyte.training.config import Training
+from subbyte.training.config import TrainingExperiment
 from subbyte.training.evaluate import figures
 from subbyte.training.parallel import is_first
 from subbyte.training.ssd import train
 from subbyte.utils.files import write_text
 from subbyte.utils.progress import Progress, Silent
-from subbyte.utils.validation import Checked
 
 FILE = "training.yaml"
-
-
-class TrainingExperiment(Checked):
-    """What is trained, and on which images: those of `data`'s calibration side, all of them.
-
-    Raises:
-        SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    data: DataConfig
-    training: Training
 
 
 @dataclass(frozen=True)
@@ -48,37 +30,6 @@ class Result:
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
     notes: list[str]
-
-
-def load(name: str, settings: Iterable[str] = ()) -> TrainingExperiment:
-    """The training that a built-in experiment or a YAML file describes, with settings on top.
-
-    Its section `training` has the fields of `Training`; `model`, `device` and `seed` are those of
-    the experiment where it has none of its own. What else an experiment has is not for training.
-
-    Raises:
-        SubbyteError: As `subbyte.app.experiment.read`, and where a key or value is wrong.
-    """
-    raw = experiment.read(name, settings)
-    known = {*Experiment.model_fields, "training"}
-    for key in raw:
-        if key not in known:
-            raise unknown("key", str(key), known)
-    section = raw.get("training")
-    if not isinstance(section, dict):
-        raise SubbyteError(
-            f"{name} has no section training: give one, as training: {{model: mb2_ssd_lite}}"
-        )
-    model = raw.get("model")
-    outer: dict[str, Any] = {key: raw[key] for key in ("device", "seed") if key in raw}
-    if isinstance(model, dict) and model.get("name") is not None:
-        outer["model"] = model["name"]
-    try:
-        training = Training(**{**outer, **{str(key): value for key, value in section.items()}})
-    except SubbyteError as error:
-        raise SubbyteError(f"training: {error}") from None
-    fields = {key: raw[key] for key in ("name", "data") if key in raw}
-    return TrainingExperiment(**fields, training=training)
 
 
 def run(
@@ -129,7 +80,7 @@ def run(
 
 
 def dump(asked: TrainingExperiment) -> str:
-    """The experiment as YAML that `load` reads back to the same."""
+    """The experiment as YAML that `subbyte.app.experiment.load_training` reads back."""
     fields = asked.model_dump(mode="json")
     fields["data"] = asked.data.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)

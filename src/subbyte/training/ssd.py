@@ -19,7 +19,14 @@ from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, load
 from subbyte.models.ssd import SSD
 from subbyte.models.ssd.pretrained import load_backbone, load_start
-from subbyte.training.augment import Augmented, Batches, Images, Sample, augmentation, read
+from subbyte.training.augment import (
+    Augmented,
+    EpochBatches,
+    Sample,
+    TrainingImages,
+    augmentation,
+    read,
+)
 from subbyte.training.config import Training, learning_rate
 from subbyte.training.parallel import Group, joined
 from subbyte.training.state import (
@@ -57,9 +64,9 @@ class _Run:
     model: SSD
     forward: nn.Module
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    batches: EpochBatches
     out: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     position: Position
     group: Group
     saved: float = field(default_factory=time.monotonic)
@@ -68,7 +75,7 @@ class _Run:
 
 def train(
     config: Training,
-    dataset: Images,
+    dataset: TrainingImages,
     evaluation: Evaluation | None,
     out: Path,
     *,
@@ -95,14 +102,16 @@ def train(
         run = _begun(config, dataset, out, group, resume)
         _epochs(run, dataset, evaluation, progress or Silent())
         if group.first:
-            facts = {**run.facts, "steps": run.position.step}
-            save_model(out / MODEL, run.model.network.state_dict(), facts)
+            metadata = {**run.metadata, "steps": run.position.step}
+            save_model(out / MODEL, run.model.network.state_dict(), metadata)
             (out / STATE).unlink()
         group.wait()
     return Trained(run.model.eval(), run.position.rows)
 
 
-def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: bool) -> _Run:
+def _begun(
+    config: Training, dataset: TrainingImages, out: Path, group: Group, resume: bool
+) -> _Run:
     """The run before its first step, or where it was interrupted."""
     if min(config.batch_size, len(dataset)) < group.size:
         raise SubbyteError(
@@ -121,7 +130,7 @@ def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: b
     if group.first and position.step == 0:
         make_folder(out)
         save_state(out, config, model, optimizer, position)
-    batches = Batches(
+    batches = EpochBatches(
         len(dataset),
         config.batch_size,
         config.epochs,
@@ -130,12 +139,14 @@ def _begun(config: Training, dataset: Images, out: Path, group: Group, resume: b
         rank=group.rank,
         ranks=group.size,
     )
-    facts = {"model": config.model, "classes": list(dataset.classes)}
+    metadata = {"model": config.model, "classes": list(dataset.classes)}
     forward = model if group.size == 1 else DistributedDataParallel(model)
-    return _Run(config, model, forward, optimizer, batches, out, facts, position, group)
+    return _Run(config, model, forward, optimizer, batches, out, metadata, position, group)
 
 
-def _epochs(run: _Run, dataset: Images, evaluation: Evaluation | None, progress: Progress) -> None:
+def _epochs(
+    run: _Run, dataset: TrainingImages, evaluation: Evaluation | None, progress: Progress
+) -> None:
     """All steps that are left, an epoch at a time."""
     steps = _loaded(run, dataset)
     per_epoch = run.batches.per_epoch
@@ -152,7 +163,7 @@ def _epochs(run: _Run, dataset: Images, evaluation: Evaluation | None, progress:
                 run.saved = time.monotonic()
 
 
-def _loaded(run: _Run, dataset: Images) -> Any:
+def _loaded(run: _Run, dataset: TrainingImages) -> Any:
     """An iterator of (images, targets), batch by batch."""
     config, settings = run.config, run.model.settings
     transform = augmentation(
@@ -205,7 +216,7 @@ def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> 
 
 
 def _diverged(run: _Run, what: str, rate: float) -> SubbyteError:
-    file, step = save_last_good(run.out, run.facts, write=run.group.first)
+    file, step = save_last_good(run.out, run.metadata, write=run.group.first)
     return SubbyteError(
         f"the {what} at step {run.position.step + 1} of {run.batches.steps}, at a learning rate of "
         f"{rate:.3g}: the weights after step {step} are in {file}, so go on from these as "
@@ -253,7 +264,7 @@ def _optimizer(config: Training, model: SSD) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, config.learning_rate, config.momentum)
 
 
-def _model(config: Training, dataset: Images) -> SSD:
+def _model(config: Training, dataset: TrainingImages) -> SSD:
     """The model before the first step."""
     classes = len(dataset.classes) + 1
     asked = ModelConfig(name=config.model, num_classes=classes)
@@ -266,7 +277,7 @@ def _model(config: Training, dataset: Images) -> SSD:
     return model
 
 
-def _ready(config: Training, dataset: Images, file: Path) -> SSD:
+def _ready(config: Training, dataset: TrainingImages, file: Path) -> SSD:
     """The model of a run that is finished."""
     classes = len(dataset.classes) + 1
     asked = ModelConfig(name=config.model, num_classes=classes, checkpoint=file)
@@ -282,7 +293,7 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise SubbyteError(f"{out} holds a run that was interrupted: resume it, or name another")
 
 
-def _check_boxes(dataset: Images) -> None:
+def _check_boxes(dataset: TrainingImages) -> None:
     """Look for the first box; all images are read only where there is none."""
     if len(dataset) == 0:
         raise SubbyteError("the training set has no image: give one with images and boxes")

@@ -81,20 +81,20 @@ def load_state(
     position.rows = json.loads(content["rows"])
 
 
-def save_model(path: Path, network: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write weights as safetensors, whole or not at all; `facts` go into the metadata."""
+def save_model(path: Path, network: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write weights as safetensors, whole or not at all; `metadata` goes into the file's."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.items()}
-    metadata = {"format": "pt", METADATA: json.dumps({"version": __version__, **facts})}
+    header = {"format": "pt", METADATA: json.dumps({"version": __version__, **metadata})}
     with atomic(path) as part:
-        part.write_bytes(safetensors.torch.save(tensors, metadata))
+        part.write_bytes(safetensors.torch.save(tensors, header))
 
 
-def save_last_good(out: Path, facts: dict[str, Any], *, write: bool) -> tuple[Path, int]:
+def save_last_good(out: Path, metadata: dict[str, Any], *, write: bool) -> tuple[Path, int]:
     """Write the weights of the saved state; the file, and the number of steps behind them."""
     content = _read(out / STATE)
     step = int(content["step"])
     if write:
-        save_model(out / LAST_GOOD, content["model"], {**facts, "steps": step})
+        save_model(out / LAST_GOOD, content["model"], {**metadata, "steps": step})
     return out / LAST_GOOD, step
 
 

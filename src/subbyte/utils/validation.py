@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-import torch
 from pydantic import AfterValidator, BaseModel, ValidationError
 
 from subbyte.errors import SubbyteError, unknown
@@ -15,8 +14,11 @@ from subbyte.errors import SubbyteError, unknown
 def _device_here(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
         raise ValueError(f"'{value}' is no device: give cpu or cuda")
-    if value.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here: give cpu")
+    if value.startswith("cuda"):
+        import torch  # only here: what asks for no GPU is checked without it
+
+        if not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here: give cpu")
     return value
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from detection_readers import read_coco
 from PIL import Image
 
 from subbyte.data.batches import check_calibration, read_batch
-from subbyte.data.detection import DetectionBatches, Listing, of_listing, read_coco
+from subbyte.data.detection import DetectionBatches, Listing, of_listing
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses, WriteCoco
@@ -80,21 +81,18 @@ def test_a_broken_file_is_named(listing: Listing, refuses: Refuses) -> None:
             DetectionBatches(of_listing(listing), **keys)
 
 
-def test_subsets_are_chosen_by_seed(listing: Listing, refuses: Refuses) -> None:
-    chosen = listing.subset(3, 0)
-    assert chosen == listing.subset(3, 0)
-    assert len(chosen) == len(set(chosen.paths)) == 3
-    assert list(chosen.paths) == sorted(chosen.paths)
-    assert {listing.subset(3, seed).paths for seed in range(20)} != {chosen.paths}
-    for path, objects in zip(chosen.paths, chosen.objects, strict=True):
-        assert objects is listing.objects[listing.paths.index(path)]
-    assert listing.subset(5, 1).paths == listing.paths
-    for count in (0, 6):
-        with refuses(f"{count} images are asked for and there are 5: give 1 to 5"):
-            listing.subset(count, 0)
+def test_some_of_the_images_alone(listing: Listing) -> None:
+    whole = DetectionBatches(of_listing(listing), 2)
+    some = whole.take([4, 1])
+    assert some.images == 2
+    assert [found.image_id for found in some.objects] == [5, 2]
+    (batch,) = some
+    for i, image in zip([4, 1], batch["inputs"], strict=True):
+        assert torch.equal(image, whole.dataset[i][0])
 
 
 def test_other_labels(listing: Listing) -> None:
-    other = listing.relabelled({1: 17, 2: 18}, [f"class {i}" for i in range(20)])
+    classes = [f"class {i}" for i in range(20)]
+    other = of_listing(listing).relabelled({1: 17, 2: 18}, classes)
     assert other.objects[0].labels.tolist() == [17]
-    assert other.category_ids == {17: 3, 18: 7}
+    assert other.classes == tuple(classes)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from detection_readers import read_voc
 
 from subbyte.data.categories import VOC
-from subbyte.data.detection import of_listing, read_voc
+from subbyte.data.detection import of_listing
 from subbyte.data.detection.voc import voc_root
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from detection_readers import read_yolo
 
-from subbyte.data.detection import read_yolo
 from subbyte.data.detection.yolo import images_of, labels_of, read_names, read_yaml
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from subbyte.api import prepare
+from placed import placed
 from subbyte.graph.capture.export import capture
 from subbyte.recipe import Recipe
 
@@ -63,7 +63,7 @@ def operators(module: fx.GraphModule) -> list[str]:
 
 
 def agrees(model: Calls, args: tuple[Tensor, ...], *others: tuple[Tensor, ...]) -> list[str]:
-    """The operators of the captured model, which gives for all arguments what float64 gives."""
+    """The operators of the simulation model, which gives for all arguments what float64 gives."""
     module = capture(model, args)
     exact = model.double()
     for batch in (args, *others):
@@ -168,11 +168,11 @@ def test_a_view_relies_on_no_strides() -> None:
 
 
 def test_its_products_are_layers_of_the_users_module_and_its_softmax_stays_in_float() -> None:
-    captured = prepare(Block().eval(), (heads(2, LENGTH, 8),), Recipe())
-    products = [layer for layer in captured.layers if layer.operation == "matmul"]
+    simulation = placed(Block().eval(), (heads(2, LENGTH, 8),), Recipe())
+    products = [layer for layer in simulation.placement.layers if layer.operation == "matmul"]
     assert [layer.name for layer in products] == ["attention.matmul", "attention.matmul_2"]
     assert all(layer.integer for layer in products)
-    nodes = {node.name: node for node in captured.region("").graph.nodes}
+    nodes = {node.name: node for node in simulation.region("").graph.nodes}
     scores, result = (nodes[layer.node] for layer in products)
     (softmax,) = (n for n in nodes.values() if str(n.target).startswith("aten.softmax"))
     assert softmax.args[0] is scores

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subbyte.api import prepare
+from placed import placed
 from subbyte.graph.capture.export import capture
-from subbyte.placement.simulation import Layer
+from subbyte.placement.placement import PlacedLayer
 from subbyte.recipe import Recipe
 
 
@@ -33,12 +33,12 @@ class Wrapped(nn.Module):
         return self.body(x)
 
 
-def layers(model: nn.Module, x: torch.Tensor) -> list[Layer]:
+def layers(model: nn.Module, x: torch.Tensor) -> list[PlacedLayer]:
     """The layers of the captured model, which computes what the model does."""
-    captured = prepare(model, (x,), Recipe())
-    with torch.no_grad(), captured.in_float():
-        torch.testing.assert_close(captured(x), model(x), rtol=1e-5, atol=1e-5)
-    return captured.layers
+    simulation = placed(model, (x,), Recipe())
+    with torch.no_grad():
+        torch.testing.assert_close(simulation(x), model(x), rtol=1e-5, atol=1e-5)
+    return list(simulation.placement.layers)
 
 
 def test_a_standardized_weight_is_the_layers_own() -> None:

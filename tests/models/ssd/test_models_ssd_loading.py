@@ -60,7 +60,6 @@ def test_files_are_read_as_they_are(wrap: Callable[[State], Any], tmp_path: Path
     assert own.keys() == state.keys()
     assert all(torch.equal(own[key], state[key]) for key in state)
     assert spec.task == "detection"
-    assert spec.regions == ("network",)
     assert spec.classes is not None
     assert (len(spec.classes), spec.classes[0], spec.classes[-1]) == (80, "person", "toothbrush")
 

@@ -4,20 +4,16 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import binomtest
 
-from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics.classification import (
     Outputs,
     agreement,
-    check_logits,
     interval,
     largest_difference,
-    loss,
     metrics,
     sqnr_db,
 )
@@ -54,8 +50,8 @@ def test_metrics_are_those_of_a_stable_sort(logits: np.ndarray, labels: list[int
     order = [sorted(range(7), key=lambda c: -row[c]) for row in logits.tolist()]
     found = metrics(Outputs(logits, np.array(labels)))
     for key, k in (("top1", 1), ("top5", 5)):
-        hits = sum(label in ranks[:k] for label, ranks in zip(labels, order, strict=True))
-        assert found[key] == pytest.approx(hits / 6)
+        right = sum(label in ranks[:k] for label, ranks in zip(labels, order, strict=True))
+        assert found[key] == pytest.approx(right / 6)
 
 
 def test_an_output_that_is_not_a_number_is_no_hit() -> None:
@@ -114,33 +110,3 @@ def test_sqnr_sums_in_double_precision() -> None:
 
 def test_sqnr_of_an_output_that_is_not_a_number_is_not_that_of_no_error() -> None:
     assert sqnr_db(outputs([[1.0, 2.0]]), outputs([[math.nan, 2.0]])) is not None
-
-
-def test_logits_are_passed_on() -> None:
-    logits = torch.rand(3, 4)
-    assert check_logits(logits, 3) is logits
-
-
-@pytest.mark.parametrize(
-    ("output", "told"),
-    [
-        ({"logits": torch.rand(2, 3)}, "the model returns a dict and not logits"),
-        ((torch.rand(2, 3), None), "the model returns a tuple and not logits"),
-        (torch.rand(2, 3, 4), r"shape \(2, 3, 4\) for a batch of 2"),
-        (torch.rand(2), r"shape \(2,\) for a batch of 2"),
-        (torch.rand(3, 2), r"shape \(3, 2\) for a batch of 2"),
-        (torch.ones(2, 3, dtype=torch.int64), r"a torch\.int64 tensor"),
-    ],
-)
-def test_what_is_not_logits_is_refused(output: object, told: str) -> None:
-    with pytest.raises(SubbyteError, match=told):
-        check_logits(output, 2)
-
-
-def test_loss_is_the_mean_cross_entropy_with_the_labels() -> None:
-    logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
-    expected = -(math.log(3 / 4) + math.log(1 / 5)) / 2
-    for labels in (torch.tensor([1, 1]), torch.tensor([1, 1], dtype=torch.int32), [1, 1]):
-        assert float(loss(logits, labels)) == pytest.approx(expected)
-    with pytest.raises(SubbyteError, match="labels go from 0 to 2 and the model has 2 classes"):
-        loss(logits, torch.tensor([0, 2]))

@@ -1,1 +1,1 @@
-"""Tables, progress bars and pictures of a run."""
+"""Tables of a run."""

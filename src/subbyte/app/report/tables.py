@@ -10,7 +10,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from subbyte.placement.simulation import Layer
+from subbyte.placement.placement import PlacedLayer
+from subbyte.tasks.base import Columns, task_file
 from subbyte.utils.files import atomic
 
 LAYER_COLUMNS = (
@@ -30,29 +31,27 @@ LAYER_COLUMNS = (
 
 
 def run_table(results: dict[str, Any]) -> Table:
-    """A variant in its simulation, and below it in each runtime on the same images."""
+    """A variant in its simulation, and below it in each runtime."""
+    own = task_file(results["task"]).COLUMNS
     table = Table(
         title=escape(_title(results)),
-        caption=escape(_caption(results)),
+        caption=escape(_caption(results, own)),
         title_justify="left",
         caption_justify="left",
     )
     for name in ("variant", "run in"):
         table.add_column(name, no_wrap=True)
-    detects = _detects(results)
-    shown = [f"{metric} %" for metric in _metrics(results)]
-    shown += [] if detects else ["95 % interval"]
-    shown += ["agree %", *(["lost/gained %"] if detects else []), "SQNR dB", "int8 ops"]
-    for name in (*shown, "ms (raw)" if detects else "ms", "kB (packed)"):
+    latency = "ms (raw)" if own.raw_latency else "ms"
+    for name in (*own.names, "SQNR dB", "int8 ops", latency, "kB (packed)"):
         table.add_column(name, justify="right", no_wrap=True)
     for entry in [{"name": "float", **results["float"]}, *results["variants"]]:
-        for cells in _rows(entry, results):
+        for cells in _rows(entry, own):
             table.add_row(*(escape(cell) for cell in cells))
         table.add_section()
     return table
 
 
-def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[Layer]) -> None:
+def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[PlacedLayer]) -> None:
     """Write `layers.csv`: each quantized tensor, then the layers left in float, and why."""
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LAYER_COLUMNS)
@@ -64,15 +63,12 @@ def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[La
                 writer.writerow({"layer": layer.name, "left_in_float": layer.reason})
 
 
-def _rows(entry: dict[str, Any], results: dict[str, Any]) -> Iterator[list[str]]:
+def _rows(entry: dict[str, Any], own: Columns) -> Iterator[list[str]]:
     sqnr = entry.get("sqnr_db")
-    detects = _detects(results)
     yield [
         entry["name"],
         "simulation",
-        *_score(entry, results),
-        _percent(entry.get("agreement_with_float")),
-        *([_lost(entry)] if detects else []),
+        *own.cells(entry),
         "–" if sqnr is None else f"{sqnr:.1f}",
         "",
         "",
@@ -80,43 +76,17 @@ def _rows(entry: dict[str, Any], results: dict[str, Any]) -> Iterator[list[str]]
     ]
     for runtime, deployed in entry["deployed"].items():
         raw = deployed.get("latency_raw_ms")
+        with_raw = f" ({_milliseconds(raw)})" if own.raw_latency and raw is not None else ""
         yield [
             "",
             runtime,
-            *_score(deployed, results),
-            _percent(deployed["agreement"]),
-            *([""] if detects else []),
+            *own.cells(deployed, deployed=True),
             "",
             f"{deployed['int8_ops']} of {deployed['int8_candidates']}",
             _milliseconds(deployed["latency_ms"])
-            + (f" ({_milliseconds(raw)})" if detects and raw is not None else ""),
+            + (f" ({_milliseconds(raw)})" if with_raw else ""),
             "",
         ]
-
-
-def _detects(results: dict[str, Any]) -> bool:
-    return bool(results["primary_metric"] == "AP")
-
-
-def _metrics(results: dict[str, Any]) -> tuple[str, ...]:
-    """The metrics that have a column."""
-    return ("AP", "AP50") if _detects(results) else (results["primary_metric"],)
-
-
-def _score(entry: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    found = [_percent(entry["metrics"][metric]) for metric in _metrics(results)]
-    if not _detects(results):
-        low, high = entry["intervals"][results["primary_metric"]]
-        found.append(f"{_percent(low, 1)}–{_percent(high, 1)}")
-    return found
-
-
-def _lost(entry: dict[str, Any]) -> str:
-    """Shares of the objects that quantization lost and gained."""
-    found = entry.get("objects") or {}
-    if found.get("lost") is None:
-        return "–"
-    return f"{_percent(found['lost'], 1)}/{_percent(found['gained'], 1)}"
 
 
 def _milliseconds(value: float) -> str:
@@ -136,26 +106,19 @@ def _title(results: dict[str, Any]) -> str:
     )
 
 
-def _caption(results: dict[str, Any]) -> str:
-    lines = ["agree: same top-1 as float (simulation), as the simulation (runtimes)"]
-    if _detects(results):
-        lines = [
-            "agree: detections matched with float's (simulation), with the simulation's "
-            "(runtimes), of the same class and at IoU 0.9",
-            "lost/gained: detections at the score where float's F1 is best, as shares of float's",
-        ]
+def _caption(results: dict[str, Any], own: Columns) -> str:
+    lines = list(own.caption)
+    simulated = results.get("simulation_images", results["evaluation_images"])
+    if simulated < results["evaluation_images"]:
+        lines.append(f"simulation, and what is compared with it: on {simulated} of the images")
     deployed = list(results["float"]["deployed"].values())
     if deployed:
         lines.append(
             f"ms: median latency at batch {deployed[0]['latency_batch']} "
             f"on {deployed[0]['latency_threads']} threads"
-            + (" (raw: without post-processing)" if _detects(results) else "")
+            + (" (raw: without post-processing)" if own.raw_latency else "")
         )
     return "\n".join([*lines, *(f"note: {note}" for note in results["notes"])])
-
-
-def _percent(share: float | None, digits: int = 2) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}"
 
 
 def _cell(value: Any) -> Any:

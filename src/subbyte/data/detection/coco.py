@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from subbyte.data.detection.listing import Annotated, Listing, settle
+from subbyte.data.detection.listing import Annotated
 from subbyte.errors import SubbyteError
 
 KEYS = ("images", "annotations", "categories")
@@ -26,22 +26,16 @@ class Found:
     category_ids: Mapping[int, int]
 
 
-def read_coco(images: Path, annotations: Path) -> Listing:
-    """The images of a folder, and the objects that a JSON file in COCO's form has on them.
+def find_coco(folders: Sequence[Path], annotations: Path) -> Found:
+    """The images that a JSON file in COCO's form lists, and the objects that it has on them.
 
     Labels count the categories from 1 in the order of their ids. Images come in the file's order,
-    and those without objects stay. A box reaches from (x, y) to (x + width, y + height). Raises
-    `SubbyteError` if the file is cut off or lacks a part, or if an image is missing.
-    """
-    found = find_coco([images], annotations)
-    _refuse_missing(found.annotated, annotations)
-    return settle(found.annotated, found.classes, found.category_ids)
+    and those without objects stay. A box reaches from (x, y) to (x + width, y + height). Image
+    files are not looked for and boxes not checked: `listing.settle` does. The images are in the
+    first of `folders` that holds the first image; else in the first of all.
 
-
-def find_coco(folders: Sequence[Path], annotations: Path) -> Found:
-    """The same, before image files are looked for and boxes are checked.
-
-    The images are in the first of `folders` that holds the first image; else in the first of all.
+    Raises:
+        SubbyteError: The file is cut off, lacks a part, or contradicts itself.
     """
     content = _load(annotations)
     categories = sorted(_categories(content["categories"], annotations).items())
@@ -180,13 +174,3 @@ def _box(row: Mapping[str, Any], path: Path) -> list[float]:
 def _number(value: Any) -> float:
     """A number as a float; NaN for anything else, as for the null that some tools write."""
     return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _refuse_missing(annotated: Sequence[Annotated], annotations: Path) -> None:
-    missing = [image.path for image in annotated if not image.path.is_file()]
-    if missing:
-        more = f", and {len(missing) - 1} more of {len(annotated)}" if len(missing) > 1 else ""
-        raise SubbyteError(
-            f"image {missing[0]}, which {annotations} lists, does not exist{more}: "
-            "give the folder that holds the images"
-        )

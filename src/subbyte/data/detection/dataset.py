@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from subbyte.data.dataset import ImageArrays, ImageFiles, InOrder
+from subbyte.data.decoded import Decoded
 from subbyte.data.detection.listing import Listing, Objects
 from subbyte.data.preprocessing import Preprocessing
 
@@ -42,6 +43,15 @@ class DetectionDataset(Dataset[Item]):
         """Decode image `index`; raises `SubbyteError` if its file is broken."""
         image, _ = self.images[index]
         return image, self.objects[index].target()
+
+    def at_hand(self, index: int) -> bool:
+        """Whether image `index` is in memory."""
+        return self.images.at_hand(index)
+
+    def take(self, indices: Sequence[int]) -> DetectionDataset:
+        """The images at `indices`, in that order, and what is on them."""
+        objects = [self.objects[i] for i in indices]
+        return replace(self, images=self.images.take(indices), objects=objects)
 
     def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> DetectionDataset:
         """The same with other labels (`labels`: those here → those wanted) and class names."""
@@ -78,16 +88,16 @@ class DetectionBatches(InOrder):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Decode and yield one batch after the other."""
-        for _, items in self.decoded():
+        for _, items in self.decoded(self.dataset.__getitem__):
             batch: dict[str, Any] = {"inputs": [image for image, _ in items]}
             if self.labelled:
                 batch["targets"] = [target for _, target in items]
             yield batch
 
 
-def of_listing(listing: Listing) -> DetectionDataset:
-    """The data set of a listing's files."""
-    files = ImageFiles(listing.paths, None, PLAIN)
+def of_listing(listing: Listing, decoded: Decoded | None = None) -> DetectionDataset:
+    """The data set of a listing's files; `decoded`: where their pixels are kept."""
+    files = ImageFiles(listing.paths, None, PLAIN, decoded)
     return DetectionDataset(files, listing.objects, listing.classes)
 
 

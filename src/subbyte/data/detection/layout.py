@@ -14,6 +14,7 @@ from subbyte.data.detection.labels import without_background
 from subbyte.data.detection.listing import Annotated
 from subbyte.data.detection.voc import find_voc, voc_root
 from subbyte.data.detection.yolo import find_yolo, images_of, labels_of, read_names, read_yaml
+from subbyte.data.folders import existing_folder
 from subbyte.data.images import image_files
 from subbyte.errors import SubbyteError
 
@@ -39,9 +40,9 @@ def format_of(config: DataConfig) -> Format:
     found = formats_in(folder)
     if len(found) == 1:
         return found[0]
-    told = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
+    shown = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
     raise SubbyteError(
-        f"{folder} {told}: give data.format, which is coco, voc or yolo, and for coco "
+        f"{folder} {shown}: give data.format, which is coco, voc or yolo, and for coco "
         "data.annotations where its JSON file lies elsewhere"
     )
 
@@ -87,11 +88,7 @@ def _folder(config: DataConfig, side: Side) -> Path:
     folder = getattr(config, key)
     if folder is None:
         raise SubbyteError("data names no folders: give root, or calibration and evaluation")
-    if not folder.is_dir():
-        fault = "is a file" if folder.exists() else "does not exist"
-        raise SubbyteError(f"data.{key} {folder} {fault}: give a folder")
-    found: Path = folder
-    return found
+    return existing_folder(folder, f"data.{key}")
 
 
 def _spellings(split: str) -> tuple[str, ...]:

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from subbyte.data.images import ImageFacts, look
+from subbyte.data.images import ImageInfo, look
 from subbyte.errors import SubbyteError
-
-BACKGROUND = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,53 +99,24 @@ class Listing:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def take(self, indices: Sequence[int]) -> Listing:
-        """The images at `indices`, in that order."""
-        return replace(
-            self,
-            paths=tuple(self.paths[i] for i in indices),
-            objects=tuple(self.objects[i] for i in indices),
-        )
-
-    def subset(self, count: int, seed: int) -> Listing:
-        """So many images, chosen by `seed`, in the order in which they are here.
-
-        Raises `SubbyteError` if there are fewer.
-        """
-        if not 1 <= count <= len(self):
-            raise SubbyteError(
-                f"{count} images are asked for and there are {len(self)}: give 1 to {len(self)}"
-            )
-        chosen = np.random.default_rng(seed).choice(len(self), count, replace=False)
-        return self.take(sorted(int(i) for i in chosen))
-
-    def relabelled(self, labels: Mapping[int, int], classes: Sequence[str]) -> Listing:
-        """The same with other labels (`labels`: those here → those wanted) and class names."""
-        return replace(
-            self,
-            objects=tuple(found.relabelled(labels) for found in self.objects),
-            classes=tuple(classes),
-            category_ids={labels[k]: v for k, v in self.category_ids.items() if k in labels},
-        )
-
 
 def settle(
     annotated: Sequence[Annotated],
     classes: Sequence[str],
     category_ids: Mapping[int, int],
-    facts: Mapping[Path, ImageFacts] | None = None,
+    infos: Mapping[Path, ImageInfo] | None = None,
     *,
     labelled: bool = True,
 ) -> Listing:
     """The listing of what was read: boxes in pixels, and those that are none left out.
 
-    `facts`: what is known of the image files; a file whose size is needed and not known is looked
+    `infos`: what is known of the image files; a file whose size is needed and not known is looked
     at. A box is left out if it has a coordinate that is no number, no area, or no point in the
     image; `notes` counts these, and names the first. Raises `SubbyteError` if the annotations state
     another size than the image has.
     """
     left_out: dict[str, list[str]] = {}
-    objects = [_settled(image, facts, left_out) for image in annotated]
+    objects = [_settled(image, infos, left_out) for image in annotated]
     notes = [
         f"boxes {fault}, left out: {len(names)} (the first: {names[0]})"
         for fault, names in left_out.items()
@@ -176,12 +145,12 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def size_fault(image: Annotated, facts: ImageFacts) -> str | None:
+def size_fault(image: Annotated, infos: ImageInfo) -> str | None:
     """What is wrong if the annotations state another size than the image has; end of a sentence."""
-    if image.size is None or image.size == facts.size or facts.fault is not None:
+    if image.size is None or image.size == infos.size or infos.fault is not None:
         return None
-    (height, width), (high, wide) = facts.size, image.size
-    turned = ", turned as its EXIF orientation says," if facts.turned else ""
+    (height, width), (high, wide) = infos.size, image.size
+    turned = ", turned as its EXIF orientation says," if infos.turned else ""
     return (
         f"is {width} pixels wide and {height} high{turned} and {image.where} has it as {wide} wide "
         f"and {high} high, so that its boxes do not fit"
@@ -226,9 +195,9 @@ def coco_form(
 
 
 def _settled(
-    image: Annotated, facts: Mapping[Path, ImageFacts] | None, left_out: dict[str, list[str]]
+    image: Annotated, infos: Mapping[Path, ImageInfo] | None, left_out: dict[str, list[str]]
 ) -> Objects:
-    seen = None if facts is None else facts.get(image.path)
+    seen = None if infos is None else infos.get(image.path)
     if seen is None and image.size is None:
         seen = look(image.path)
     if seen is not None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from subbyte.data.config import BUNDLED_SCENES, DataConfig
+from subbyte.data.decoded import Decoded
 from subbyte.data.detection.dataset import PLAIN, DetectionBatches, of_listing
 from subbyte.data.detection.labels import LabelMap, label_map, without_background
 from subbyte.data.detection.layout import find, format_of, formats_in, unlabelled
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
-from subbyte.data.images import MISSING, ImageFacts, image_files, inspect, refuse_broken
+from subbyte.data.images import MISSING, ImageInfo, image_files, inspect, refuse_broken
 from subbyte.data.loading import oddities
 from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
@@ -93,22 +94,24 @@ def open_detection(
             f"{_shown(evaluation.classes)}: give both the same"
         )
     one, other = calibration.annotated, evaluation.annotated
-    facts: dict[Path, ImageFacts] = {}
+    # To train on, images are read by other processes, and each but once an epoch.
+    decoded = None if whole else Decoded(PLAIN)
+    infos: dict[Path, ImageInfo] = {}
     faults: dict[Path, str | None] = {}
-    if config.skip_broken:
-        facts, faults = _looked(one, other, progress)
+    if config.skip_broken:  # all there are, of which few may be used: nothing is kept
+        infos, faults = _looked(one, other, progress)
         one, other = (_without(side, faults) for side in (one, other))
     chosen = calibration_indices(len(one), _whole(config, len(one), whole), seed)
     one = tuple(one[i] for i in chosen)
     other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
     if not config.skip_broken:
-        facts, faults = _looked(one, other, progress)
+        infos, faults = _looked(one, other, progress, decoded)
         refuse_broken(faults)
-    first = settle(one, evaluation.classes, evaluation.category_ids, facts, labelled=labelled)
-    second = settle(other, evaluation.classes, evaluation.category_ids, facts)
+    first = settle(one, evaluation.classes, evaluation.category_ids, infos, labelled=labelled)
+    second = settle(other, evaluation.classes, evaluation.category_ids, infos)
     data = DetectionData(
-        calibration=_batches(first, facts, batch_size, "calibration"),
-        evaluation=_batches(second, facts, batch_size, "evaluation"),
+        calibration=_batches(first, infos, batch_size, "calibration", decoded),
+        evaluation=_batches(second, infos, batch_size, "evaluation", decoded),
         classes=evaluation.classes,
         category_ids=evaluation.category_ids,
         overlap=overlap(first.paths, second.paths),
@@ -135,10 +138,11 @@ def open_detection_calibration(
     found = find(DataConfig(root=folder), "calibration")[0] if known else unlabelled(folder)
     chosen = np.random.default_rng(seed).permutation(len(found.annotated))[:images]
     annotated = tuple(found.annotated[i] for i in chosen)
-    facts, faults = _looked(annotated, (), progress)
+    decoded = Decoded(PLAIN)
+    infos, faults = _looked(annotated, (), progress, decoded)
     refuse_broken(faults)
-    listing = settle(annotated, found.classes, found.category_ids, facts, labelled=False)
-    return _batches(listing, facts, batch_size, "calibration")
+    listing = settle(annotated, found.classes, found.category_ids, infos, labelled=False)
+    return _batches(listing, infos, batch_size, "calibration", decoded)
 
 
 def open_detection_evaluation(
@@ -157,10 +161,11 @@ def open_detection_evaluation(
     keys = ("calibration", "evaluation") if _holds_images(folder) else ("root",)
     config = DataConfig(**dict.fromkeys(keys, folder), classes=classes)
     found, _ = find(config, "evaluation")
-    facts, faults = _looked(found.annotated, (), progress)
+    decoded = Decoded(PLAIN)
+    infos, faults = _looked(found.annotated, (), progress, decoded)
     refuse_broken(faults)
-    listing = settle(found.annotated, found.classes, found.category_ids, facts)
-    batches = _batches(listing, facts, batch_size, "evaluation")
+    listing = settle(found.annotated, found.classes, found.category_ids, infos)
+    batches = _batches(listing, infos, batch_size, "evaluation", decoded)
     data = DetectionData(batches, batches, found.classes, found.category_ids, notes=batches.notes)
     return _listed(data, config), format_of(config) == "voc"
 
@@ -185,17 +190,23 @@ def _scenes(split: Split, config: DataConfig, seed: int, batch_size: int) -> Det
 
 
 def _looked(
-    one: Sequence[Annotated], other: Sequence[Annotated], progress: Progress
-) -> tuple[dict[Path, ImageFacts], dict[Path, str | None]]:
-    """A look at every image, and what is wrong with it or with what its annotations say of it."""
+    one: Sequence[Annotated],
+    other: Sequence[Annotated],
+    progress: Progress,
+    decoded: Decoded | None = None,
+) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
+    """A look at every image, and what is wrong with it or with what its annotations say of it.
+
+    decoded: keeps what is decoded meanwhile.
+    """
     paths = list(dict.fromkeys(image.path for image in (*one, *other)))
-    facts = inspect(paths, progress)
-    faults = {path: seen.fault for path, seen in facts.items()}
+    infos = inspect(paths, progress, decoded)
+    faults = {path: seen.fault for path, seen in infos.items()}
     for image in (*one, *other):
         if faults[image.path] == MISSING:
             faults[image.path] = f"{MISSING}, though {image.where} lists it"
-        faults[image.path] = faults[image.path] or size_fault(image, facts[image.path])
-    return facts, faults
+        faults[image.path] = faults[image.path] or size_fault(image, infos[image.path])
+    return infos, faults
 
 
 def _without(
@@ -211,11 +222,18 @@ def _without(
 
 
 def _batches(
-    listing: Listing, facts: Mapping[Path, ImageFacts], batch_size: int, purpose: str
+    listing: Listing,
+    infos: Mapping[Path, ImageInfo],
+    batch_size: int,
+    purpose: str,
+    decoded: Decoded | None,
 ) -> DetectionBatches:
-    odd = oddities([facts[path] for path in listing.paths], PLAIN, purpose)
+    odd = oddities([infos[path] for path in listing.paths], PLAIN, purpose)
     return DetectionBatches(
-        of_listing(listing), batch_size, notes=(*listing.notes, *odd), labelled=listing.labelled
+        of_listing(listing, decoded),
+        batch_size,
+        notes=(*listing.notes, *odd),
+        labelled=listing.labelled,
     )
 
 

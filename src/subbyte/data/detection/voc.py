@@ -10,28 +10,29 @@ import numpy as np
 
 from subbyte.data.categories import VOC
 from subbyte.data.detection.coco import Found
-from subbyte.data.detection.listing import Annotated, Listing, read_lines, settle
+from subbyte.data.detection.listing import Annotated, read_lines
 from subbyte.data.images import EXTENSIONS
 from subbyte.errors import SubbyteError, unknown
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> Listing:
+def find_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> Found:
     """The images that ROOT/ImageSets/Main/SPLIT.txt lists, and the objects on them.
 
-    `classes`: the names in the order of the labels; by default Pascal VOC's 20 where all classes
-    are among these, else the names in ROOT/Annotations in the alphabet's order. VOC counts pixels
-    from 1 and a box includes its last ones, so a box reaches from xmin - 1 to xmax. Raises
-    `SubbyteError` if there is no such split, an image or its annotations are missing, or an XML
-    file is cut off.
+    VOC counts pixels from 1 and a box includes its last ones, so a box reaches from xmin - 1 to
+    xmax. Image files are not looked at and boxes not checked: `listing.settle` does.
+
+    Args:
+        root: The folder with JPEGImages, Annotations and ImageSets.
+        split: The name of a list of images.
+        classes: The names in the order of the labels; by default Pascal VOC's 20 where all classes
+            are among these, else the names in ROOT/Annotations in the alphabet's order.
+
+    Raises:
+        SubbyteError: There is no such split, an image or its annotations are missing, or an XML
+            file is cut off.
     """
-    found = find_voc(root, split, classes)
-    return settle(found.annotated, found.classes, found.category_ids)
-
-
-def find_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> Found:
-    """The same, before image files are looked at and boxes are checked."""
     names = _split(root, split)
     images = {
         path.stem: path
@@ -109,7 +110,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     for path in sorted((root / "Annotations").glob("*.xml")):
         try:
             tree = ElementTree.parse(path)
-        except ElementTree.ParseError:  # told where the file belongs to a split that is read
+        except ElementTree.ParseError:  # said where the file belongs to a split that is read
             continue
         names.update((name.text or "").strip() for name in tree.iterfind("object/name"))
     if names <= set(VOC):

@@ -11,29 +11,30 @@ import numpy as np
 import yaml
 
 from subbyte.data.detection.coco import Found
-from subbyte.data.detection.listing import Annotated, Listing, read_lines, settle
+from subbyte.data.detection.listing import Annotated, read_lines
 from subbyte.data.images import image_files
 from subbyte.errors import SubbyteError
-
-
-def read_yolo(images: Path, labels: Path | None = None, *, classes: Sequence[str]) -> Listing:
-    """The images of a folder, at any depth, and the objects in the text files of their names.
-
-    `labels`: the folder of the text files; by default `images` with the last folder called
-    "images" in it called "labels", or `images` itself if there is none. A line is a class, counted
-    from 0, and centre, width and height of a box, or three or more corners of an outline, whose
-    box is taken; all in widths and heights of the image. An image without a text file has no
-    objects. Labels are YOLO's class plus 1. Raises `SubbyteError` if there are no images or a line
-    is not like that.
-    """
-    found = find_yolo(image_files(images), classes, None if labels is None else (images, labels))
-    return settle(found.annotated, found.classes, found.category_ids)
 
 
 def find_yolo(
     paths: Sequence[Path], classes: Sequence[str], folders: tuple[Path, Path] | None = None
 ) -> Found:
-    """The same, of image files, before they are looked at; `folders`: those of images, labels."""
+    """Image files, and the objects in the text files of their names.
+
+    A line is a class, counted from 0, and centre, width and height of a box, or three or more
+    corners of an outline, whose box is taken; all in widths and heights of the image. An image
+    without a text file has no objects. Labels are YOLO's class plus 1. Image files are not looked
+    at and boxes not checked: `listing.settle` does.
+
+    Args:
+        paths: The image files.
+        classes: The names, class 0 first.
+        folders: Those of images and of text files; by default the images' with the last folder
+            called "images" in it called "labels", or itself if there is none.
+
+    Raises:
+        SubbyteError: There are no images, or a line is not like that.
+    """
     if not paths:
         raise SubbyteError("there are no images: give a folder with JPEG, PNG or other image files")
     annotated = []

@@ -12,6 +12,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
 
 SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
@@ -78,6 +80,8 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
     fold_constants(module)
     split_attention(module)
     fold_batch_norm(module)
+    split_silu(module.graph)
+    module.recompile()
     module.delete_all_unused_submodules()
     return module
 
@@ -291,7 +295,7 @@ def _first_line(error: BaseException) -> str:
 
 def _at(error: BaseException) -> str:
     """Where in the user's own code an error arose: the last frame outside of torch and of us."""
-    ours = os.path.dirname(os.path.dirname(__file__))
+    ours = str(Path(__file__).parents[2])
     theirs = os.path.dirname(torch.__file__)
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):

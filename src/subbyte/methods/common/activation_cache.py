@@ -1,9 +1,8 @@
-"""What blocks read and give on all calibration images, in float and behind quantized blocks."""
+"""What parts of a network read and give on all calibration images, in float and quantized."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +12,18 @@ from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import in_batch, leading
-from subbyte.graph.blocks import Block
+from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.methods.common.store import Store
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured, restoring_states
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import Simulation, simulate
 
-AT_ONCE = 32  # images
+IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Values:
-    """A node's values on all images, (images, …), in the float network and behind quantized blocks.
+    """A node's values on all images, (images, …), in the float network and behind quantized parts.
 
     The two are one tensor where nothing is quantized in front of the node.
     """
@@ -33,44 +33,58 @@ class Values:
 
 
 def recorded(
-    captured: Captured,
+    float_model: FloatModel,
+    before: Simulation | None,
     region: str,
     batches: Iterable[tuple[Any, ...]],
     store: Store,
-    activations: State = State.OFF,
-) -> dict[fx.Node, Values]:
-    """What a region's placeholders get when the model runs on all batches.
+) -> dict[str, Values]:
+    """What a region's placeholders get when the model runs on all batches, by their names.
 
-    In the float network, and behind the regions that run before, whose weights are on their grids
-    and whose activations are in a state. Where a region reads no images but proposals, of which a
-    quantized network makes others, the two are one.
+    Where a region reads no images but proposals, of which a quantized network makes others, what it
+    gets in float stands for both.
+
+    Args:
+        float_model: The model.
+        before: The simulation in which the regions that run before are quantized; `None`: there are
+            none.
+        region: The region.
+        batches: The calibration images.
+        store: Where the values go.
     """
-    module = captured.region(region)
-    before = captured.region_names[: captured.region_names.index(region)]
-    with captured.in_float():
-        exact = _inputs(captured, region, batches, store)
-        quantized = exact
-        if before:
-            for tensor, quantizer in captured.quantizers():
-                if tensor.region in before:
-                    weight = tensor.role == "weight"
-                    quantizer.state = State.QUANTIZE if weight else activations
-            quantized = _inputs(captured, region, batches, store)
+    exact = _inputs(float_model, region, batches, store)
+    quantized = exact if before is None else _inputs(before, region, batches, store)
     shapes = [
         [x.shape if isinstance(x, torch.Tensor) else x for x in xs] for xs in (exact, quantized)
     ]
     if shapes[0] != shapes[1]:
         quantized = exact
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return {n: Values(a, b) for n, a, b in zip(placeholders, exact, quantized, strict=True)}
+    graph = float_model.region(region).graph
+    names = [node.name for node in graph.nodes if node.op == "placeholder"]
+    return {n: Values(a, b) for n, a, b in zip(names, exact, quantized, strict=True)}
+
+
+def of_regions_before(
+    float_model: FloatModel, placement: Placement, params: QuantParams, region: str, roles: set[str]
+) -> Simulation | None:
+    """The simulation in which tensors of some roles are quantized in the regions before one.
+
+    `None` where it is the first one.
+    """
+    before = float_model.region_names[: float_model.region_names.index(region)]
+    if not before:
+        return None
+    kept = {t.key for t in placement.tensors if t.region in before and t.role in roles}
+    tensors = {key: found for key, found in params.tensors.items() if key in kept}
+    return simulate(float_model, placement, QuantParams(tensors, params.biases))
 
 
 @torch.no_grad()
 def _inputs(
-    captured: Captured, region: str, batches: Iterable[tuple[Any, ...]], store: Store
+    model: Regional, region: str, batches: Iterable[tuple[Any, ...]], store: Store
 ) -> list[Any]:
     """What a region gets on all batches: tensors with a row for each image, or as in the first."""
-    module = captured.region(region)
+    module = model.region(region)
     seen: list[list[Any]] = []
 
     def hook(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -81,7 +95,7 @@ def _inputs(
     try:
         for args in batches:
             count += 1
-            captured(*args) if region else hook(module, args, {})
+            model(*args) if region else hook(module, args, {})
     finally:
         handle.remove()
     if len(seen) != count:
@@ -124,25 +138,16 @@ def picked(
 
 
 @torch.no_grad()
-def run(block: Block, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]:
-    """A block's outputs on all images."""
+def run(part: fx.GraphModule, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]:
+    """What a part of a region gives on all images."""
     count = images_of(inputs)
     wholes: list[torch.Tensor] = []
-    for start in range(0, count, AT_ONCE):
-        chosen = slice(start, start + AT_ONCE)
-        outputs = block.module(*picked(inputs, chosen, count, store.device))
+    for start in range(0, count, IMAGES_AT_ONCE):
+        chosen = slice(start, start + IMAGES_AT_ONCE)
+        outputs = part(*picked(inputs, chosen, count, store.device))
         for i, output in enumerate(outputs):
             if len(wholes) <= i:
                 wholes.append(store.empty((count, *output.shape[1:]), output.dtype))
             wholes[i][chosen] = output
         store.let_go()
     return wholes
-
-
-@contextmanager
-def states(captured: Captured, block: Block, weights: State, activations: State) -> Iterator[None]:
-    """While it lasts, the grids of one block are in these states."""
-    with restoring_states(quantizer for _, quantizer in block.tensors(captured)):
-        for tensor, quantizer in block.tensors(captured):
-            quantizer.state = weights if tensor.role == "weight" else activations
-        yield

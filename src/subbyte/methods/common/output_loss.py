@@ -1,54 +1,14 @@
-"""What a search over a whole network makes small, and the images it is looked at on."""
+"""How far a model's outputs are from what they should be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn.functional import kl_div
 from torch.utils import _pytree as pytree
 
-from subbyte.data.batches import ArgumentsOf, Batch
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import cut, parts
-from subbyte.methods.scale_search.network import Portion
-from subbyte.placement.simulation import Captured
-
-AT_ONCE = 32  # images of a portion
-
-Targets = Literal["auto", "labels", "outputs"]
-
-
-def portions_of(
-    captured: Captured, batches: ArgumentsOf, images: int, targets: Targets
-) -> tuple[list[Portion], bool]:
-    """The first so many images in portions with their targets, and whether these are labels.
-
-    targets: "labels", the float model's "outputs", or "auto": labels where all batches have them.
-
-    Raises:
-        SubbyteError: Labels were asked for and a batch has none, or outputs are of proposals.
-    """
-    found = list(_portions(batches, images))
-    without = sum(part.targets is None for part in found)
-    if targets == "labels" and without:
-        raise SubbyteError(
-            "targets is 'labels' and the calibration has images without labels: give batches of "
-            "(inputs, labels), or targets: outputs"
-        )
-    if targets != "outputs" and not without:
-        return [Portion(part.args, part.targets, part.size) for part in found], True
-    with torch.no_grad(), captured.in_float():
-        portions = [Portion(part.args, captured.raw(*part.args), part.size) for part in found]
-    if len(captured.region_names) > 1:
-        leaves = [(x, part) for part in portions for x in pytree.tree_leaves(part.targets)]
-        if any(len(x) != part.images for x, part in leaves if isinstance(x, torch.Tensor)):
-            raise SubbyteError(
-                "lapq compares what a detector's heads give for each image, and one of this "
-                "model's gives something for each proposal: choose another method"
-            )
-    return portions, False
 
 
 def divergence(outputs: Any, targets: Any) -> torch.Tensor:
@@ -98,9 +58,38 @@ def _compared(outputs: Any, targets: Any) -> list[tuple[torch.Tensor, torch.Tens
     ]
 
 
-def _portions(batches: ArgumentsOf, images: int) -> Iterator[Batch]:
-    """The first so many images, with their targets, a few at a time."""
-    for batch, chosen in parts(batches.labelled(), lambda batch: batch.size, images, AT_ONCE):
-        args = cut(batch.args, chosen)
-        targets = None if batch.targets is None else batch.targets[chosen]
-        yield Batch(args, targets, chosen.stop - chosen.start)
+def check_logits(output: Any, batch: int) -> torch.Tensor:
+    """The output of a classifier, if it is that.
+
+    Raises:
+        SubbyteError: It is not one float tensor of shape (batch, classes).
+    """
+    if not isinstance(output, torch.Tensor):
+        kind = type(output).__name__
+        raise SubbyteError(
+            f"the model returns a {kind} and not logits: a classifier returns one tensor of shape "
+            "(batch, classes), so wrap the model in a module that returns it"
+        )
+    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
+        raise SubbyteError(
+            f"the model returns a {output.dtype} tensor of shape {tuple(output.shape)} for a batch "
+            f"of {batch} and not logits: a classifier returns shape (batch, classes)"
+        )
+    return output
+
+
+def label_loss(outputs: Any, targets: Any) -> torch.Tensor:
+    """Mean cross-entropy of logits (images, classes) with the labels (images,).
+
+    Raises:
+        SubbyteError: The outputs are not logits, or a label is no class of the model.
+    """
+    labels = torch.as_tensor(targets)
+    logits = check_logits(outputs, len(labels))
+    classes = logits.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise SubbyteError(
+            f"the labels go from {int(labels.min())} to {int(labels.max())} and the model has "
+            f"{classes} classes: give labels from 0 to {classes - 1}, or none"
+        )
+    return torch.nn.functional.cross_entropy(logits, labels.to(logits.device).long())

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from subbyte.errors import SubbyteError
-from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.numerics.qparams import QuantParams, TensorQParams
 from subbyte.utils import files
 
 KEY = "subbyte"
@@ -39,41 +39,71 @@ def claim(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def restore(
-    folder: Path, key: str, grids: list[FakeQuantize], others: dict[str, torch.Tensor] | None = None
-) -> dict[str, Any] | None:
-    """Give `grids` what was kept of them under `key`, and return what was noted; `None`: nothing.
+    folder: Path, key: str, device: torch.device
+) -> tuple[QuantParams, dict[str, torch.Tensor], dict[str, Any]] | None:
+    """What was kept under `key`; `None` where nothing was. Values return to the last bit.
 
-    others: tensors that were kept too, by name. Values return to the last bit.
+    Returns:
+        The parameters, the other tensors by name, and what was noted.
     """
     path = folder / f"{key}.safetensors"
     if not path.is_file():
         return None
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    biases: dict[str, torch.Tensor] = {}
+    others: dict[str, torch.Tensor] = {}
     with safe_open(str(path), framework="pt") as file:
-        for i, grid in enumerate(grids):
-            grid.scale.copy_(file.get_tensor(f"{i}.scale"))
-            grid.zero_point.copy_(file.get_tensor(f"{i}.zero_point"))
-            name = f"{i}.offset"
-            offset = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118
-            grid.offset = None if offset is None else offset.to(grid.scale.device)
-        for name, tensor in (others or {}).items():
-            tensor.copy_(file.get_tensor(name))
-        note: dict[str, Any] = json.loads(file.metadata()[KEY])
-    return note
+        for name in file.keys():  # noqa: SIM118
+            kind, _, rest = name.partition(":")
+            value = file.get_tensor(name)
+            if kind == "tensor":
+                owner, _, part = rest.rpartition(":")
+                tensors.setdefault(owner, {})[part] = value.to(device)
+            elif kind == "bias":
+                biases[rest] = value.to(device)
+            else:
+                others[rest] = value
+        metadata = json.loads(file.metadata()[KEY])
+    sqnr = metadata["sqnr_db"]
+    found = {
+        owner: TensorQParams(
+            parts["scale"], parts["zero_point"], parts.get("integers"), sqnr.get(owner)
+        )
+        for owner, parts in tensors.items()
+    }
+    note: dict[str, Any] = metadata["note"]
+    return QuantParams(found, biases), others, note
 
 
 def keep(
     folder: Path,
     key: str,
-    grids: list[FakeQuantize],
+    params: QuantParams,
     note: dict[str, Any],
     others: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write `grids`, a note (plain data) and other tensors by name, whole or not at all."""
-    tensors = {
-        f"{i}.{name}": value.cpu().contiguous().clone()
-        for i, grid in enumerate(grids)
-        for name, value in grid.state_dict().items()
-    }
-    tensors |= {name: value.detach().cpu().clone() for name, value in (others or {}).items()}
-    with files.atomic(folder / f"{key}.safetensors") as part:
-        save_file(tensors, str(part), metadata={KEY: json.dumps(note)})
+    """Write what was found of some tensors, whole or not at all.
+
+    Args:
+        folder: A folder that `claim` has made.
+        key: The file's name.
+        params: Parameters and biases that were found.
+        note: Plain data.
+        others: Other tensors by their names, such as the state of a random generator.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for owner, found in params.tensors.items():
+        parts = {"scale": found.scale, "zero_point": found.zero_point, "integers": found.integers}
+        for part, value in parts.items():
+            if value is not None:
+                tensors[f"tensor:{owner}:{part}"] = _plain(value)
+    tensors |= {f"bias:{name}": _plain(value) for name, value in params.biases.items()}
+    tensors |= {f"other:{name}": _plain(value) for name, value in (others or {}).items()}
+    sqnr = {owner: found.sqnr_db for owner, found in params.tensors.items()}
+    metadata = {KEY: json.dumps({"note": note, "sqnr_db": sqnr})}
+    with files.atomic(folder / f"{key}.safetensors") as unfinished:
+        save_file(tensors, str(unfinished), metadata=metadata)
+
+
+def _plain(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().contiguous().clone()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.calibration.observe import rows
+from subbyte.calibration.observe import channel_rows
 from subbyte.graph.operators import CONV, LINEAR
 
 
@@ -52,7 +52,7 @@ def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
 
 def as_matrices(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """A weight as (groups, outputs, inputs) of one group each."""
-    each = rows(weight, geometry.axis)
+    each = channel_rows(weight, geometry.axis)
     return each.reshape(geometry.groups, -1, each.shape[1])
 
 

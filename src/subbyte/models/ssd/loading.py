@@ -49,14 +49,14 @@ def load(config: ModelConfig) -> ModelSpec:
     if config.checkpoint is None:
         module = make(member, config.num_classes or member.classes)
         known = PUBLISHED.get(module.num_classes)
-        return ModelSpec(name, module, "detection", None, known, regions=("network",))
+        return ModelSpec(name, module, "detection", None, known)
     file = checkpoint_file(config.checkpoint)
     state = untangled(read_checkpoint(file))
     count = fitting(name, config.num_classes, state, file)
     module = make(member, count)
     load_state(module.network, state, file)
     known = known_classes(file, count)
-    return ModelSpec(name, module, "detection", None, known, regions=("network",))
+    return ModelSpec(name, module, "detection", None, known)
 
 
 def checkpoint_file(path: Path) -> Path:

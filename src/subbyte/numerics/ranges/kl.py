@@ -1,4 +1,4 @@
-"""The range rule `kl`: entropy calibration, on histograms, for every kind of grid."""
+"""Entropy calibration (Migacz 2017, TensorRT's), on histograms, for every kind of grid."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from subbyte.numerics.qspec import QSpec, qparams_of
-from subbyte.numerics.ranges.sample import Range, Sample
-from subbyte.numerics.ranges.search import search
+from subbyte.numerics.ranges.common.sample import Range, Sample
+from subbyte.numerics.ranges.common.search import search
 
 MAX_BINS = 2048
 VALUES_A_BIN = 16  # of a weight's channel, on average: with fewer, bins differ by chance
 BINS_A_LEVEL = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
 
 
-def kl(sample: Sample, spec: QSpec) -> Range:
+def range_of(sample: Sample, spec: QSpec) -> Range:
     """The range with the least Kullback–Leibler divergence (Migacz 2017, TensorRT's calibration).
 
     P is the histogram of the values that are not zero, with those that a range clips added to its
@@ -37,7 +37,7 @@ def kl(sample: Sample, spec: QSpec) -> Range:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class SortedBins:
     """Bins of each row by rising centre, those that are empty or hold zero moved to infinity.
 
     centres, counts: (channels, bins), float64. mass, entropy: (channels, bins + 1), sums of n and
@@ -51,7 +51,7 @@ class Histogram:
     width: torch.Tensor
 
 
-def histogram_of(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor) -> Histogram:
+def sorted_bins(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor) -> SortedBins:
     """The histogram of bins in any order, (channels, bins), without zero and empty ones."""
     centres = centres.double().masked_fill((counts == 0) | (centres == 0), torch.inf)
     centres, order = centres.sort(dim=1)
@@ -59,11 +59,11 @@ def histogram_of(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tenso
     mass, entropy = (
         torch.nn.functional.pad(x.cumsum(1), (1, 0)) for x in (counts, _x_log_x(counts))
     )
-    return Histogram(centres.contiguous(), counts, mass, entropy, width)
+    return SortedBins(centres.contiguous(), counts, mass, entropy, width)
 
 
 def divergence(
-    histogram: Histogram, spec: QSpec, low: torch.Tensor, high: torch.Tensor
+    histogram: SortedBins, spec: QSpec, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
     """KL(P ‖ Q) in nats of each channel for its range [low, high], of shape (channels,).
 
@@ -95,7 +95,7 @@ def divergence(
     return torch.where(possible & (step[:, 0] > 0.999 * histogram.width), found, torch.inf)
 
 
-def _histogram(sample: Sample, spec: QSpec) -> Histogram | None:
+def _histogram(sample: Sample, spec: QSpec) -> SortedBins | None:
     """The histogram of a sample; `None` for weights with too few values for one.
 
     An activation's bins are taken as they are. A weight's channel gets bins of one width, zero in
@@ -104,7 +104,7 @@ def _histogram(sample: Sample, spec: QSpec) -> Histogram | None:
     if sample.counts is not None:
         gaps = sample.values.double().sort(dim=1).values.diff(dim=1)
         infinite = gaps.new_full((len(gaps), 1), torch.inf)
-        return histogram_of(sample.values, sample.counts, torch.cat([gaps, infinite], 1).amin(1))
+        return sorted_bins(sample.values, sample.counts, torch.cat([gaps, infinite], 1).amin(1))
     values = sample.values
     bins = min(MAX_BINS, values.shape[1] // VALUES_A_BIN)
     if bins < BINS_A_LEVEL * 2**spec.bits:
@@ -117,7 +117,7 @@ def _histogram(sample: Sample, spec: QSpec) -> Histogram | None:
     counts = torch.zeros(len(values), bins + 1, dtype=torch.float64, device=values.device)
     counts.scatter_add_(1, index, torch.ones((), dtype=counts.dtype).expand_as(index))
     centres = torch.arange(bins + 1, device=values.device) + first[:, None].double()
-    return histogram_of(centres * width[:, None], counts, width)
+    return sorted_bins(centres * width[:, None], counts, width)
 
 
 def _ends(occupied: torch.Tensor) -> torch.Tensor:

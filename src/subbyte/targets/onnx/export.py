@@ -11,7 +11,9 @@ import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
 
-from subbyte.placement.simulation import Captured
+from subbyte.graph.float_model import Regional
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base
 from subbyte.targets.onnx.files import output_names, read_metadata, save
 from subbyte.targets.onnx.program import Program, deployed_as, outputs_alone, program_of, quiet
@@ -46,14 +48,13 @@ class Files:
 
 
 def write_files(
-    captured: Captured,
+    simulation: Simulation,
     folder: Path,
     example: tuple[Any, ...],
     runtimes: Iterable[str],
     *,
     postprocess: bool = True,
     raw_folder: Path | None = None,
-    integers: bool = True,
 ) -> Files:
     """Write all files of a model into `folder`: `model.onnx`, and perhaps `model.RUNTIME.onnx`.
 
@@ -61,21 +62,20 @@ def write_files(
     all.
 
     Args:
-        captured: The quantized model, which stays as it is.
+        simulation: The quantized model, which stays as it is.
         folder: Where files are written.
         example: A batch's arguments; any batch size runs.
         runtimes: Names of the runtimes that the files are for.
         postprocess: Whether a detector is written with the whole way from images to boxes.
         raw_folder: Where a one-stage detector's files up to its raw outputs are written, by the
             same names, if it has post-processing; `None`: they are not.
-        integers: Whether quantizers are in the files; else they are of the float model.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or a file cannot be written.
     """
-    program = program_of(captured, example, postprocess, integers)
+    program = program_of(simulation, example, postprocess)
     common = program.form(base.rewrites(None))
-    path, metadata = folder / f"{NAME}.onnx", captured.facts.metadata
+    path, metadata = folder / f"{NAME}.onnx", simulation.metadata
     files = Files(path)
     raw = None if raw_folder is None or not program.raw else raw_folder / path.name
     _save(common, program.raw, path, raw, metadata)
@@ -94,7 +94,7 @@ def write_files(
 
 
 def export(
-    captured: Captured,
+    simulation: Simulation,
     path: Path,
     example: tuple[Any, ...],
     target: str | None = None,
@@ -104,7 +104,7 @@ def export(
     """Write the quantized model to `path`.
 
     Args:
-        captured: The quantized model, which stays as it is.
+        simulation: The quantized model, which stays as it is.
         path: Of the file.
         example: A batch's arguments; any batch size runs.
         target: The runtime that the file is for; `None` makes one for all.
@@ -116,40 +116,40 @@ def export(
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
-    metadata = captured.facts.metadata
+    metadata = simulation.metadata
     metadata = metadata if target is None else {**metadata, "target": target}
-    program = program_of(captured, example, postprocess)
+    program = program_of(simulation, example, postprocess)
     _save(program.form(base.rewrites(target)), program.raw, path, raw, metadata)
 
 
 def export_float(
-    captured: Captured,
+    simulation: Simulation,
     path: Path,
     example: tuple[Any, ...],
     postprocess: bool = True,
     raw: Path | None = None,
 ) -> None:
     """Write the model before quantization: the same graph, all of it in float32."""
-    program = program_of(captured, example, postprocess, integers=False)
-    _save(program.form(base.rewrites(None)), program.raw, path, raw, captured.facts.metadata)
+    program = program_of(_in_float(simulation), example, postprocess)
+    _save(program.form(base.rewrites(None)), program.raw, path, raw, simulation.metadata)
 
 
-def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
+def own_files(simulation: Simulation, targets: Iterable[str]) -> list[str]:
     """Those of `targets` whose file has other nodes or constants than the one for all."""
-    device = next((value.device for value in captured.parameters()), "cpu")
+    device = next((value.device for value in simulation.parameters()), "cpu")
     example = pytree.tree_map(
         lambda x: (
             torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x
         ),
-        captured.facts.example,
+        simulation.example,
     )
-    program = program_of(captured, example, postprocess=False)
+    program = program_of(simulation, example, postprocess=False)
     common = program.form(base.rewrites(None))
     return [target for target in targets if _own_form(program, target, common) is not None]
 
 
 def arguments(
-    captured: Captured, example: tuple[Any, ...], postprocess: bool = True
+    model: Regional, example: tuple[Any, ...], postprocess: bool = True
 ) -> tuple[torch.Tensor, ...]:
     """What a file of the model is run with for the images of `example`.
 
@@ -158,7 +158,12 @@ def arguments(
     Raises:
         SubbyteError: The whole way cannot be written for this kind of model.
     """
-    return deployed_as(captured, captured.model, example, postprocess).args
+    return deployed_as(model, model.model, example, postprocess).args
+
+
+def _in_float(simulation: Simulation) -> Simulation:
+    """The same model without any parameters of quantization."""
+    return simulate(simulation.float_model, simulation.placement, QuantParams())
 
 
 def _own_form(program: Program, runtime: str, common: ir.Model) -> ir.Model | None:

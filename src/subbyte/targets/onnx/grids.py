@@ -8,8 +8,8 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, EVERY, GRID
 from subbyte.targets.onnx.graph import attribute
-from subbyte.targets.onnx.operators import DOMAIN, EVERY, GRID
 
 
 class Style(StrEnum):
@@ -31,14 +31,14 @@ class Style(StrEnum):
 class Grid:
     """What a node is set to: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
 
-    All integers are uint8. runtime: the only one for which it is there; empty: all of them.
+    All integers are uint8. only_for: the targets for which it is there; empty: all of them.
     """
 
     scale: float
     zero_point: int
     low: int = 0
     high: int = 255
-    runtime: str = EVERY
+    only_for: str = EVERY
     style: str = Style.INTEGERS
 
     @property
@@ -70,7 +70,7 @@ def settings(node: ir.Node) -> Grid:
         attribute(node, "zero_point"),
         attribute(node, "low"),
         attribute(node, "high"),
-        attribute(node, "runtime"),
+        attribute(node, "only_for"),
         attribute(node, "style", Style.INTEGERS),
     )
 

@@ -1,6 +1,6 @@
 """The simulation as a graph of operators that all targets' files begin with.
 
-The only place that reads quantizers: a file's integers are computed here, once.
+The only place that reads quantizers.
 """
 
 from __future__ import annotations
@@ -11,86 +11,95 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from subbyte.graph.float_model import shared
 from subbyte.graph.operators import LINEAR, A, get_tensor, is_global_pool
-from subbyte.numerics.fake_quantize import BiasQuantize, FakeQuantize
-from subbyte.numerics.qspec import along
-from subbyte.placement.simulation import QUANTIZERS, Captured
-from subbyte.targets.onnx.operators import EVERY, ONE_SCALE, OPS
+from subbyte.numerics.fake_quantize import (
+    BiasQuantize,
+    FakeQuantize,
+    QuantizedWeight,
+    Quantizer,
+)
+from subbyte.numerics.qparams import signed_integers
+from subbyte.placement.insert import QUANTIZERS
+from subbyte.placement.simulation import Simulation
+from subbyte.targets.onnx.domain import EVERY, joined
+from subbyte.targets.onnx.operators import ONE_SCALE, OPS
 
 
-def neutral(captured: Captured, integers: bool = True) -> nn.Module:
+def neutral(simulation: Simulation) -> nn.Module:
     """A copy of the model in which integers are integers, for whichever target.
 
-    Weights and biases become int8 (uint8, where a grid of 8 bits has a zero point) and int32
-    tensors with a dequantization; activations our own operator for their quantization and
-    dequantization, which says for which runtime alone it is there. What an exporter's own
-    decompositions would make runtimes stumble over is replaced too. Without `integers` the
-    quantizers are left out: the float model.
+    Weights and biases become int8 (uint8, where 8 bits have a zero point) and int32 tensors with a
+    dequantization; activations our own operator for their quantization and dequantization, which
+    says for which targets alone it is there. What an exporter's own decompositions would make
+    runtimes stumble over is replaced too. A tensor without parameters is in float.
     """
-    model = _copied(captured.model)
-    runtimes = {
-        (tensor.region, tensor.module): tensor.runtime or EVERY for tensor in captured.tensors
-    }
-    for name in captured.region_names:
+    model, region_of = _copied(simulation.model), dict[str, fx.GraphModule]()
+    for name in simulation.region_names:
         region = model.get_submodule(name)
         assert isinstance(region, fx.GraphModule)
+        region_of[name] = region
+    only_for = {
+        id(quantizer): joined(tensor.only_for) for tensor, quantizer in simulation.quantizers()
+    }
+    for name, region in region_of.items():
         for node in list(region.graph.nodes):
-            if node.op != "call_module":
-                continue
-            if integers:
-                runtime = runtimes.get((name, str(node.target)), EVERY)
-                _write_quantizer(region, node, runtime)
-            else:
-                node.replace_all_uses_with(node.args[0])
-                region.graph.erase_node(node)
+            if node.op == "call_module":
+                quantizer = simulation.region(name).get_submodule(str(node.target))
+                _write_quantizer(region, node, quantizer, only_for.get(id(quantizer), EVERY))
         _finish(region)
     return model
 
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy that holds the same numbers as `model`, and not others of their own."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        same = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
-        memo[id(parameter)] = same
-    for buffer in model.buffers():
-        memo.setdefault(id(buffer), buffer.detach())
-    return copy.deepcopy(model, memo)
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): shared(tensor) for tensor in tensors})
 
 
-def _write_quantizer(module: fx.GraphModule, node: fx.Node, runtime: str) -> None:
-    quantizer, source = module.get_submodule(str(node.target)), node.args[0]
+def _write_quantizer(
+    module: fx.GraphModule, node: fx.Node, quantizer: nn.Module, only_for: str
+) -> None:
+    source = node.args[0]
     assert isinstance(source, fx.Node)
-    if isinstance(quantizer, BiasQuantize):
+    if not _rounds(quantizer):
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+    elif isinstance(quantizer, BiasQuantize):
         _write_bias(module, node, quantizer)
-    elif isinstance(quantizer, FakeQuantize) and source.op == "get_attr":
+    elif isinstance(quantizer, QuantizedWeight):
         _write_weight(module, node, quantizer)
     elif isinstance(quantizer, FakeQuantize):
-        # Signed grids are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it does
-        # not.
+        # Signed integers are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it
+        # does not.
         spec = quantizer.spec
         zero_point = int(quantizer.zero_point) - spec.low
-        args = (source, float(quantizer.scale), zero_point, 0, spec.high - spec.low, runtime)
+        args = (source, float(quantizer.scale), zero_point, 0, spec.high - spec.low, only_for)
         _replace(module, node, OPS.quantize_dequantize.default, args)
 
 
-def _write_weight(module: fx.GraphModule, node: fx.Node, quantizer: FakeQuantize) -> None:
-    spec, source = quantizer.spec, node.args[0]
-    assert isinstance(source, fx.Node)
-    integers = quantizer.levels(get_tensor(module, source).detach())
+def _rounds(quantizer: nn.Module) -> bool:
+    """Whether a module has the parameters that it needs to quantize what it is given."""
+    operands = quantizer.operands if isinstance(quantizer, BiasQuantize) else (quantizer,)
+    return all(isinstance(operand, Quantizer) and operand.has_params for operand in operands)
+
+
+def _write_weight(module: fx.GraphModule, node: fx.Node, quantizer: QuantizedWeight) -> None:
+    spec, params = quantizer.spec, quantizer.params
+    assert params is not None
+    assert params.integers is not None
     axis = ONE_SCALE if spec.axis is None else spec.axis
-    scale = quantizer.scale.detach()
-    scale = scale.reshape(()) if spec.axis is None else scale
+    scale = params.scale.reshape(()) if spec.axis is None else params.scale
     name = str(node.target).rpartition(".")[2]
     zero_point = None
     if spec.bits == 8 and not spec.symmetric:
-        zeros = quantizer.zero_point.reshape(scale.shape)
+        zeros = params.zero_point.reshape(scale.shape)
         zero_point = _buffer(module, node, f"{name}_zero_point", zeros.to(torch.uint8))
-        integers = (integers + along(zeros, integers, spec.axis)).to(torch.uint8)
+        integers = params.integers
     else:
         # The integers less their zero point fit into int8 below 8 bits, and integer kernels take
         # weights with zero point 0 only.
-        integers = integers.to(torch.int8)
+        integers = signed_integers(params, spec).to(torch.int8)
     if all(user.target in LINEAR for user in node.users):
         integers, axis = integers.t(), 1 - axis if axis >= 0 else axis
         for user in list(node.users):
@@ -106,7 +115,7 @@ def _write_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) 
     assert isinstance(source, fx.Node)
     bias = get_tensor(module, source).detach()
     name = str(node.target).rpartition(".")[2]
-    integers = quantizer.levels(bias).to(torch.int32)
+    integers = quantizer.integers(bias).to(torch.int32)
     scale = quantizer.scale.detach().expand(bias.shape[0]).contiguous()
     q = _buffer(module, node, f"{name}_integers", integers)
     s = _buffer(module, node, f"{name}_scale", scale)

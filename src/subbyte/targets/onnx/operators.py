@@ -16,18 +16,16 @@ from onnxscript import opset21 as op
 from onnxscript import values
 
 from subbyte.numerics.qspec import along
+from subbyte.targets.onnx.domain import DOMAIN, GRID, LINEAR
 
-DOMAIN = "subbyte"
-GRID, LINEAR = "QuantizeDequantize", "Linear"  # the nodes of our own domain
-EVERY = ""  # `runtime` of a grid that is there for all
 ONE_SCALE = -1  # `axis` of integers with one scale for the whole tensor
 
 
 @torch.library.custom_op("subbyte::quantize_dequantize", mutates_args=())
 def _quantize_dequantize(
-    x: torch.Tensor, scale: float, zero_point: int, low: int, high: int, runtime: str
+    x: torch.Tensor, scale: float, zero_point: int, low: int, high: int, only_for: str
 ) -> torch.Tensor:
-    del runtime
+    del only_for
     return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, low, high)
 
 
@@ -86,15 +84,15 @@ def _own(name: str, inputs: list[str], optional: list[str], **attributes: str) -
 
 
 _GRID = _own(
-    GRID, ["x"], [], scale="FLOAT", zero_point="INT", low="INT", high="INT", runtime="STRING"
+    GRID, ["x"], [], scale="FLOAT", zero_point="INT", low="INT", high="INT", only_for="STRING"
 )
 _LINEAR = _own(LINEAR, ["x", "weight"], ["bias"])
 
 
 def _onnx_quantize_dequantize(
-    x: Any, scale: float, zero_point: int, low: int, high: int, runtime: str
+    x: Any, scale: float, zero_point: int, low: int, high: int, only_for: str
 ) -> Any:
-    return _GRID(x, scale=scale, zero_point=zero_point, low=low, high=high, runtime=runtime)
+    return _GRID(x, scale=scale, zero_point=zero_point, low=low, high=high, only_for=only_for)
 
 
 def _onnx_dequantize(q: Any, scale: Any, zero_point: Any = None, axis: int = 0) -> Any:

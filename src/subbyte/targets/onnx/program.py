@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
-from subbyte.detectors.regions import WHOLE
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two
 from subbyte.graph.capture.export import cause, dynamic_shapes
-from subbyte.placement.simulation import Captured
+from subbyte.graph.float_model import Regional
+from subbyte.graph.flow import WHOLE
+from subbyte.placement.simulation import Simulation
 from subbyte.targets.onnx.graph import Rewrite, prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
@@ -47,26 +48,23 @@ class Program:
         return model
 
 
-def program_of(
-    captured: Captured, example: tuple[Any, ...], postprocess: bool, integers: bool = True
-) -> Program:
+def program_of(simulation: Simulation, example: tuple[Any, ...], postprocess: bool) -> Program:
     """Export a model once.
 
     Args:
-        captured: The quantized model.
+        simulation: The quantized model.
         example: A batch's arguments; any batch size runs.
         postprocess: Whether a detector goes the whole way from images to boxes.
-        integers: Whether quantizers are in it; else the float model.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks.
     """
-    deployed = deployed_as(captured, neutral(captured, integers), example, postprocess)
+    deployed = deployed_as(simulation, neutral(simulation), example, postprocess)
     return Program(_export(deployed), deployed.raw)
 
 
 def deployed_as(
-    captured: Captured, model: nn.Module, example: tuple[Any, ...], postprocess: bool
+    captured: Regional, model: nn.Module, example: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
     """What to write of `model`, a copy of the captured one."""
     if captured.region_names == WHOLE:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-import torch
-
-from subbyte.errors import SubbyteError
 
 PRIMARY_METRIC = "top1"
 
@@ -30,50 +27,18 @@ class Outputs:
         """Number of images."""
         return len(self.logits)
 
-
-def check_logits(output: Any, batch: int) -> torch.Tensor:
-    """The output of a classifier, if it is that.
-
-    Raises:
-        SubbyteError: It is not one float tensor of shape (batch, classes).
-    """
-    if not isinstance(output, torch.Tensor):
-        kind = type(output).__name__
-        raise SubbyteError(
-            f"the model returns a {kind} and not logits: a classifier returns one tensor of shape "
-            "(batch, classes), so wrap the model in a module that returns it"
-        )
-    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
-        raise SubbyteError(
-            f"the model returns a {output.dtype} tensor of shape {tuple(output.shape)} for a batch "
-            f"of {batch} and not logits: a classifier returns shape (batch, classes)"
-        )
-    return output
-
-
-def loss(outputs: Any, targets: Any) -> torch.Tensor:
-    """Mean cross-entropy of logits (images, classes) with the labels (images,).
-
-    Raises:
-        SubbyteError: The outputs are not logits, or a label is no class of the model.
-    """
-    labels = torch.as_tensor(targets)
-    logits = check_logits(outputs, len(labels))
-    classes = logits.shape[1]
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise SubbyteError(
-            f"the labels go from {int(labels.min())} to {int(labels.max())} and the model has "
-            f"{classes} classes: give labels from 0 to {classes - 1}, or none"
-        )
-    return torch.nn.functional.cross_entropy(logits, labels.to(logits.device).long())
+    def take(self, numbers: Sequence[int]) -> Outputs:
+        """The outputs for the images at `numbers`, in that order."""
+        chosen = np.asarray(numbers, np.int64)
+        return Outputs(self.logits[chosen], self.labels[chosen])
 
 
 def metrics(outputs: Outputs) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
-    hits = _rank_of_label(outputs)
-    found = {"top1": float((hits < 1).mean())}
+    ranks = _rank_of_label(outputs)
+    found = {"top1": float((ranks < 1).mean())}
     if outputs.logits.shape[1] > 5:
-        found["top5"] = float((hits < 5).mean())
+        found["top5"] = float((ranks < 5).mean())
     return found
 
 
@@ -116,6 +81,6 @@ def _rank_of_label(outputs: Outputs) -> np.ndarray:
     higher = (outputs.logits > own).sum(1)
     index = np.arange(outputs.logits.shape[1])
     ties = ((outputs.logits == own) & (index < outputs.labels[:, None])).sum(1)
-    broken = np.isnan(outputs.logits).any(1)  # such an output is no hit, whatever the label
+    broken = np.isnan(outputs.logits).any(1)  # such an output is wrong, whatever the label
     ranks: np.ndarray = np.where(broken, outputs.logits.shape[1], higher + ties)
     return ranks

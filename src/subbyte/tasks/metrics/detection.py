@@ -46,6 +46,12 @@ class Outputs:
         """Number of detections on all images together."""
         return sum(map(len, self.scores))
 
+    def take(self, numbers: Sequence[int]) -> Outputs:
+        """The outputs for the images at `numbers`, in that order."""
+        chosen = np.asarray(numbers, np.int64)
+        parts = (tuple(getattr(self, key)[i] for i in numbers) for key in KEYS)
+        return Outputs(self.image_ids[chosen], *parts)
+
     def above(self, threshold: float) -> Outputs:
         """The detections with at least this score, on the same images."""
         keep = [scores >= threshold for scores in self.scores]

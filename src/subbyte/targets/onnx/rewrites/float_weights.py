@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import (
     array,
     attribute,
@@ -16,7 +17,6 @@ from subbyte.targets.onnx.graph import (
     shape_of,
 )
 from subbyte.targets.onnx.grids import grid_of
-from subbyte.targets.onnx.operators import DOMAIN, LINEAR
 
 
 def keep_float_weights(model: ir.Model) -> None:

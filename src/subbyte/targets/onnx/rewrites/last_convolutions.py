@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import array, attribute, constant, prune, put, readers, replace
 from subbyte.targets.onnx.grids import Grid, grid_of, is_grid
-from subbyte.targets.onnx.operators import DOMAIN, LINEAR
 
 UINT8 = ir.DataType.UINT8
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import constant, prune, put, replace
 from subbyte.targets.onnx.grids import Grid, Style, is_grid, settings
-from subbyte.targets.onnx.operators import DOMAIN, LINEAR
 
 UINT8 = ir.DataType.UINT8
 

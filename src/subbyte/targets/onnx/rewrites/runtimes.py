@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import stands_for
 from subbyte.targets.onnx.graph import Rewrite, prune
 from subbyte.targets.onnx.grids import grid_nodes, settings
-from subbyte.targets.onnx.operators import EVERY
 
 
 def only_for(runtime: str) -> Rewrite:
@@ -14,7 +14,7 @@ def only_for(runtime: str) -> Rewrite:
 
     def rewrite(model: ir.Model) -> None:
         for node in grid_nodes(model):
-            if settings(node).runtime not in (EVERY, runtime):
+            if not stands_for(settings(node).only_for, runtime):
                 source = node.inputs[0]
                 assert source is not None
                 node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)

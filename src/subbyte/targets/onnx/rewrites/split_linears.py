@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import (
     array,
     attribute,
@@ -34,7 +35,6 @@ from subbyte.targets.onnx.layout import (
     step_of,
     take,
 )
-from subbyte.targets.onnx.operators import DOMAIN, LINEAR
 
 
 @dataclass(frozen=True)

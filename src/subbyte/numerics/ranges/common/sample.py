@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-Range = tuple[torch.Tensor, torch.Tensor]
+# Both ends, each of shape (channels,).
+Range: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Sample:
 
     values: (channels, n). counts: (channels, n), how often each value occurs, or `None` for once.
     low, high: (channels,), exact extremes. mean_low, mean_high: (channels,), the extremes of a
-    batch's images, averaged; for weights equal to the extremes. importance: (channels, n), what a
+    batch's images, averaged; for weights equal to the extremes. mse_weights: (channels, n), what a
     squared error in each value costs, all its occurrences together, in any unit; `None`: unknown.
     """
 
@@ -25,17 +28,17 @@ class Sample:
     high: torch.Tensor
     mean_low: torch.Tensor
     mean_high: torch.Tensor
-    importance: torch.Tensor | None = None
+    mse_weights: torch.Tensor | None = None
 
 
 def sample_of(weights: torch.Tensor) -> Sample:
     """The sample of a weight's rows, of shape (channels, n)."""
-    low, high = torch.aminmax(weights, dim=1)
+    low, high = weights.aminmax(dim=1)
     return Sample(weights, None, low, high, low, high)
 
 
 def within(sample: Sample, low: torch.Tensor, high: torch.Tensor) -> Range:
     """[low, high], as far as there are values, in the type of the sample's extremes."""
-    low = torch.maximum(low.to(sample.low.dtype), sample.low)
-    high = torch.minimum(high.to(sample.high.dtype), sample.high)
-    return torch.minimum(low, sample.high), torch.maximum(high, sample.low)
+    low = low.to(sample.low.dtype).maximum(sample.low)
+    high = high.to(sample.high.dtype).minimum(sample.high)
+    return low.minimum(sample.high), high.maximum(sample.low)

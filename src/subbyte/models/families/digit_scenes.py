@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from subbyte.models import ssd
 from subbyte.models.config import ModelConfig
-from subbyte.models.digits import CLASSES
-from subbyte.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from subbyte.models.spec import ModelSpec
+
+GROUP = "bundled"
+TASK = "detection"
 
 MEMBER = "digit_scenes"  # of the SSD family: the same network, untrained
-WEIGHTS = Path(__file__).parent / "weights" / "digit_scenes.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "weights" / "digit_scenes.safetensors"
 
 
 def names() -> list[str]:
@@ -21,6 +25,9 @@ def names() -> list[str]:
 
 def load(config: ModelConfig) -> ModelSpec:
     """The detector with its bundled weights, or with those of `config.checkpoint`."""
+    from subbyte.models import ssd
+    from subbyte.models.digits import CLASSES
+
     own = ModelConfig(
         name=MEMBER, checkpoint=config.checkpoint or WEIGHTS, num_classes=len(CLASSES) + 1
     )

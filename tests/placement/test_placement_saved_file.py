@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 import subbyte
 from subbyte.errors import SubbyteError
-from subbyte.placement.simulation import Captured
-from subbyte.placement.storage import read_facts
+from subbyte.numerics.qparams import TensorQParams
+from subbyte.placement.saved_file import read
+from subbyte.placement.simulation import Simulation
 
 
 class Small(nn.Module):
@@ -80,7 +82,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 IMAGES = normal(4, 3, 7, 7)
 
 
-def quantized_small(**fields: object) -> Captured:
+def quantized_small(**fields: object) -> Simulation:
     return subbyte.quantize(seeded(), [IMAGES], subbyte.Recipe(**fields))
 
 
@@ -91,14 +93,14 @@ def one_of(tensors: dict[str, Any], ending: str) -> Any:
 
 
 def check_round_trip(
-    quantized: Captured, path: Path, make: Callable[[], nn.Module] = Small, x: Tensor = IMAGES
+    quantized: Simulation, path: Path, make: Callable[[], nn.Module] = Small, x: Tensor = IMAGES
 ) -> None:
     """Saved and loaded, on a model of its own, it is the same to the last bit."""
     subbyte.save(quantized, path)
     loaded = subbyte.load(seeded(make), path)
     assert torch.equal(loaded(x), quantized(x))
     assert subbyte.layers(loaded) == subbyte.layers(quantized)
-    assert loaded.recipe == quantized.recipe
+    assert loaded.placement == quantized.placement
     again = path.with_name("again.safetensors")
     subbyte.save(loaded, again)
     assert again.read_bytes() == path.read_bytes()
@@ -120,20 +122,20 @@ def test_a_round_trip(fields: dict[str, object], tmp_path: Path) -> None:
     check_round_trip(quantized_small(**fields), tmp_path / "a.safetensors")
 
 
-def test_what_a_method_has_set_comes_back(tmp_path: Path) -> None:
+def test_what_a_method_has_found_comes_back(tmp_path: Path) -> None:
     quantized = quantized_small(weights=4, method="range")
     before = quantized(IMAGES)
-    tensor, quantizer = list(quantized.quantizers("weight"))[1]
-    quantizer.offset = 0.6 * normal(*quantized.weight(tensor).shape)
-    quantizer.scale.mul_(1.01)
-    bias = quantized.region("").get_parameter("head.bias")
-    bias.add_(0.25)
+    key = "body.weight"
+    params = quantized.params.tensors[key]
+    others = (params.integers.to(torch.int32) + 1).clamp(max=15).to(torch.uint8)
+    quantized.put(key, TensorQParams(params.scale * 1.01, params.zero_point, others))
+    quantized.put_bias("head.bias", quantized.bias("head.bias") + 0.25)
     assert not torch.equal(quantized(IMAGES), before)
     check_round_trip(quantized, tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
-        biases = [name for name in file.keys() if "bias" in name]  # noqa: SIM118
-    assert len(biases) == 1
-    assert biases[0].endswith("head.bias")
+        biases = [name for name in file.keys() if name.startswith("bias.")]  # noqa: SIM118
+        assert torch.equal(file.get_tensor(f"grid.{key}.integers"), others)
+    assert biases == ["bias.head.bias"]
 
 
 def test_float_weights_stay_with_the_model(tmp_path: Path) -> None:
@@ -141,27 +143,32 @@ def test_float_weights_stay_with_the_model(tmp_path: Path) -> None:
     quantized = quantized_small(method="range")
     subbyte.save(quantized, path)
     floats = 4 * sum(parameter.numel() for parameter in seeded().parameters())
-    assert path.stat().st_size < floats / 3
+    assert path.stat().st_size < floats / 2
     with safe_open(path, framework="pt") as file:
         sizes = {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118
     channels = {"stem": 6, "body": 64, "head": 5}
     for layer, count in channels.items():
         for field in ("scale", "zero_point"):
             assert one_of(sizes, f"{layer}.weight.{field}") == count
-    assert sum(sizes.values()) == 2 * sum(channels.values()) + 2 * 3  # and three activations
+    weights = {"stem": 6 * 3 * 9, "body": 64 * 6 * 9, "head": 5 * 64}
+    for layer, count in weights.items():
+        assert one_of(sizes, f"{layer}.weight.integers") == count
+    # And three activations.
+    assert sum(sizes.values()) == sum(weights.values()) + 2 * sum(channels.values()) + 2 * 3
 
 
 def test_metadata_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    quantized = quantized_small(weights=5, overrides={"body": {"weights": 4}})
-    quantized.facts.metadata |= {"classes": ["größe", "b"], "preprocessing": {"resize": 7}}
+    overrides = {"body": {"weights": 4}}
+    quantized = quantized_small(weights=5, overrides=overrides, method="bias_correction")
+    quantized.metadata |= {"classes": ["größe", "b"], "preprocessing": {"resize": 7}}
     subbyte.save(quantized, path)
-    for metadata in (read_facts(path), subbyte.load(seeded(), path).facts.metadata):
+    for metadata in (read(path).metadata, subbyte.load(seeded(), path).metadata):
         assert metadata["classes"] == ["größe", "b"]
         assert metadata["preprocessing"] == {"resize": 7}
         assert metadata["version"] == subbyte.__version__
-        assert metadata["method"] == "subbyte"
-        assert subbyte.Recipe(**metadata["recipe"]) == quantized.recipe
+        assert metadata["method"] == "bias_correction"
+        assert subbyte.Recipe(**metadata["recipe"]) == quantized.placement.recipe
 
 
 def test_a_batch_of_one_and_a_model_in_training_mode(tmp_path: Path) -> None:
@@ -190,14 +197,16 @@ def test_arguments_of_any_structure(tmp_path: Path) -> None:
 def test_layers_of_any_name(names: tuple[str, ...], tmp_path: Path) -> None:
     quantized = subbyte.quantize(seeded(lambda: Named(*names)), [IMAGES])
     for name in names:
-        quantized.region("").get_parameter(f"{name}.bias").add_(0.25)
+        quantized.put_bias(f"{name}.bias", quantized.bias(f"{name}.bias") + 0.25)
     check_round_trip(quantized, tmp_path / "a.safetensors", lambda: Named(*names))
 
 
-def test_a_weight_of_two_layers_that_a_method_has_altered(tmp_path: Path) -> None:
-    quantized = subbyte.quantize(seeded(Tied), [IMAGES])
-    quantized.region("").get_parameter("first.weight").mul_(1.5)
-    check_round_trip(quantized, tmp_path / "a.safetensors", Tied)
+def test_a_weight_of_two_layers(tmp_path: Path) -> None:
+    check_round_trip(subbyte.quantize(seeded(Tied), [IMAGES]), tmp_path / "a.safetensors", Tied)
+
+
+def test_equalized_weights_are_found_again(tmp_path: Path) -> None:
+    check_round_trip(quantized_small(equalize=True, method="range"), tmp_path / "a.safetensors")
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -235,14 +244,14 @@ def test_a_file_that_is_not_whole(tmp_path: Path) -> None:
     header = 8 + struct.unpack("<Q", content[:8])[0]
     for length in (0, 5, header - 10, header, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(SubbyteError, match="is no whole safetensors file"):
+        with pytest.raises(SubbyteError, match="is not a whole safetensors file"):
             subbyte.load(seeded(), path)
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file({"conv.weight": torch.ones(3)}, str(path), metadata={"format": "pt"})
-    for use in (lambda: subbyte.load(seeded(), path), lambda: read_facts(path)):
+    for use in (lambda: subbyte.load(seeded(), path), lambda: read(path)):
         with pytest.raises(SubbyteError, match="holds no quantized model"):
             use()
 
@@ -253,7 +262,7 @@ def test_a_file_that_is_missing(name: str, tmp_path: Path) -> None:
         subbyte.load(seeded(), tmp_path / name)
 
 
-def test_a_file_that_lacks_a_grid(tmp_path: Path) -> None:
+def test_a_file_that_lacks_a_tensor(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     subbyte.save(quantized_small(), path)
     with safe_open(path, framework="pt") as file:
@@ -261,22 +270,26 @@ def test_a_file_that_lacks_a_grid(tmp_path: Path) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors = {name: value for name, value in tensors.items() if "body.weight.z" not in name}
     save_file(tensors, str(path), metadata=metadata)
-    with pytest.raises(SubbyteError, match="no grid for the weight of layer 'body'"):
+    with pytest.raises(SubbyteError, match="no parameters for the weight of layer 'body'"):
         subbyte.load(seeded(), path)
 
 
-def test_a_failure_leaves_an_older_file_as_it_was(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(tensors: object, name: str, metadata: object) -> None:
-        Path(name).write_bytes(b"half of")
-        raise KeyboardInterrupt
+def test_a_file_of_an_earlier_version_asks_to_quantize_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    # What version 0.1.0 has written: roundings as offsets, no format number.
+    about = {"metadata": {"version": "0.1.0", "recipe": {}}, "example": {}, "fingerprints": {}}
+    tensors = {"grid.conv.weight.scale": torch.ones(3), "grid.conv.weight.offset": torch.ones(3)}
+    save_file(tensors, str(path), metadata={"subbyte": json.dumps(about)})
+    with pytest.raises(SubbyteError, match="another version of subbyte: quantize the model again"):
+        subbyte.load(seeded(), path)
 
+
+def test_a_failure_leaves_an_older_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"as it was")
     quantized = quantized_small()
-    monkeypatch.setattr("subbyte.placement.storage.save_file", fail)
-    with pytest.raises(KeyboardInterrupt):
+    quantized.metadata["classes"] = {"not", "JSON"}
+    with pytest.raises(TypeError):
         subbyte.save(quantized, path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"as it was"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
+from typing import TYPE_CHECKING, TypeAlias
 
 from subbyte.numerics.qspec import QSpec
-from subbyte.numerics.ranges.sample import Range
+from subbyte.numerics.ranges.common.sample import Range
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Loss: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
 
 SHORTEST = 0.01  # of the extremes, so far down for the sake of outliers
 MARGIN = 2  # times the loss of rounding without clipping: more than finer steps ever lose
@@ -21,11 +23,17 @@ def search(
 ) -> Range:
     """The range with the least `loss`, for all channels at once.
 
-    low, high: (channels,), the extremes, which are tried first and win ties. loss: from the two
-    ends of a range, each of shape (channels,), to a number a channel; infinite where the range is
-    none to choose. errors: the loss is the sum of what clipping and what rounding leave, so that it
-    need not be asked about ranges that clip too much already.
+    Args:
+        low: The lower extremes, (channels,), which are tried first and win ties.
+        high: The upper extremes, (channels,).
+        spec: The integers that values become.
+        loss: From both ends of a range, each of shape (channels,), to a number a channel; infinite
+            where the range must not be chosen.
+        errors: The loss is the sum of what clipping and what rounding leave, so that it need not
+            be asked about ranges that clip too much already.
     """
+    import torch
+
     low, high = low.clamp(max=0), high.clamp(min=0)
     best = torch.full_like(low, float("inf"))
     best_low, best_high = low.clone(), high.clone()

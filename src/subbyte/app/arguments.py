@@ -1,0 +1,111 @@
+"""What stands on a command line, read and checked before PyTorch is imported."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from subbyte import models
+from subbyte.app.experiment import RUNTIMES, Experiment, read_setting
+from subbyte.data.config import BUNDLED, BUNDLED_SCENES
+from subbyte.errors import SubbyteError, unknown
+from subbyte.models import ModelConfig
+from subbyte.models.config import missing_checkpoint
+from subbyte.recipe import Recipe
+from subbyte.training.config import TrainingExperiment
+from subbyte.utils.validation import explain
+
+
+def model_config(
+    name: str, weights: str | None, checkpoint: Path | None, num_classes: int | None
+) -> ModelConfig:
+    """The configuration of a model by name, or by FILE.py:FUNCTION."""
+    source = {"factory": name} if ":" in name else {"name": name}
+    try:
+        return ModelConfig(
+            **source, weights=weights, checkpoint=checkpoint, num_classes=num_classes
+        )
+    except ValidationError as error:
+        raise explain(error, ModelConfig) from None
+
+
+def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
+    """The recipe for "w4a8" with `KEY=VALUE` settings of its fields on top."""
+    match = re.fullmatch(r"w(\d+)a(\d+)", bits)
+    if match is None:
+        raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")
+    fields: dict[str, Any] = {"weights": int(match[1]), "activations": int(match[2]), "seed": seed}
+    return Recipe(**(fields | dict(map(read_setting, settings))))
+
+
+def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
+    """Refuse variants in `only`, a model, weights and folders of images that do not exist.
+
+    Raises:
+        SubbyteError: As when the experiment is run.
+    """
+    for name in only:
+        if name not in experiment.variants:
+            raise unknown("variant", name, experiment.variants)
+    models.check(experiment.model)
+    if experiment.data.name is None and models.is_classifier(experiment.model):
+        from subbyte.data import image_roots
+
+        image_roots(experiment.data)
+
+
+def check_training(asked: TrainingExperiment) -> None:
+    """Refuse files to start from that do not exist."""
+    for path in (asked.training.checkpoint, asked.training.backbone):
+        if path is not None and not path.exists():
+            raise missing_checkpoint(path)
+
+
+def check_target(target: str | None) -> None:
+    """Refuse a target that does not exist; `None` stands for all of them."""
+    if target is not None and target not in RUNTIMES:
+        raise unknown("target", target, RUNTIMES)
+
+
+def check_runtime(runtime: str) -> None:
+    """Refuse a runtime that does not exist."""
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+
+
+def check_calibration(source: str) -> None:
+    """Refuse a folder of calibration images that does not exist."""
+    folder = Path(source).expanduser()
+    if source not in (*BUNDLED, *BUNDLED_SCENES) and not folder.exists():
+        raise SubbyteError(f"folder {folder} cannot be read ({os.strerror(errno.ENOENT)})")
+
+
+def check_images(paths: Sequence[Path]) -> None:
+    """Refuse image files that do not exist."""
+    for path in paths:
+        if not path.exists():
+            raise SubbyteError(f"image {path} does not exist")
+
+
+def check_quantized(path: Path) -> None:
+    """Refuse a quantized model that does not exist."""
+    if not path.is_file():
+        raise SubbyteError(f"there is no file {path}: name one that subbyte.save has written")
+
+
+def check_output(path: Path) -> None:
+    """Refuse a folder where a file is to be written."""
+    if path.is_dir():
+        raise SubbyteError(f"{path} is a folder: name a file to write")
+
+
+def check_onnx(path: Path) -> None:
+    """Refuse an ONNX file that does not exist."""
+    if not path.exists():
+        raise SubbyteError(f"there is no file {path}: name an ONNX file")

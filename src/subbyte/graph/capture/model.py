@@ -1,0 +1,61 @@
+"""From a user's model to a `FloatModel`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from subbyte.errors import SubbyteError
+from subbyte.graph.fingerprint import fingerprints
+from subbyte.graph.float_model import FloatModel, region_of
+from subbyte.graph.layers import FoundLayer, find_layers
+from subbyte.graph.regions import capture_regions
+
+
+def capture_model(
+    model: nn.Module, args: tuple[Any, ...], regions: tuple[str, ...] | None
+) -> FloatModel:
+    """Capture a model once, for any number of placements; `model` is left as it is.
+
+    Args:
+        model: The user's model.
+        args: The positional arguments of one batch.
+        regions: Qualified names of the submodules that are captured; ("",) is the whole model,
+            `None` those that are found.
+
+    Raises:
+        SubbyteError: The model does not run, cannot be captured, or a region has no layer.
+    """
+    parts = capture_regions(model, args, regions)
+    layers = {name: _layers(region_of(parts.model, name), name) for name in parts.regions}
+    parts.model.requires_grad_(False)
+    return FloatModel(
+        original=model,
+        model=parts.model,
+        region_names=parts.regions,
+        flow=parts.flow,
+        layers=layers,
+        example=pytree.tree_map(_shape_only, args),
+        signature=inspect.signature(model.forward),
+        fingerprints=fingerprints(parts.model),
+    )
+
+
+def _layers(region: fx.GraphModule, name: str) -> tuple[FoundLayer, ...]:
+    layers = tuple(find_layers(region.graph))
+    if not any(not layer.reason for layer in layers):
+        what = f"region '{name}'" if name else "model"
+        raise SubbyteError(
+            f"the {what} has no convolution, linear layer or matrix product that could be "
+            "quantized: give one with at least one, or leave it in float"
+        )
+    return layers
+
+
+def _shape_only(leaf: Any) -> Any:
+    """A tensor that has a shape and a type and no memory."""
+    return torch.empty_like(leaf, device="meta") if isinstance(leaf, torch.Tensor) else leaf

@@ -1,0 +1,47 @@
+"""The families of models, one file each; every file in this folder is one.
+
+What stands at the top of a file is imported whenever names are listed or looked up. PyTorch and
+networks are therefore imported inside of `load`, and helpers belong elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from subbyte.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from subbyte.models.spec import ModelSpec
+
+
+class Family(Protocol):
+    """What a file in this folder holds.
+
+    `GROUP`: under which heading `subbyte models` lists the names. `TASK`: what the models are for.
+    """
+
+    GROUP: str
+    TASK: Literal["classification", "detection"]
+
+    def names(self) -> list[str]:
+        """The names of the family's models, which no other family has."""
+
+    def load(self, config: ModelConfig) -> ModelSpec:
+        """The model that `config` names, with published weights, a checkpoint's or random ones.
+
+        Raises:
+            SubbyteError: The weights cannot be had, read or fitted.
+        """
+
+
+@cache
+def known() -> list[Family]:
+    """All families by group, of one group the classifiers first; timm, the largest, comes last."""
+    found = [
+        cast("Family", importlib.import_module(f"{__name__}.{module.name}"))
+        for module in pkgutil.iter_modules(__path__)
+    ]
+    return sorted(found, key=lambda family: (family.GROUP == "timm", family.GROUP, family.TASK))

@@ -1,0 +1,1 @@
+"""What several range rules use; no file here is a rule."""
