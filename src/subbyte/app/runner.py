@@ -43,8 +43,14 @@ def run(
 ) -> tuple[Path, dict[str, Any]]:
     """Run an experiment: float, then each variant; return its folder and what `results.json` holds.
 
-    Everything that can be found wrong is found before the folder is made. `only`: names of the
-    variants to run; `resume`: go on in a folder of the same experiment, keeping what is finished.
+    Everything that can be found wrong is found before the folder is made.
+
+    Args:
+        experiment: What to run.
+        out: The folder; `None`: runs/NAME/TIME.
+        only: The names of the variants to run; empty: all.
+        resume: Go on in a folder of the same experiment, keeping what is finished.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: Bad input; nothing is left behind.
@@ -64,7 +70,13 @@ def run(
 
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
-    """Measure the model before quantization and write the folder `float`, whole or not at all."""
+    """Measure the model before quantization and write the folder `float`, whole or not at all.
+
+    Args:
+        setup: The experiment, its model and data open.
+        folder: The run's.
+        progress: Shows how far it is.
+    """
     task, float_model = setup.task, setup.captured[None].model
     with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
@@ -86,8 +98,15 @@ def run_variant(
 ) -> None:
     """Quantize, export and measure one variant; write its folder, whole or not at all.
 
-    A pure function of the resolved experiment and the name; `setup` only spares opening the model
-    and the data again. The float outputs are read from the run's folder, and made if missing.
+    A pure function of the resolved experiment and the name. The float outputs are read from the
+    run's folder, and made if missing.
+
+    Args:
+        experiment: What is run.
+        name: The variant's.
+        folder: The run's.
+        setup: The same experiment, its model and data open already; `None`: they are opened.
+        progress: Shows how far it is.
     """
     progress = progress or Silent()
     setup = setup or set_up(experiment, (name,), progress)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.batch import portions
+from subbyte.graph.batch import in_chunks
 from subbyte.graph.float_model import FloatModel, Regional, interpreted, parameter_name
 from subbyte.graph.layers import results
 from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize
@@ -140,7 +140,7 @@ def correct_biases(
         if node in last:
             layers[node].give(outputs)
 
-    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
     with _observed(float_model, set(layers), observe):
         for args in progress.track(chunks, "correcting biases"):
             float_model(*args)
@@ -184,7 +184,7 @@ def correct_outputs(
         del inputs
         layers[node].give(outputs)
 
-    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
     with _observed(simulation, set(layers), observe):
         for args in progress.track(chunks, "correcting outputs"):
             simulation(*args)
@@ -204,6 +204,11 @@ def match_outputs(
 
     For methods that leave biases as they are: a block's own loss does not see what quantizers add
     in the mean, those of activations above all.
+
+    Args:
+        simulation: With all parameters.
+        batches: The calibration images.
+        progress: Shows how far it is.
 
     Returns:
         The new biases by their qualified names.

@@ -66,6 +66,11 @@ def note(
     """A sentence where a layer clips much more of the evaluation images than of calibration's.
 
     Clipping alone says nothing, because range rules clip on purpose: see `MORE` and `BEYOND`.
+
+    Args:
+        model: The simulation that clipped.
+        evaluated: What each tensor of its placement clipped of the evaluation images.
+        calibrated: The same of the calibration images.
     """
     found = []
     for tensor, one, other in zip(model.placement.tensors, evaluated, calibrated, strict=True):

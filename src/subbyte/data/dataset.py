@@ -70,7 +70,11 @@ class Images(Indexed, Protocol):
 class ImageFiles(Dataset[Item]):
     """Image files. Item i: a float32 tensor [C, H, W], and a label or `None`.
 
-    `decoded`: where pixels are kept that were decoded; by default every use decodes again.
+    Attributes:
+        paths: The files.
+        labels: A label for each, if they are known.
+        preprocessing: What images go through.
+        decoded: Where pixels are kept that were decoded; `None`: every use decodes again.
     """
 
     paths: Sequence[Path]
@@ -239,7 +243,14 @@ def check_sizes(
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> None:
-    """Raise `SubbyteError` if images of different sizes would come together in a batch."""
+    """Raise `SubbyteError` if images of different sizes would come together in a batch.
+
+    Args:
+        paths: The image files, in the order of the batches.
+        infos: Path → what is known of the file.
+        preprocessing: What images go through.
+        batch_size: Images a batch.
+    """
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple) or batch_size == 1:
         return
     for i, path in enumerate(paths):

@@ -69,7 +69,13 @@ class Decoded:
 def prepared(image: Image.Image, name: str, preprocessing: Preprocessing) -> Tensor:
     """An image resized and cropped: uint8 [C, H, W].
 
-    Raises `SubbyteError`, which calls the image `name`, if that cannot be done.
+    Args:
+        image: The decoded image.
+        name: What to call it in a message.
+        preprocessing: How it is resized and cropped.
+
+    Raises:
+        SubbyteError: That cannot be done.
     """
     try:
         return pixels_of(image, preprocessing)

@@ -54,9 +54,11 @@ _UNKNOWN_WHITE = (
 class ImageInfo:
     """What a look at an image file has shown.
 
-    `fault`: what is wrong with it, as the end of a sentence (`None`: it is whole); `size`: height
-    and width in pixels, upright; `turned`: it is stored otherwise than it is to be seen, as its
-    EXIF orientation says; `transparent`: it has pixels that are not opaque.
+    Attributes:
+        fault: What is wrong with it, as the end of a sentence; `None`: it is whole.
+        size: Height and width in pixels, upright.
+        turned: It is stored otherwise than it is to be seen, as its EXIF orientation says.
+        transparent: It has pixels that are not opaque.
     """
 
     fault: str | None = None
@@ -153,7 +155,13 @@ def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
 def inspect(
     paths: Sequence[Path], progress: Progress = _SILENT, keeper: Keeper | None = None
 ) -> dict[Path, ImageInfo]:
-    """A look at each of `paths`; `keeper`: gets what is decoded meanwhile."""
+    """Decode each image file to its end, and report what was seen.
+
+    Args:
+        paths: The files.
+        progress: Shows how far it is.
+        keeper: Gets what is decoded, as long as it has space for it.
+    """
     same: dict[ImageInfo, ImageInfo] = {}  # most are equal: one object for all of them
     looked = progress.track(_looked(paths, keeper), "checking images", len(paths))
     return {path: same.setdefault(infos, infos) for path, infos in looked}

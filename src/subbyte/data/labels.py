@@ -39,9 +39,13 @@ class Labelled:
 class Evaluation:
     """Images to evaluate, whose labels depend on the model.
 
-    `folders`: the class folder of each image; `classes`: all class folders, sorted; `empty`: those
-    that hold no images; `given`: a file with their order, or "imagenet"; `fixed`: their order where
-    it is the data's own.
+    Attributes:
+        batches: The images.
+        folders: The class folder of each image.
+        classes: All class folders, sorted.
+        empty: Those that hold no images.
+        given: A file with their order, or "imagenet".
+        fixed: Their order where it is the data's own.
     """
 
     batches: Batches

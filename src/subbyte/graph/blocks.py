@@ -82,7 +82,13 @@ def single_layers(
 
 
 def leading_to(module: fx.GraphModule, block: Block, outputs: tuple[fx.Node, ...]) -> Block:
-    """What leads from a block's inputs to some nodes in it, or to its inputs themselves."""
+    """The part of a block from its inputs to some nodes in it, or to its inputs themselves.
+
+    Args:
+        module: The region.
+        block: One of its blocks.
+        outputs: Nodes of the region's graph inside the block, or its inputs.
+    """
     part = _extract(module, [], list(block.inputs), list(outputs))
     return Block(block.name, block.region, part, block.inputs, outputs)
 
@@ -90,7 +96,13 @@ def leading_to(module: fx.GraphModule, block: Block, outputs: tuple[fx.Node, ...
 def same_part(
     module: fx.GraphModule, inputs: Collection[fx.Node], outputs: Collection[fx.Node]
 ) -> fx.GraphModule:
-    """What leads from some nodes to others in another graph, in which they have the same names."""
+    """The part from some nodes to others in another graph, in which they have the same names.
+
+    Args:
+        module: The other graph.
+        inputs: Nodes, by whose names the part's inputs are found.
+        outputs: Nodes, by whose names the part's outputs are found.
+    """
     nodes = {node.name: node for node in module.graph.nodes}
     own_inputs, own_outputs = ([nodes[n.name] for n in given] for given in (inputs, outputs))
     return _extract(module, [], own_inputs, own_outputs)

@@ -51,8 +51,12 @@ POOLS_ONE = {A.max_pool1d.default, A.avg_pool1d.default, A.adaptive_avg_pool1d.d
 class _Pair:
     """Two layers, of which the second alone reads what the first gives.
 
-    axis: the dimension of what is between them that the channels are along. clamps: the functions
-    there that have an upper limit. scale: by what each channel is divided, (channels,), float64.
+    Attributes:
+        first: The layer that gives.
+        second: The layer that reads.
+        axis: The dimension of the tensor between them that the channels are along.
+        clamps: The functions between them that have an upper limit.
+        scale: By what each channel is divided, (channels,), float64.
     """
 
     first: fx.Node

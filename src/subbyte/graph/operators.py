@@ -178,7 +178,13 @@ def get_tensor(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
 
 
 def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
-    """Set the parameter `name` (qualified; its parents exist) to `value`."""
+    """Set a parameter to a value.
+
+    Args:
+        module: The graph module.
+        name: The parameter's qualified name; its parents exist.
+        value: The value, which is detached.
+    """
     path, _, attribute = name.rpartition(".")
     parent = module.get_submodule(path) if path else module
     # A tensor that the user's code makes as it runs is neither: `torch.export` keeps it as it is.
@@ -188,7 +194,17 @@ def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
 
 
 def add_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor) -> fx.Node:
-    """A new buffer, by a name that is free, and in front of `like` a node that reads it."""
+    """A new buffer, by a name that is free, and in front of a node one that reads it.
+
+    Args:
+        module: The graph module.
+        like: The node in front of which the new one stands; it lends its metadata.
+        name: The buffer's name, to which underscores are added until it is free.
+        value: Its value.
+
+    Returns:
+        The node that reads the buffer.
+    """
     while hasattr(module, name):
         name += "_"
     module.register_buffer(name, value)

@@ -87,6 +87,13 @@ def quantize(
 ) -> QuantParams:
     """Start from each layer's own best range, then search all step sizes together.
 
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images, with labels or without.
+        options: Of the search.
+        context: Progress, and the loss by labels.
+
     Raises:
         SubbyteError: Labels were asked for and there are none, or they do not fit the outputs.
     """

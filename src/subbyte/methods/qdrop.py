@@ -39,7 +39,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Choose all ranges in the float network, then learn rounding and step sizes of each block."""
+    """Choose all ranges in the float network, then learn rounding and step sizes of each block.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: What is learned of each block, and how.
+        context: Seed, progress, and where finished blocks are kept.
+    """
     progress = context.progress
     weights = weight_ranges(float_model, placement, progress)
     in_float = simulate(float_model, placement, QuantParams())

@@ -57,7 +57,13 @@ def read_checkpoint(path: Path, expected: Collection[str] = ()) -> OrderedDict[s
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load `state` into `module`, strictly; `source` is the file that errors name."""
+    """Load a state dict into a module, strictly.
+
+    Args:
+        module: The module.
+        state: Name → tensor.
+        source: The file that errors name.
+    """
     own = module.state_dict()
     _refuse_other_shapes(own, state, source)
     state = OrderedDict(state) if not isinstance(state, OrderedDict) else state

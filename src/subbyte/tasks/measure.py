@@ -26,9 +26,12 @@ Runs = Mapping[str, targets.Run]
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model and its files: runtime → the one that it runs, and the same without post-processing.
+    """A model and its files.
 
-    raw: empty where there are no such files.
+    Attributes:
+        model: The model.
+        paths: Runtime → the file that it runs.
+        raw: Runtime → the same without post-processing; empty where there are no such files.
     """
 
     model: Regional
@@ -38,7 +41,12 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model, and its outputs for the images that the simulation takes."""
+    """The float model that a variant is compared with.
+
+    Attributes:
+        model: The model.
+        outputs: Its outputs for the images that the simulation takes.
+    """
 
     model: FloatModel
     outputs: Any
@@ -46,7 +54,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Measured:
-    """An entry of the results, the simulation's outputs, and what a reader must know."""
+    """What was measured of a model and its files.
+
+    Attributes:
+        entry: Of the results.
+        outputs: The simulation's.
+        notes: What a reader must know.
+    """
 
     entry: dict[str, Any]
     outputs: Any

@@ -96,7 +96,13 @@ class TrainingExperiment(Checked):
 
 
 def learning_rate(config: Training, step: int, steps: int) -> float:
-    """The learning rate of `step`, of 0 to `steps` - 1."""
+    """The learning rate of `step`, of 0 to `steps` - 1.
+
+    Args:
+        config: The training's.
+        step: From 0 to `steps` - 1.
+        steps: How many there are.
+    """
     # A short run warms up over its first half at most.
     warmup = min(config.warmup_steps, steps // 2)
     if step < warmup:

@@ -82,16 +82,24 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train an SSD for the classes of `dataset`, and write it to the folder `out`.
+    """Train an SSD for the classes of `dataset`, and write it to a folder.
 
-    `evaluation` is given the model in eval mode and returns figures by name, which go into the
-    log. With `resume`, a run in `out` that was interrupted goes on from its last saved state to the
-    same weights, bit for bit on one thread; one that is finished is read. The folder is a
-    checkpoint for `subbyte.models.build`. The caller's random numbers are not touched. Processes
-    that torchrun has started share each batch; each divides its losses by its own objects.
+    A run that was interrupted goes on from its last saved state to the same weights, bit for bit on
+    one thread. The folder is a checkpoint for `subbyte.models.build`. The caller's random numbers
+    are not touched. Processes that torchrun has started share each batch; each divides its losses
+    by its own objects.
+
+    Args:
+        config: How to train.
+        dataset: The images, and what is on them.
+        evaluation: Gets the model in evaluation mode and returns figures by name, which go into the
+            log.
+        out: The folder.
+        resume: Go on with the run in `out`; one that is finished is read.
+        progress: Shows how far it is.
 
     Raises:
-        SubbyteError: There is no box in the data set, `out` holds another run, or the loss is no
+        SubbyteError: There is no box in the data set, `out` holds another run, or the loss is not a
             number any more: then the last good weights are in `out`.
     """
     if (out / MODEL).exists() and resume:

@@ -62,7 +62,13 @@ class Interruptible:
         self.inner, self.ctrl_c = inner, ctrl_c
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield `items` as the inner progress does, as long as nobody presses Ctrl-C."""
+        """Yield `items` as the inner progress does, as long as nobody presses Ctrl-C.
+
+        Args:
+            items: What is looped over.
+            description: What is done.
+            total: How many items there are; `None`: their length, where they have one.
+        """
         for item in self.inner.track(items, description, total):
             self.ctrl_c.check()
             yield item

@@ -30,10 +30,15 @@ _SILENT = Silent()
 class DetectionData:
     """The images of an experiment with a detector, and what is on them.
 
-    `classes`: what the labels from 1 on stand for; `category_ids`: label → the data set's own
-    number; `listed`: the classes are in the order that `data.classes` has them in; `overlap`: how
-    many calibration images are also evaluation images; `skipped`: broken files left out; `notes`:
-    what the reader of figures must know of the images.
+    Attributes:
+        calibration: The images to calibrate with.
+        evaluation: The images to evaluate.
+        classes: What the labels from 1 on stand for.
+        category_ids: Label → the data set's own number.
+        listed: Whether the classes are in the order that `data.classes` has them in.
+        overlap: How many calibration images are also evaluation images.
+        skipped: Broken files left out.
+        notes: What the reader of figures must know of the images.
     """
 
     calibration: DetectionBatches
@@ -74,10 +79,18 @@ def open_detection(
 ) -> DetectionData:
     """Find, check and choose the images that `config` names, and what is on them.
 
-    `seed` chooses the images; `whole`: all there are to calibrate with, whatever `config` says.
-    Every chosen file is decoded once here, so that nothing is found broken later. Raises
-    `SubbyteError` if a file or folder is missing or not laid out as it should be, annotations are
-    cut off or do not fit the images, or there are fewer images than asked for.
+    Every chosen file is decoded once here, so that nothing is found broken later.
+
+    Args:
+        config: Where images come from, and how many.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+        whole: Calibrate with all images there are, whatever `config` says.
+
+    Raises:
+        SubbyteError: A file or folder is missing or not laid out as it should be, annotations are
+            cut off or do not fit the images, or there are fewer images than asked for.
     """
     if config.name is not None:
         if config.name not in BUNDLED_SCENES:
@@ -127,8 +140,17 @@ def open_detection_calibration(
     """Calibration images alone, without labels: those of a folder, or of the bundled scenes.
 
     Of a data set in a layout that is known, the images of its training split; else all images in
-    the folder. `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as
-    `open_detection` does.
+    the folder.
+
+    Args:
+        source: A folder, or the name of bundled data.
+        images: How many at most.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_detection`.
     """
     if source in BUNDLED_SCENES:
         config = DataConfig(name=source, calibration_images=min(images, COUNTS["train"]))
@@ -150,9 +172,15 @@ def open_detection_evaluation(
 ) -> tuple[DetectionData, bool]:
     """Evaluation images alone, on both sides of the data, and whether they are in VOC's form.
 
-    `source`: a data set in a layout that is known, of which its split val is taken; a folder of
-    images with what is on them; or the bundled scenes. `classes`: as in `DataConfig`. Raises
-    `SubbyteError` as `open_detection` does.
+    Args:
+        source: A data set in a layout that is known, of which its split val is taken; a folder of
+            images with what is on them; or the name of bundled data.
+        classes: As in `DataConfig`.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_detection`.
     """
     if source in BUNDLED_SCENES:
         scenes_ = _scenes("evaluation", DataConfig(name=source), 0, batch_size)

@@ -93,9 +93,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def images_of(content: Mapping[str, Any], key: str, path: Path) -> list[Path]:
-    """The image files that a `data.yaml` at `path` has under `key`: of folders, or of lists.
+    """The image files that a `data.yaml` has under a key: of folders, or of lists.
 
-    Raises `SubbyteError` if the key, a folder or a list is missing.
+    Args:
+        content: The mapping in the file.
+        key: The name of a split.
+        path: The file.
+
+    Raises:
+        SubbyteError: The key, a folder or a list is missing.
     """
     given = content.get(key)
     if not given:

@@ -69,7 +69,15 @@ def of_regions_before(
 ) -> Simulation | None:
     """The simulation in which tensors of some roles are quantized in the regions before one.
 
-    `None` where it is the first one.
+    Args:
+        float_model: The model.
+        placement: What is quantized.
+        params: Parameters found so far.
+        region: The region before which others run.
+        roles: "weight", "activation" or both.
+
+    Returns:
+        `None` where it is the first one.
     """
     before = float_model.region_names[: float_model.region_names.index(region)]
     if not before:
@@ -133,13 +141,26 @@ def images_of(values: Sequence[Any]) -> int:
 def picked(
     values: Sequence[Any], images: torch.Tensor | slice, count: int, device: torch.device
 ) -> list[Any]:
-    """The rows of some images of those values that have one for each; the others as they are."""
+    """The rows of some images of those values that have one for each; the others as they are.
+
+    Args:
+        values: Tensors on all images, and what is the same for all of them.
+        images: Which ones.
+        count: How many images there are.
+        device: Where the rows go.
+    """
     return [x[images].to(device) if in_batch(x, count) else x for x in values]
 
 
 @torch.no_grad()
 def run(part: fx.GraphModule, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]:
-    """What a part of a region gives on all images."""
+    """What a part of a region gives on all images.
+
+    Args:
+        part: The part, as a graph of its own.
+        inputs: What it reads on all images, by position.
+        store: Where the outputs go.
+    """
     count = images_of(inputs)
     wholes: list[torch.Tensor] = []
     for start in range(0, count, IMAGES_AT_ONCE):

@@ -30,7 +30,13 @@ OutputLoss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and a ba
 
 @torch.no_grad()
 def mean_loss(simulation: Simulation, chunks: Iterable[Chunk], loss: OutputLoss) -> float:
-    """The loss of a network over all images; infinite where it is NaN."""
+    """The loss of a network over all images; infinite where it is NaN.
+
+    Args:
+        simulation: The network.
+        chunks: The images.
+        loss: Of the outputs and a chunk's targets.
+    """
     total, images = 0.0, 0
     for chunk in chunks:
         total += float(loss(simulation.raw(*chunk.args), chunk.targets)) * chunk.images

@@ -16,7 +16,7 @@ from subbyte.models.ssd.postprocess import detections
 from subbyte.models.ssd.settings import Settings
 from subbyte.postprocessing import Anchored
 
-Detections = list[dict[str, Tensor]]
+ImageDetections = list[dict[str, Tensor]]
 
 
 class SSD(nn.Module):
@@ -38,7 +38,7 @@ class SSD(nn.Module):
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
-    ) -> Detections | dict[str, Tensor]:
+    ) -> ImageDetections | dict[str, Tensor]:
         """Detections of images [3, H, W] in [0, 1]; in training mode the losses.
 
         Detections of each image: `boxes` (x1, y1, x2, y2 in the image's own pixels), `scores` and

@@ -72,7 +72,17 @@ def untangled(state: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def fitting(name: str, wanted: int | None, state: Mapping[str, Tensor], file: Path) -> int:
-    """The number of classes in `state`; an error if it is another member's, or not `wanted`."""
+    """The number of classes in a state dict.
+
+    Args:
+        name: The member that it shall fit.
+        wanted: How many classes are asked for; `None`: any number.
+        state: Name → tensor.
+        file: Where it comes from, for messages.
+
+    Raises:
+        SubbyteError: It is another member's, or has another number of classes than `wanted`.
+    """
     if not _is(name, state):
         others = [other for other in MEMBERS if other != name and _is(other, state)]
         if others:

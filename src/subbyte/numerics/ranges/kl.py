@@ -19,10 +19,10 @@ def range_of(sample: Sample, spec: QSpec) -> Range:
     """The range with the least Kullback–Leibler divergence (Migacz 2017, TensorRT's calibration).
 
     P is the histogram of the values that are not zero, with those that a range clips added to its
-    first and last bin; Q is what is left of the histogram when all bins that share a level have
-    the same number, spread over those that are not empty. min over (l, h) of KL(P ‖ Q).
-    Zero is exact on every grid, so its bin, in which a ReLU gathers most values, says nothing.
-    A weight's channel with too few values for a histogram keeps its extremes.
+    first and last bin; Q is what is left of the histogram when all bins that share an integer have
+    the same number, spread over those that are not empty. min over (l, h) of KL(P ‖ Q). Zero is
+    always an integer, so its bin, in which a ReLU gathers most values, says nothing. A weight's
+    channel with too few values for a histogram keeps its extremes.
     """
     low, high = sample.low.clamp(max=0), sample.high.clamp(min=0)
     histogram = _histogram(sample, spec)
@@ -40,8 +40,12 @@ def range_of(sample: Sample, spec: QSpec) -> Range:
 class SortedBins:
     """Bins of each row by rising centre, those that are empty or hold zero moved to infinity.
 
-    centres, counts: (channels, bins), float64. mass, entropy: (channels, bins + 1), sums of n and
-    of n·log n over all bins before each. width: (channels,), of a bin.
+    Attributes:
+        centres: (channels, bins), float64.
+        counts: (channels, bins), float64.
+        mass: (channels, bins + 1), the sum of n over all bins before each.
+        entropy: (channels, bins + 1), the sum of n·log n over all bins before each.
+        width: (channels,), of a bin.
     """
 
     centres: torch.Tensor
@@ -52,7 +56,13 @@ class SortedBins:
 
 
 def sorted_bins(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor) -> SortedBins:
-    """The histogram of bins in any order, (channels, bins), without zero and empty ones."""
+    """A histogram by rising centre, without zero and empty bins.
+
+    Args:
+        centres: The bins' centres in any order, (channels, bins).
+        counts: How many values each bin holds, (channels, bins).
+        width: Of a bin, (channels,).
+    """
     centres = centres.double().masked_fill((counts == 0) | (centres == 0), torch.inf)
     centres, order = centres.sort(dim=1)
     counts = counts.double().gather(1, order).masked_fill(centres.isinf(), 0)
@@ -65,12 +75,19 @@ def sorted_bins(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor
 def divergence(
     histogram: SortedBins, spec: QSpec, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
-    """KL(P ‖ Q) in nats of each channel for its range [low, high], of shape (channels,).
+    """KL(P ‖ Q) in nats of each channel for its range, of shape (channels,).
 
-    A value is clipped if it is more than half a step outside of the grid. Infinite where it says
-    nothing: where more than half of the values are clipped, as P and Q become alike again when all
-    are in one bin; where values are clipped on a side of zero that keeps none; and where a step is
-    narrower than a bin, so that the histogram cannot tell what rounding costs.
+    A value is clipped if it is more than half a step outside of the range. The divergence is
+    infinite where it says nothing: where more than half of the values are clipped, as P and Q
+    become alike again when all are in one bin; where values are clipped on a side of zero that
+    keeps none; and where a step is narrower than a bin, so that the histogram cannot show what
+    rounding costs.
+
+    Args:
+        histogram: The values.
+        spec: The integers that they become.
+        low: The lower end of each range, (channels,).
+        high: The upper end of each range, (channels,).
     """
     scale, zero_point = qparams_of(low, high, spec)
     step = scale.double()[:, None]
