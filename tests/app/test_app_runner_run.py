@@ -71,10 +71,10 @@ def test_a_variant_stands_alone(experiment: Experiment, tmp_path: Path) -> None:
 def test_bad_input_found_late_leaves_nothing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SubbyteError("the model cannot be written as ONNX")
 
-    monkeypatch.setattr(pipeline.onnx, "export_float", refuse)
+    monkeypatch.setattr(pipeline.onnx, "write_files", refuse)
     with pytest.raises(SubbyteError, match="cannot be written as ONNX"):
         pipeline.run(experiment, tmp_path / "some" / "where")
     assert not (tmp_path / "some").exists()
