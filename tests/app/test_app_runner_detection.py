@@ -46,6 +46,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
         return Files(path)
 
     monkeypatch.setattr(pipeline.onnx, "write_files", written)
+    monkeypatch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
 
 
 def experiment(folder: Path, data: Any = None, **changes: Any) -> Experiment:

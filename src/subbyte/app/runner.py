@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
@@ -64,22 +65,13 @@ def run(
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
     """Measure the model before quantization and write the folder `float`, whole or not at all."""
-    task = setup.task
-    unquantized = api.unquantized(setup.captured[None].model)
-    unquantized.metadata |= _metadata(setup)
+    task, float_model = setup.task, setup.captured[None].model
     with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
+        path = part / "model.onnx"
         with progress.working("float: writing ONNX"):
-            written = _write(unquantized, (), setup, part, Path(scratch))
-        # In float one file is for all.
-        raw = Path(scratch) / written.path.name
-        runtimes = setup.experiment.runtimes
-        deployed = Deployed(
-            unquantized,
-            dict.fromkeys(runtimes, written.path),
-            dict.fromkeys(runtimes, raw) if raw.is_file() else {},
-        )
+            deployed = _write_float(float_model, path, setup, Path(scratch))
         found = measure(task, setup.module, deployed, "float", progress, None)
-        entry = {**found.entry, "size_bytes": written.path.stat().st_size, "notes": found.notes}
+        entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
         _write_json(part / "float.json", entry)
 
@@ -106,10 +98,9 @@ def run_variant(
     quantized = _quantize(recipe, setup, progress, folder.unfinished_path(name))
     calibrated = _clipped_in_calibration(quantized, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
+        path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            runtimes = setup.experiment.runtimes
-            written = _write(quantized, runtimes, setup, part, Path(scratch))
-        deployed = Deployed(quantized, written.of_runtime, written.raw)
+            deployed = _write_variant(quantized, part, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
@@ -120,7 +111,7 @@ def run_variant(
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, quantized.placement.layers)
-        entry = variant_entry(name, recipe, quantized, found.entry, written.path.stat().st_size)
+        entry = variant_entry(name, recipe, quantized, found.entry, path.stat().st_size)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)
@@ -153,26 +144,32 @@ def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) ->
     return quantized
 
 
-def _write(
-    simulation: Simulation, runtimes: Sequence[str], setup: Setup, folder: Path, scratch: Path
-) -> onnx.Files:
-    """Write a model's files.
+def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write the float model to `path`, and to `scratch` without post-processing."""
+    simulation = api.unquantized(float_model)
+    simulation.metadata |= _metadata(setup)
+    example, postprocess = setup.task.written, setup.task.postprocess
+    onnx.export_float(simulation, path, example, postprocess, scratch / path.name)
+    return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
 
-    Args:
-        simulation: The model.
-        runtimes: The runtimes that get a file of their own where theirs is another.
-        setup: The run's.
-        folder: Where the files are written.
-        scratch: Where those without post-processing are written.
-    """
-    return onnx.write_files(
-        simulation,
+
+def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write a variant's files from one export; to `scratch` those without post-processing."""
+    files = onnx.write_files(
+        quantized,
         folder,
         setup.task.written,
-        runtimes,
+        setup.experiment.runtimes,
         postprocess=setup.task.postprocess,
         raw_folder=scratch,
     )
+    return Deployed(quantized, files.of_runtime, files.raw)
+
+
+def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:
+    """A model's files, and those in `scratch` of a detector without post-processing."""
+    raw = {key: scratch / path.name for key, path in paths.items()}
+    return Deployed(model, paths, {key: path for key, path in raw.items() if path.is_file()})
 
 
 def _metadata(setup: Setup) -> dict[str, Any]:
