@@ -1,4 +1,4 @@
-"""What one variant asks for: bits, grids, ranges, method."""
+"""What one variant asks for: bits, ranges, method."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Recipe(Checked):
     of convolutions, linear layers and matrix products; a tensor that feeds only additions,
     concatenations or pooling is on 8 bits.
     `symmetric_weights`: `None` means symmetric at 8 bits and asymmetric below, which costs nothing
-    when deployed, because the levels less their zero point still fit into int8.
+    when deployed, because the integers less their zero point still fit into int8.
     `first_last`: bits of the weights and the input of layers that read the model's input or whose
     output reaches its outputs through no other quantized layer; `None` treats them as all others.
     `overrides`: regular expression (full match on a layer's qualified name) → fields of `Override`;
@@ -134,7 +134,7 @@ class Recipe(Checked):
                 re.compile(str(pattern))
             except re.error as error:
                 raise SubbyteError(
-                    f"the override '{pattern}' is no regular expression: {error}"
+                    f"the override '{pattern}' is not a regular expression: {error}"
                 ) from None
             if isinstance(fields, dict):
                 try:

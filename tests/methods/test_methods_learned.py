@@ -134,7 +134,7 @@ def test_a_block_whose_loss_is_no_number_falls_back_and_the_others_are_learned(
     monkeypatch.setattr(learn, "_loss", broken)
     quantized = quantize(model(), BATCHES, learned("qdrop", steps=4))
     assert [block["fell_back"] for block in quantized.facts.blocks] == [True, False, False]
-    assert quantized.facts.blocks[0]["why"] == "its loss was no number"
+    assert quantized.facts.blocks[0]["why"] == "its loss was not a number"
     offsets = [quantizer.offset for _, quantizer in quantized.quantizers("weight")]
     assert offsets[0] is None
     assert all(offset is not None for offset in offsets[1:])

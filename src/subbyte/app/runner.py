@@ -199,7 +199,7 @@ def _metadata(setup: Setup) -> dict[str, Any]:
 def _clipped_in_calibration(
     quantized: Simulation, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
-    """What each grid clips of some of the calibration images, for comparison."""
+    """What each tensor clips of some of the calibration images, for comparison."""
     batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
     run = setup.task.simulated(quantized)
     with clipping.counting(quantized) as counts:
@@ -213,7 +213,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     experiment, task = setup.experiment, setup.task
     float_entry = folder.read_float()
     variants = [folder.read(name) for name in experiment.variants if folder.is_done(name)]
-    said = [("float", float_entry), *((entry["name"], entry) for entry in variants)]
+    entries = [("float", float_entry), *((entry["name"], entry) for entry in variants)]
     results = {
         "schema": 1,
         "experiment": experiment.name,
@@ -228,7 +228,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         "classes": dict(task.coverage()),
         "seed": experiment.seed,
         "notes": setup.notes
-        + [f"{name}: {note}" for name, entry in said for note in entry.get("notes", [])],
+        + [f"{name}: {note}" for name, entry in entries for note in entry.get("notes", [])],
         "float": float_entry,
         "variants": variants,
     }

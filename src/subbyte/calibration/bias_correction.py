@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.batch import in_chunks
+from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel, Regional, interpreted, parameter_name
 from subbyte.graph.layers import results
 from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize
@@ -21,7 +21,6 @@ from subbyte.placement.placement import PlacedLayer, Placement, node_names
 from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.utils.progress import Progress
 
-IMAGES_AT_ONCE = 32
 ALL = sys.maxsize
 
 Node = tuple[str, str]  # a region, and the name of a node in its graph

@@ -73,8 +73,8 @@ def note(
         calibrated: The same of the calibration images.
     """
     found = []
-    for tensor, one, other in zip(model.placement.tensors, evaluated, calibrated, strict=True):
-        now, before = share(one), share(other)
+    for tensor, *both in zip(model.placement.tensors, evaluated, calibrated, strict=True):
+        now, before = (share(clipping) for clipping in both)
         if now is not None and before is not None and now > MORE * before + BEYOND:
             found.append((now, before, tensor.layer))
     if not found:

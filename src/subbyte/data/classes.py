@@ -162,7 +162,8 @@ def _alphabetical(
     if empty:
         raise SubbyteError(
             f"class folder '{min(empty)}' holds no images: "
-            "remove it if it is no class, or list all classes in a file and give it as data.classes"
+            "remove it if it is not a class, or list all classes in a file and give it as "
+            "data.classes"
         )
     if len(folders) != outputs:
         raise SubbyteError(

@@ -231,7 +231,7 @@ class Batches(InOrder):
 def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
     """The image in `path` as a model input: float32 [1, C, H, W].
 
-    Raises `SubbyteError` if the file is missing, broken, or no image.
+    Raises `SubbyteError` if the file is missing, broken, or not an image.
     """
     with large_allowed():
         return ImageFiles([path], None, preprocessing)[0][0].unsqueeze(0)

@@ -25,7 +25,7 @@ SEED = 20180605
 
 _VISIBLE = 0.85  # of a digit's pixels stay in sight, whatever lies over it
 _TRIES = 12
-_INK = 128  # from this level on, a pixel belongs to a digit
+_INK = 128  # from this value on, a pixel belongs to a digit
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from subbyte.errors import SubbyteError
 
 T = TypeVar("T")
+IMAGES_AT_ONCE = 32  # through a network, where its values are not kept
 
 
 def are_images(argument: object) -> bool:

@@ -1,4 +1,4 @@
-"""Blocks: parts of a graph that one tensor leads into and one out of, found by what is alive."""
+"""Blocks: parts of a graph that one tensor leads into and one out of."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def same_part(
 def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[list[fx.Node]]:
     """The nodes that carry data, in parts that have only the region's inputs in common.
 
-    What has a weight in common, as the levels of a head, is one part.
+    What has a weight in common, as a head that reads several feature maps, is one part.
     """
     nodes = [node for node in graph.nodes if node in data]
     parent: dict[fx.Node, fx.Node] = {}
@@ -139,7 +139,7 @@ def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[li
 
 
 def _weights(layer: fx.Node) -> list[fx.Node]:
-    """The parameter of a layer, or the grid that it is on."""
+    """The parameter of a layer, or the quantizer behind it."""
     source: Any = layer.args[1]
     parameter = source.args[0] if source.op == "call_module" else source
     return [source] if parameter.op == "get_attr" else []
@@ -210,9 +210,13 @@ def _walk(
 
 
 def _may_end(node: fx.Node) -> bool:
-    """A block ends in front of a grid, so that the grid belongs to the block that reads it."""
-    grid = node.op == "call_module"
-    return not grid and node.op != "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+    """A block ends in front of a quantizer, which so belongs to the block that reads it."""
+    quantizer = node.op == "call_module"
+    return (
+        not quantizer
+        and node.op != "placeholder"
+        and isinstance(node.meta.get("val"), torch.Tensor)
+    )
 
 
 def _keeps_shape(before: fx.Node, segment: list[fx.Node]) -> bool:

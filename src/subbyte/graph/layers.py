@@ -143,7 +143,7 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
     if left in data and right.op == "get_attr":
         if rank_of(right) == 2:
             return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, axis=1)
-        reason = "its weight is no matrix"
+        reason = "its weight is not a matrix"
         return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
 

@@ -14,7 +14,7 @@ A = torch.ops.aten
 CONV = {A.conv1d.default, A.conv1d.padding, A.conv2d.default, A.conv2d.padding}
 LINEAR = {A.linear.default}
 MATMUL = {A.matmul.default, A.bmm.default, A.mm.default}
-# Layers with weights that no grid is put on, with the reason that a user is given.
+# Layers whose weights are not quantized, with the reason that a user is given.
 FLOAT_LAYERS = {
     A.conv3d.default: "3-d convolutions have no integer kernel in the runtimes",
     A.conv3d.padding: "3-d convolutions have no integer kernel in the runtimes",
@@ -54,9 +54,9 @@ POOL = {
     A.adaptive_avg_pool1d.default,
 }
 CAT = {A.cat.default}
-# Operators that move values but change none, so that a grid holds on both sides of them. One that
-# keeps a single one of a dimension is not among them: what it leaves out (all tokens but the first,
-# the keys and values beside the queries) has a range of its own.
+# Operators that move values but change none, so that both sides of them can be quantized alike. One
+# that keeps a single one of a dimension is not among them: what it leaves out (all tokens but the
+# first, the keys and values beside the queries) has a range of its own.
 MOVES = {
     A.max_pool2d.default,
     A.max_pool1d.default,

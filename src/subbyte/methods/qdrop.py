@@ -50,8 +50,8 @@ def quantize(
     """
     progress = context.progress
     weights = weight_ranges(float_model, placement, progress)
-    in_float = simulate(float_model, placement, QuantParams())
-    found, samples = activation_ranges(in_float, batches, progress)
+    unquantized = simulate(float_model, placement, QuantParams())
+    found, samples = activation_ranges(unquantized, batches, progress)
     simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
     settings = replace(settings_of(options, "learning blocks"), step_sizes=True, drop=options.drop)
     blocks = reconstruct(simulation, batches, settings, context)

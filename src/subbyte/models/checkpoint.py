@@ -154,7 +154,7 @@ def _unwrapped(content: object, path: Path) -> Mapping[str, Tensor]:
         )
     other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if other or not content:
-        what = f"'{_one_line(other[0])}' is no tensor" if other else "it is empty"
+        what = f"'{_one_line(other[0])}' is not a tensor" if other else "it is empty"
         raise SubbyteError(
             f"checkpoint '{path}' holds no state dict ({what}), nor one under {', '.join(WRAPPERS)}"
         )

@@ -1,4 +1,4 @@
-"""Which tensor of a region gets which grid, and who reads it there."""
+"""Which tensor of a region is quantized how, and who reads it so."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def plan_of(part: RegionGraph, recipe: Recipe, given: Mapping[fx.Node, Site]) ->
             for source in layer.inputs:
                 if source in data:
                     site = Site(config.activation_bits, config.activation_rule, [name])
-                    # OpenVINO multiplies activations on integers only if their zero points are 0.
+                    # OpenVINO has int8 kernels for products of zero point 0 alone.
                     site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
                     ask(source, node, site)
                     plan.of_layer.setdefault(node, []).append(site)

@@ -123,7 +123,7 @@ class Classification:
     def illustrate(
         self, folder: Path, name: str, reference: metrics.Logits, outputs: metrics.Logits
     ) -> None:
-        """Logits are no pictures."""
+        """Nothing: logits are not pictures."""
 
     def coverage(self) -> Mapping[str, int]:
         """Classes of the model and of the evaluation images."""

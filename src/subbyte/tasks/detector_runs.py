@@ -58,7 +58,7 @@ def run_file(file: OnnxFile) -> Run:
     """Run a detector's file; `SubbyteError` if it gives no boxes."""
     if output_names(file.path) != list(OUTPUTS):
         raise SubbyteError(
-            f"{file.path} gives raw outputs and no boxes: name a file that was written with "
+            f"{file.path} gives raw outputs, not boxes: name a file that was written with "
             "post-processing (export.postprocess: true)"
         )
     return deployed(file.load(), letterbox_of(file.metadata["images"]))

@@ -110,14 +110,14 @@ def measure(
     for key in progress.track(list(runtimes), f"{name}: measuring latency"):
         own: dict[str, Any] = {"file": files.paths[key].name, "version": runtimes[key].version()}
         if key in outputs:
-            found, said = scores[key]
+            found, warnings = scores[key]
             own |= found | _fidelity(task, outputs, scores, key)
-            notes += [f"{key}: {note}" for note in said if note not in notes]
+            notes += [f"{key}: {note}" for note in warnings if note not in notes]
         else:
-            found, said = task.unmeasured()
+            found, warnings = task.unmeasured()
             own |= {**found, "simulated": None, "agreement": None, "max_abs_diff": None}
             own["agreement_images"] = 0
-            notes += [note for note in said if note not in notes]
+            notes += [note for note in warnings if note not in notes]
         own |= _latencies(task, files, key, sessions[key])
         own["int8_ops"] = sessions[key].int8_ops()
         own["int8_candidates"] = _int8_candidates(model)

@@ -71,7 +71,9 @@ class Training(Checked):
     def _is_an_ssd(cls, value: str) -> str:
         known = ssd.names()
         if value not in known:
-            raise ValueError(f"{value!r} is no SSD that can be trained: give {', '.join(known)}")
+            raise ValueError(
+                f"{value!r} is not an SSD that can be trained: give {', '.join(known)}"
+            )
         return value
 
     @model_validator(mode="after")

@@ -196,7 +196,7 @@ def _columns(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor
 
 
 def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-    """One batch: losses, gradients, weights; what is no number stops before it reaches these."""
+    """One batch: losses, gradients, weights; a loss that is not a number changes none of these."""
     device = run.group.device
     rate = learning_rate(run.config, run.position.step, run.batches.steps)
     for group in run.optimizer.param_groups:

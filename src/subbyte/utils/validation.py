@@ -13,7 +13,7 @@ from subbyte.errors import SubbyteError, unknown
 
 def _device_here(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-        raise ValueError(f"'{value}' is no device: give cpu or cuda")
+        raise ValueError(f"'{value}' is not a device: give cpu or cuda")
     if value.startswith("cuda"):
         import torch  # only here: what asks for no GPU is checked without it
 

@@ -1,10 +1,10 @@
-"""Moments say of rows what the rows themselves would, in float64."""
+"""The sums give what the samples themselves would, in float64."""
 
 from __future__ import annotations
 
 import torch
 
-from subbyte.methods.common.hessian import Moments
+from subbyte.methods.common.hessian import HessianAccumulator
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(50, 3, 4, generator=G)  # rows, groups, inputs
@@ -13,8 +13,8 @@ W = torch.randn(3, 2, 4, generator=G)
 B = torch.randn(3, 2, generator=G)
 
 
-def moments() -> Moments:
-    found = Moments.none(W)
+def moments() -> HessianAccumulator:
+    found = HessianAccumulator.none(W)
     for start in (0, 20, 45):
         end = {0: 20, 20: 45, 45: 50}[start]
         found.add(X[start:end], T[start:end])
@@ -48,12 +48,12 @@ def test_the_normal_equations_give_least_squares_with_the_best_bias() -> None:
 
 
 def test_without_rows_nothing_is_divided_by_nothing() -> None:
-    assert float(Moments.none(W).loss(W, B).abs().max()) == 0
+    assert float(HessianAccumulator.none(W).loss(W, B).abs().max()) == 0
 
 
 def test_a_row_that_counts_twice_is_two_rows() -> None:
     weights = torch.tensor([1.0, 2.0, 0.0] + [1.0] * 47)
-    weighed, twice = Moments.none(W), Moments.none(W)
+    weighed, twice = HessianAccumulator.none(W), HessianAccumulator.none(W)
     weighed.add(X, T, weights)
     rows = [0, 1, 1, *range(3, 50)]
     twice.add(X[rows], T[rows])
@@ -62,7 +62,7 @@ def test_a_row_that_counts_twice_is_two_rows() -> None:
 
 
 def test_large_means_leave_small_differences_their_digits() -> None:
-    far, moved = Moments.none(W), 10_000 + torch.arange(4.0)
+    far, moved = HessianAccumulator.none(W), 10_000 + torch.arange(4.0)
     far.add(X[:20] + moved, T[:20] - 3000)
     far.add(X[20:] + moved, T[20:] - 3000)
     bias = far.bias(W)

@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_leaves_all_as_it_was(rounded: Captured) -> Non
     wrong.inputs[0][0] = float("inf")
     outcome = tune(tuned, wrong, tuning(5, Rates()), Silent())
     assert not outcome.kept
-    assert outcome.refused == dict.fromkeys((16.0, 4.0, 1.0), "its loss was no number")
+    assert outcome.refused == dict.fromkeys((16.0, 4.0, 1.0), "its loss was not a number")
     assert torch.equal(outputs(tuned), outputs(rounded))
 
 

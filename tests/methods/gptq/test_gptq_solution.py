@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from subbyte.methods.common.hessian import Moments
+from subbyte.methods.common.hessian import HessianAccumulator
 from subbyte.methods.gptq.solution import Fit, fit
 from subbyte.methods.gptq.solve import Grid
 
@@ -22,8 +22,8 @@ def rounded(w: torch.Tensor) -> torch.Tensor:
     return (w / scale).round().clamp(-4, 3) * scale
 
 
-def moments(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = W) -> Moments:
-    found = Moments.none(w)
+def moments(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = W) -> HessianAccumulator:
+    found = HessianAccumulator.none(w)
     found.add(x, t)
     return found
 
@@ -37,11 +37,11 @@ def rows(count: int, seed: int, scale: float = 1.0) -> tuple[torch.Tensor, torch
     return x, torch.einsum("ngi,goi->ngo", x, W) + 1
 
 
-def run(seen: Moments, held: Moments, *, single: bool = False) -> Fit | None:
+def run(seen: HessianAccumulator, held: HessianAccumulator, *, single: bool = False) -> Fit | None:
     return fit(seen, held, W, rounded(W), grid, centred=True, single=single)
 
 
-def loss(found: Fit, held: Moments) -> float:
+def loss(found: Fit, held: HessianAccumulator) -> float:
     weights = found.integers * found.scale[..., None]
     return float(held.loss(weights, found.bias).sum())
 

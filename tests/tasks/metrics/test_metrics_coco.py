@@ -126,7 +126,7 @@ def test_what_is_no_number_is_no_hit() -> None:
     scores = coco.metrics(detected({1: rows}), truth, CLASSES)
     # Wrong and last, right, wrong and last, twice: precision 1 at a recall of one half.
     assert scores.metrics["AP"] == pytest.approx(51 / 101)
-    assert scores.notes == ("detections that are no numbers, counted as wrong: 3",)
+    assert scores.notes == ("detections that are not numbers, counted as wrong: 3",)
 
 
 def test_labels_that_are_no_classes_are_told() -> None:

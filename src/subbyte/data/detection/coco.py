@@ -79,7 +79,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
         if isinstance(error, json.JSONDecodeError):
             where = f", {error.msg} at line {error.lineno}, column {error.colno}"
         raise SubbyteError(
-            f"{path} is cut off or no JSON{where}: give a whole file in COCO's form"
+            f"{path} is cut off or not JSON{where}: give a whole file in COCO's form"
         ) from None
     for key in KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

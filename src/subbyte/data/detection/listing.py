@@ -168,7 +168,7 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise SubbyteError(f"{path} cannot be read ({error.strerror}): give a text file") from None
     except UnicodeDecodeError:
-        raise SubbyteError(f"{path} is no text in UTF-8: give a text file") from None
+        raise SubbyteError(f"{path} is not text in UTF-8: give a text file") from None
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -265,7 +265,7 @@ def _faults(boxes: np.ndarray, width: int, height: int) -> dict[str, np.ndarray]
     x0, y0, x1, y1 = boxes.T
     outside = (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)
     return {
-        "with a coordinate that is no number": ~np.isfinite(boxes).all(1),
+        "with a coordinate that is not a number": ~np.isfinite(boxes).all(1),
         "of no area": ~((x1 > x0) & (y1 > y0)),
         "outside of the image": outside,
     }

@@ -101,7 +101,7 @@ def _parse(path: Path) -> ElementTree.Element:
             "needs them"
         ) from None
     except ElementTree.ParseError as error:
-        raise SubbyteError(f"{path} is cut off or no XML ({error}): give a whole file") from None
+        raise SubbyteError(f"{path} is cut off or not XML ({error}): give a whole file") from None
 
 
 def _classes(root: Path) -> tuple[str, ...]:

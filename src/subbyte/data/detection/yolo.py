@@ -86,7 +86,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SubbyteError(f"{path} cannot be read ({error.strerror}): give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise SubbyteError(f"{path} is cut off or no YAML ({reason}): give a whole file") from None
+        raise SubbyteError(f"{path} is cut off or not YAML ({reason}): give a whole file") from None
     if not isinstance(content, dict):
         raise SubbyteError(f"{path} holds no mapping: give a YAML file with train, val and names")
     return content

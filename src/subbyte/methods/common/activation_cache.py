@@ -11,14 +11,12 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import in_batch, leading
+from subbyte.graph.batch import IMAGES_AT_ONCE, in_batch, leading
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.methods.common.store import Store
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, simulate
-
-IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _finished(
     seconds = round(time.perf_counter() - started, 3)
     note = {"block": block.name, "seconds": seconds, "fell_back": not well}
     if not well:
-        note["why"] = "its loss was no number"
+        note["why"] = "its loss was not a number"
     if folder is not None:
         now = {t.key: q.params for t, q in simulation.quantizers_in(block.module)}
         found_now = {key: params for key, params in now.items() if params is not None}

@@ -15,7 +15,7 @@ import torch
 from subbyte.calibration.bias_correction import bias_name
 from subbyte.graph.blocks import Block
 from subbyte.methods.common.activation_cache import Values
-from subbyte.methods.common.hessian import Moments
+from subbyte.methods.common.hessian import HessianAccumulator
 from subbyte.methods.common.samples import (
     Geometry,
     as_matrices,
@@ -37,7 +37,9 @@ class Quadratic:
     moments: of inputs x and of targets t less the bias b.
     """
 
-    def __init__(self, moments: Moments, weight: torch.Tensor, geometry: Geometry) -> None:
+    def __init__(
+        self, moments: HessianAccumulator, weight: torch.Tensor, geometry: Geometry
+    ) -> None:
         self.weight, self.geometry = weight, geometry
         self.start = as_matrices(weight, geometry)
         self.first = float(moments.loss(self.start, None).sum())
@@ -111,10 +113,10 @@ def _moments(
     bias: torch.Tensor | None,
     weight: torch.Tensor,
     geometry: Geometry,
-) -> Moments:
+) -> HessianAccumulator:
     """Of all rows of all images."""
     matrices = as_matrices(weight, geometry)
-    moments = Moments.none(matrices)
+    moments = HessianAccumulator.none(matrices)
     each = positions(target[:1], geometry) * matrices.shape[0] * matrices.shape[2]
     size = max(1, NUMBERS_AT_ONCE // each)
     for some in zip(torch.split(given, size), torch.split(target, size), strict=True):

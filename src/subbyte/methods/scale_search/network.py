@@ -102,7 +102,7 @@ class ScaledNetwork:
     def evaluate(self, point: np.ndarray) -> float:
         """The mean loss at `point`, which becomes the best setting if it is lower than before.
 
-        Where the chunks run so far leave no doubt that it is higher, it is told from them.
+        Where the chunks run so far leave no doubt that it is higher, it is estimated from them.
         """
         begin = min((self.first[i] for i in np.flatnonzero(point != self.best)), default=0)
         begin = max(i for i in self.boundaries if i <= begin)

@@ -13,7 +13,7 @@ from subbyte.models.ssd.detector import SSD
 from subbyte.models.ssd.loading import checkpoint_file, fitting, known_classes, untangled
 from subbyte.models.ssd.members import MEMBERS
 
-# Of the SSDs with VGG: weights and biases of the two layers that are no classifier's.
+# Of the SSDs with VGG: weights and biases of the two layers that are not a classifier's.
 NEW_IN_VGG = 4
 
 

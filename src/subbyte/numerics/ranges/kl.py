@@ -1,4 +1,4 @@
-"""Entropy calibration (Migacz 2017, TensorRT's), on histograms, for every kind of grid."""
+"""Entropy calibration (Migacz 2017, TensorRT's), on histograms, symmetric or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from subbyte.numerics.ranges.common.search import search
 
 MAX_BINS = 2048
 VALUES_A_BIN = 16  # of a weight's channel, on average: with fewer, bins differ by chance
-BINS_A_LEVEL = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
+BINS_AN_INTEGER = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
 
 
 def range_of(sample: Sample, spec: QSpec) -> Range:
@@ -98,10 +98,10 @@ def divergence(
     clipped = torch.stack([mass[:, 0], total - mass[:, -1]], dim=1)
     ends = torch.stack([at[:, 0], at[:, -1] - 1], dim=1).clamp(0, histogram.counts.shape[1] - 1)
 
-    level, bins = mass.diff(dim=1), at.diff(dim=1)
-    tiny = torch.finfo(level.dtype).tiny
-    log_q = (level / bins.clamp(min=1) / kept[:, None]).clamp(min=tiny).log()
-    p_log_q = (level * log_q).sum(1) + (clipped * log_q.gather(1, _ends(level > 0))).sum(1)
+    masses, bins = mass.diff(dim=1), at.diff(dim=1)
+    tiny = torch.finfo(masses.dtype).tiny
+    log_q = (masses / bins.clamp(min=1) / kept[:, None]).clamp(min=tiny).log()
+    p_log_q = (masses * log_q).sum(1) + (clipped * log_q.gather(1, _ends(masses > 0))).sum(1)
     entropy = histogram.entropy.gather(1, at[:, [0, -1]]).diff(dim=1)[:, 0]
     p_log_p = entropy + _gain(histogram.counts.gather(1, ends), clipped, ends)
     found = (p_log_p - p_log_q) / total - total.log()
@@ -124,7 +124,7 @@ def _histogram(sample: Sample, spec: QSpec) -> SortedBins | None:
         return sorted_bins(sample.values, sample.counts, torch.cat([gaps, infinite], 1).amin(1))
     values = sample.values
     bins = min(MAX_BINS, values.shape[1] // VALUES_A_BIN)
-    if bins < BINS_A_LEVEL * 2**spec.bits:
+    if bins < BINS_AN_INTEGER * 2**spec.bits:
         return None
     low, high = sample.low.clamp(max=0), sample.high.clamp(min=0)
     width = (high - low) / bins

@@ -146,7 +146,7 @@ def _detections(outputs: DetectionOutputs, classes: Sequence[str]) -> Any:
 def _oddities(outputs: DetectionOutputs, bad: int, classes: int) -> list[str]:
     notes = []
     if bad:
-        notes.append(f"detections that are no numbers, counted as wrong: {bad}")
+        notes.append(f"detections that are not numbers, counted as wrong: {bad}")
     strangers = sum(int(((found < 1) | (found > classes)).sum()) for found in outputs.labels)
     if strangers:
         notes.append(
