@@ -39,8 +39,9 @@ SOURCES = ("name", "root", "calibration", "evaluation")
 class ExportConfig(BaseModel):
     """How files are written.
 
-    `postprocess`: a detector's with the whole way from images to boxes, non-maximum suppression and
-    all, or with its raw outputs.
+    Attributes:
+        postprocess: A detector's with the whole way from images to boxes, non-maximum suppression
+            and all, or with its raw outputs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,12 +50,19 @@ class ExportConfig(BaseModel):
 
 
 class Experiment(Checked):
-    """An experiment. `model`, `data` and `variants` are needed; every other key has a default.
+    """What a run needs. `model`, `data` and `variants` are needed; every other key has a default.
 
-    `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
-    `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
-    of the choice of images, and of every variant that has none of its own.
-    `simulation_images`: on how many evaluation images the simulation runs; `None`: on all.
+    Attributes:
+        name: Of the run, and of its folder.
+        model: The model.
+        data: Where images come from, and how many.
+        variants: Name → recipe.
+        runtimes: Where each variant is run besides the simulation.
+        batch_size: Images a batch.
+        device: Where the simulation runs, "cpu" or "cuda".
+        export: How files are written.
+        seed: Of the choice of images, and of every variant that has none of its own.
+        simulation_images: On how many evaluation images the simulation runs; `None`: on all.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.

@@ -114,7 +114,13 @@ class ImageFiles(Dataset[Item]):
 
 @dataclass(frozen=True)
 class ImageArrays(Dataset[Item]):
-    """Images in memory (uint8 [N, H, W] or [N, H, W, 3]). Items as those of `ImageFiles`."""
+    """Images in memory. Items as those of `ImageFiles`.
+
+    Attributes:
+        images: uint8 [N, H, W] or [N, H, W, 3].
+        labels: A label for each, if they are known.
+        preprocessing: What images go through.
+    """
 
     images: np.ndarray
     labels: Sequence[int] | None
@@ -157,8 +163,13 @@ class ImageArrays(Dataset[Item]):
 class InOrder:
     """Images in order, so many at a time; can be walked any number of times.
 
-    `limit`: only the first so many images. Raises `SubbyteError` if `batch_size` or `limit` is
-    below 1.
+    Raises `SubbyteError` if `batch_size` or `limit` is below 1.
+
+    Attributes:
+        dataset: The images.
+        batch_size: Images a batch, at least 1.
+        limit: Only the first so many images; `None`: all.
+        notes: What the reader of figures must know of the images.
     """
 
     dataset: Indexed
@@ -205,10 +216,9 @@ class InOrder:
 class Batches(InOrder):
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
-    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known,
-    "targets" (int64 [B]). `limit`: only the first so many images; `notes`: what the reader of
-    figures must know of them. Raises `SubbyteError` if `batch_size` or `limit` is below 1 and,
-    while walked, if a file is broken or images of different sizes come together.
+    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known, "targets"
+    (int64 [B]). Raises `SubbyteError` if `batch_size` or `limit` is below 1 and, while walked, if a
+    file is broken or images of different sizes come together.
     """
 
     dataset: Images

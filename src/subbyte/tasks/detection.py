@@ -56,10 +56,17 @@ SHOWN = ("AP", "AP50")  # metrics that the table of a run has
 class Detection:
     """The images of a detector; see `tasks.base.Task`.
 
-    `module`: the float model; `images`: the first ones of the calibration, on `device`, where the
-    simulation runs; `letterbox`: how files take images; `simulated_images`: numbers of evaluation
-    images; `postprocess`: files give boxes, and not raw outputs; `is_voc`: the metrics of Pascal
-    VOC are reported as well.
+    Attributes:
+        module: The float model.
+        data: The images, labelled.
+        images: The first ones of the calibration, on `device`.
+        letterbox: How files take images.
+        device: Where the simulation runs.
+        simulated_images: The numbers of the evaluation images that the simulation takes.
+        postprocess: Files give boxes, and not raw outputs.
+        is_voc: The metrics of Pascal VOC are reported as well.
+        name: The task's.
+        primary_metric: The metric that the table shows first.
     """
 
     module: torch.nn.Module

@@ -50,7 +50,12 @@ Evaluation = Callable[[SSD], Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in eval mode, and a row of figures for each epoch."""
+    """What a training gave.
+
+    Attributes:
+        model: In evaluation mode.
+        rows: Figures of each epoch.
+    """
 
     model: SSD
     rows: list[dict[str, Any]]

@@ -30,9 +30,13 @@ FREE = {"save_seconds", "workers", "device", "evaluate_every"}
 
 @dataclass
 class Position:
-    """How far a run in so many `processes` is.
+    """How far a run is.
 
-    Steps done, the sums of its losses since the epoch began, and a row for each epoch.
+    Attributes:
+        step: Steps that are finished.
+        sums: The sums of the losses since the epoch began.
+        rows: Figures of each epoch.
+        processes: How many the run is of.
     """
 
     step: int = 0

@@ -19,7 +19,13 @@ KEYS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found: images as annotated, the classes, and label → the set's own number."""
+    """What a reader of annotations found.
+
+    Attributes:
+        annotated: The images as annotated.
+        classes: The class names, that of label 1 first.
+        category_ids: Label → the set's own number.
+    """
 
     annotated: tuple[Annotated, ...]
     classes: tuple[str, ...]

@@ -77,9 +77,12 @@ class DetectionBatches(InOrder):
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
     Each batch is a mapping with "inputs", a list of images of any sizes, and, if `labelled`,
-    "targets", a list of one dictionary for each; see `DetectionDataset`. `limit`: only the first so
-    many images; `notes`: what the reader of figures must know of them. Raises `SubbyteError` if
+    "targets", a list of one dictionary for each; see `DetectionDataset`. Raises `SubbyteError` if
     `batch_size` or `limit` is below 1 and, while walked, if a file is broken.
+
+    Attributes:
+        dataset: The images, and what is on them.
+        labelled: Whether batches have targets.
     """
 
     dataset: DetectionDataset

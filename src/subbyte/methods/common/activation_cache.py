@@ -21,9 +21,13 @@ from subbyte.placement.simulation import Simulation, simulate
 
 @dataclass(frozen=True)
 class Values:
-    """A node's values on all images, (images, …), in the float network and behind quantized parts.
+    """A node's values on all images.
 
     The two are one tensor where nothing is quantized in front of the node.
+
+    Attributes:
+        exact: In the float network, (images, …).
+        quantized: Behind quantized parts, (images, …).
     """
 
     exact: torch.Tensor

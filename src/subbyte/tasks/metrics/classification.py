@@ -14,9 +14,11 @@ PRIMARY_METRIC = "top1"
 
 @dataclass(frozen=True)
 class Logits:
-    """What a model gave for a set of images: logits (images, classes) float32, and the labels.
+    """What a classifier gave for a set of images.
 
-    `labels`: (images,) int64, the class indices of the images.
+    Attributes:
+        logits: (images, classes) float32.
+        labels: (images,) int64, the class indices of the images.
     """
 
     logits: np.ndarray
