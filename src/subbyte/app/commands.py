@@ -136,7 +136,7 @@ def predict_images(
 
 
 def _file(path: Path, runtime: str) -> OnnxFile:
-    """A file with what it says of itself; `SubbyteError` if not how it takes images."""
+    """A file with its metadata; `SubbyteError` if these do not hold how it takes images."""
     metadata = onnx.read_metadata(path)
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(

@@ -141,7 +141,7 @@ def run_variant(
 
 
 def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
-    """Quantize the model; its files will say how to prepare an image and what classes are called.
+    """Quantize the model; metadata say how to prepare an image and what classes are called.
 
     Args:
         recipe: The variant's.
@@ -192,7 +192,7 @@ def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Depl
 
 
 def _metadata(setup: Setup) -> dict[str, Any]:
-    """How a file says that images are prepared and what the classes are called."""
+    """The metadata of files: how images are prepared, and what the classes are called."""
     return setup.task.metadata() | {"model": setup.model_name}
 
 

@@ -65,7 +65,7 @@ def note(
 ) -> str | None:
     """A sentence where a layer clips much more of the evaluation images than of calibration's.
 
-    Clipping alone says nothing, because range rules clip on purpose: see `MORE` and `BEYOND`.
+    Clipping alone is not a fault, because range rules clip on purpose: see `MORE` and `BEYOND`.
 
     Args:
         model: The simulation that clipped.

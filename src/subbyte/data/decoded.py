@@ -53,7 +53,7 @@ class Decoded:
         """Keep an image that is decoded already, as `images.opened` gives it."""
         try:
             self._keep(path, prepared(image, str(path), self.preprocessing))
-        except SubbyteError:  # said where the image is used
+        except SubbyteError:  # reported where the image is used
             return
 
     def _keep(self, path: Path, pixels: Tensor) -> Tensor:

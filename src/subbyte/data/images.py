@@ -28,7 +28,7 @@ LARGE = 2**24
 # Pixels that may be decoded at the same time, by all threads together.
 PIXELS_OPEN = 2**25
 
-# What is said of a file that is not there.
+# The fault of a file that is not there.
 MISSING = "does not exist"
 
 _SILENT = Silent()
@@ -243,10 +243,10 @@ def _looked(paths: Sequence[Path], keeper: Keeper | None) -> Iterator[tuple[Path
 
 
 def _orientation(image: Image.Image) -> int:
-    """How a loaded image is to be turned, by EXIF's numbers; 1 where it says nothing."""
+    """How a loaded image is to be turned, by EXIF's numbers; 1 where EXIF has none."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF that cannot be read says nothing, and the pixels are whole
+    except Exception:  # EXIF that cannot be read is ignored: the pixels are whole
         return 1
 
 

@@ -83,7 +83,7 @@ class Unlabelled:
         """The images for a model with so many outputs; `known`: its names for them, if any.
 
         Calibration images get labels if all of them lie in folders of the model's classes. Raises
-        `SubbyteError` if it cannot be told which class folder stands for which output.
+        `SubbyteError` if it is not known which class folder stands for which output.
         """
         labelled = self.evaluation.labelled(outputs, known)
         numbers = [labelled.order.numbers.get(name or "") for name in self.calibration_folders]

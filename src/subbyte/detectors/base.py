@@ -1,4 +1,4 @@
-"""What a family of detectors says of its models, and the registry of the families.
+"""What Subbyte has to know of a family of detectors.
 
 A family is a file in this folder with a `FAMILY` in it. It is found by being there.
 """

@@ -139,7 +139,7 @@ def search(
 ) -> float:
     """Powell's method as far as evaluations and time go; return the loss that was found.
 
-    At first on a quarter of the images, which tell as well where to go as long as it is far.
+    At first on a quarter of the images, which is enough as long as the minimum is far.
 
     Args:
         simulation: Its scales are left at the best setting.

@@ -15,7 +15,7 @@ from subbyte.utils.validation import Checked
 
 
 class Options(Checked):
-    """None: the recipe's `ranges` say all."""
+    """There are none: the recipe's `ranges` are all that is chosen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -21,7 +21,7 @@ from subbyte.models.config import missing_checkpoint
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 
-# What torch's restricted unpickler says of a file that wants more than tensors and containers.
+# How torch's restricted unpickler complains of a file that wants more than tensors and containers.
 _WANTS_CODE = (
     "GLOBAL",
     "call reduce",
@@ -191,7 +191,7 @@ def _listed(items: list[str]) -> str:
     return _one_line(", ".join(items[:3])) + more
 
 
-def _one_line(said: object) -> str:
-    """What a file or a library said, as part of a sentence: names in a file can hold anything."""
-    words = " ".join(str(said).split())[:600]
+def _one_line(text: object) -> str:
+    """Text of a file or a library as part of a sentence: names in a file can hold anything."""
+    words = " ".join(str(text).split())[:600]
     return "".join(letter if letter.isprintable() else "?" for letter in words)

@@ -42,7 +42,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _weights_in_name(cls, given: Any) -> Any:
-        """A tag in timm's name says which weights, unless a checkpoint brings them."""
+        """A tag in timm's name stands for its weights, unless a checkpoint brings them."""
         if not isinstance(given, dict) or given.get("checkpoint") or given.get("weights"):
             return given
         tag = _tag(given.get("name"))

@@ -23,7 +23,7 @@ class TensorQParams:
         integers: Of a weight, in its shape: int8, or uint8 where the zero point is not 0 by design;
             `None` for an activation.
         sqnr_db: Energy of the tensor over that of its quantization error, in dB, on calibration
-            images; infinite without any error. `None` for a weight, whose integers tell.
+            images; infinite without any error. `None` for a weight, whose integers give it.
     """
 
     scale: torch.Tensor

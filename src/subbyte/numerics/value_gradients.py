@@ -48,7 +48,7 @@ class ValueGradients:
     def weigh(self, sample: Sample) -> Sample:
         """`sample` with `mse_weights`: how often each value occurs, times its mean g².
 
-        As it was where there is nothing to tell values by: none were seen, or no gradient.
+        It is returned as it was where no values or no gradients were seen.
         """
         if not bool(self.squares.any()):
             return sample

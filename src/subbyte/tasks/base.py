@@ -24,7 +24,7 @@ from subbyte.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Asked:
-    """What an experiment says of its images and of how they are run.
+    """Which images an experiment uses, and how they are run.
 
     Attributes:
         data: Where images come from, and how many.
@@ -236,7 +236,7 @@ class Task(Protocol):
         ...
 
     def metadata(self) -> dict[str, Any]:
-        """What a file says of the images that it takes, and the classes that it gives."""
+        """The metadata of a file: how it takes images, and which classes it gives."""
         ...
 
 
@@ -272,7 +272,7 @@ class TaskFile(Protocol):
         device: str,
         progress: Progress,
     ) -> tuple[Any, dict[str, Any]]:
-        """Batches of calibration images alone, and what a file says of how images are prepared.
+        """Batches of calibration images alone, and how images are prepared, as metadata of a file.
 
         Args:
             source: A folder, or the name of bundled data.

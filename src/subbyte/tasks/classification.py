@@ -287,7 +287,7 @@ def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing 
 def _resolved(config: DataConfig, data: Data) -> DataConfig:
     """The data with the number of calibration images and the preprocessing in use.
 
-    What is assumed is not written down, so that a rerun assumes it and says so again.
+    What is assumed is not written down, so that a rerun assumes it and warns again.
     """
     known = config.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images

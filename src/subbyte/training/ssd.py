@@ -263,11 +263,11 @@ def _end_epoch(run: _Run, evaluation: Evaluation | None, progress: Progress) -> 
 def _described(run: _Run) -> str:
     """What the epoch that begins is called: its number, and how the last one went."""
     rows = run.position.rows
-    said = f"{run.config.model}, epoch {len(rows) + 1} of {run.config.epochs}"
+    description = f"{run.config.model}, epoch {len(rows) + 1} of {run.config.epochs}"
     if not rows:
-        return said
+        return description
     loss = rows[-1].get("bbox_regression", 0.0) + rows[-1].get("classification", 0.0)
-    return f"{said}, loss {loss:.2f}"
+    return f"{description}, loss {loss:.2f}"
 
 
 def _optimizer(config: Training, model: SSD) -> torch.optim.Optimizer:

@@ -35,7 +35,7 @@ class CtrlC:
     def watched(self) -> Iterator[None]:
         """Handle SIGINT while a block runs; only the main thread can.
 
-        Python says nothing of a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
+        Python does not report a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

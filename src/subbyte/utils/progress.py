@@ -1,4 +1,4 @@
-"""How long work reports on itself: a caller passes a `Progress`, the default says nothing."""
+"""How work reports its progress: a caller passes a `Progress`; the default shows nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and the objects on them, as plain data, whatever the files said it in."""
+"""Images and the objects on them, as plain data, whatever form the files have."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def _looked(
     progress: Progress,
     decoded: Decoded | None = None,
 ) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
-    """A look at every image, and what is wrong with it or with what its annotations say of it.
+    """What is known of every image, and what is wrong with it or with its annotations.
 
     decoded: keeps what is decoded meanwhile.
     """

@@ -110,7 +110,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     for path in sorted((root / "Annotations").glob("*.xml")):
         try:
             tree = ElementTree.parse(path)
-        except ElementTree.ParseError:  # said where the file belongs to a split that is read
+        except ElementTree.ParseError:  # reported where the file belongs to a split that is read
             continue
         names.update((name.text or "").strip() for name in tree.iterfind("object/name"))
     if names <= set(VOC):

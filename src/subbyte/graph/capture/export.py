@@ -218,7 +218,7 @@ def mismatch(model: nn.Module, args: tuple[Any, ...]) -> str | None:
 
 
 def complaint(error: BaseException) -> str:
-    """What a model that failed says itself, in one line, and at which line of its code."""
+    """The error of a model that failed, in one line, with the line of its code."""
     return f"{_first_line(error)}{_at(error)}"
 
 
@@ -283,7 +283,7 @@ def _shapes_to(node: fx.Node, size: int) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's own log of what it could not trace: the error says it."""
+    """Without torch's own log of what it could not trace, which the error repeats."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -40,7 +40,7 @@ def fisher_diagonal(
         store: Where the gradients go.
 
     Returns:
-        None, where what the block gives has no row for each image: it is about proposals, say.
+        None, where what the block gives has no row for each image, as a block of proposals.
     """
     found: list[torch.Tensor] = []
     region = float_model.region(block.region)

@@ -1,8 +1,8 @@
 """The squared error of a layer that nothing follows, over all images at once.
 
-It is quadratic in the weights, so that sums over what the layer reads and should give tell its
-value and its gradient at any weights: a product of two matrices takes the place of a convolution of
-many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
+It is quadratic in the weights, so that its value and its gradient at any weights follow from sums
+over what the layer reads and should give: a product of two matrices takes the place of a
+convolution of many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
 """
 
 from __future__ import annotations

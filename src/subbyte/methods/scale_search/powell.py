@@ -9,7 +9,7 @@ import numpy as np
 
 PointLoss = Callable[[np.ndarray], float]
 
-NARROWEST = 0.1  # of the first step: below it losses of quantized networks tell only of rounding
+NARROWEST = 0.1  # of the first step: below it losses of quantized networks differ by rounding alone
 FARTHEST = 3  # steps that a line search goes at once
 
 

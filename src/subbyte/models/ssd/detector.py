@@ -22,7 +22,7 @@ ImageDetections = list[dict[str, Tensor]]
 class SSD(nn.Module):
     """A single-shot detector (Liu et al. 2016).
 
-    `network` is what learns, tensors in and tensors out; `settings` say what happens around it.
+    `network` is what learns, tensors in and tensors out; `settings` are for what happens around it.
     `beta`: of the loss of boxes, see `multibox`.
     """
 
@@ -47,7 +47,7 @@ class SSD(nn.Module):
         is `bbox_regression` and `classification`, scalars.
 
         Raises:
-            SubbyteError: an image or a target is not as said.
+            SubbyteError: an image or a target is not like that.
         """
         images = list(images)
         batch = self.preprocess(images)

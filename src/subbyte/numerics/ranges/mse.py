@@ -1,4 +1,4 @@
-"""The range that disturbs the model's outputs least, as far as squared errors tell."""
+"""The range with the least squared error, weighed by what errors cost the model's outputs."""
 
 from __future__ import annotations
 

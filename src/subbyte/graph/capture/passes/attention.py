@@ -1,4 +1,4 @@
-"""Attention as what it is made of, so that its two matrix products are layers like any other."""
+"""Attention split into its parts, so that its two matrix products are layers like any other."""
 
 from __future__ import annotations
 
