@@ -263,8 +263,8 @@ def _ordinary(image: Image.Image) -> Image.Image:
         return _from_16_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")  # straight to RGB, Pillow warns of each image
-    other = {"LAB": "RGB", "La": "LA"}.get(image.mode)
-    return image if other is None else image.convert(other)
+    mode = {"LAB": "RGB", "La": "LA"}.get(image.mode)
+    return image if mode is None else image.convert(mode)
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -152,9 +152,9 @@ def _unwrapped(content: object, path: Path) -> Mapping[str, Tensor]:
         raise SubbyteError(
             f"checkpoint '{path}' holds a {type(content).__name__}, not a state dict"
         )
-    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if other or not content:
-        what = f"'{_one_line(other[0])}' is not a tensor" if other else "it is empty"
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        what = f"'{_one_line(strange[0])}' is not a tensor" if strange else "it is empty"
         raise SubbyteError(
             f"checkpoint '{path}' holds no state dict ({what}), nor one under {', '.join(WRAPPERS)}"
         )

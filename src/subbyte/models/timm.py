@@ -143,8 +143,8 @@ def _renamed(state: OrderedDict[str, Tensor], module: nn.Module) -> Mapping[str,
     """
     theirs = sys.modules[type(module).__module__]
     convert = getattr(theirs, "checkpoint_filter_fn", None)
-    other = module.state_dict().keys() ^ state.keys()
-    if convert is None or all(name.endswith(".num_batches_tracked") for name in other):
+    differing = module.state_dict().keys() ^ state.keys()
+    if convert is None or all(name.endswith(".num_batches_tracked") for name in differing):
         return state
     try:
         converted: Mapping[str, Tensor] = convert(OrderedDict(state), module)

@@ -133,7 +133,7 @@ class _Collector:
         self.only_for = wanting if len(wanting) < len(hints) else ()
         self.keys: dict[int, str] = {}  # id of a site, or of a weight's node → key
         self.names: set[str] = set()
-        self.done: list[QuantizedTensor] = []
+        self.tensors: list[QuantizedTensor] = []
         self.layers: list[PlacedLayer] = []
         self.insertions: list[Insertion] = []
         self.biases: list[QuantizedBias] = []
@@ -141,7 +141,7 @@ class _Collector:
     def placement(self) -> Placement:
         return Placement(
             self.recipe,
-            tuple(self.done),
+            tuple(self.tensors),
             tuple(self.layers),
             tuple(self.insertions),
             tuple(self.biases),
@@ -178,7 +178,7 @@ class _Collector:
                 only_for=self.only_for if node in spared else (),
             )
             self.keys[id(site)] = tensor.key
-            self.done.append(tensor)
+            self.tensors.append(tensor)
         key, names = self.keys[id(site)], frozenset(reader.name for reader in readers)
         self.insertions.append(Insertion(part.region, key, node.name, names))
 
@@ -222,7 +222,7 @@ class _Collector:
                 channels=channels,
             )
             self.keys[id(node)] = tensor.key
-            self.done.append(tensor)
+            self.tensors.append(tensor)
             names = frozenset(user.name for user in node.users)
             self.insertions.append(Insertion(part.region, tensor.key, node.name, names))
         return self.keys[id(node)]
@@ -235,9 +235,9 @@ class _Collector:
             if insertion.region == part.region:
                 read = min((order[name] for name in insertion.readers), default=len(order))
                 first[insertion.key] = min(first.get(insertion.key, read), read)
-        here = [t for t in self.done if t.region == part.region]
-        rest = [t for t in self.done if t.region != part.region]
-        self.done = rest + sorted(here, key=lambda t: first[t.key])
+        here = [t for t in self.tensors if t.region == part.region]
+        rest = [t for t in self.tensors if t.region != part.region]
+        self.tensors = rest + sorted(here, key=lambda t: first[t.key])
 
     def _unique(self, name: str) -> str:
         unique, count = name, 1

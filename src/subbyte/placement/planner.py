@@ -115,7 +115,7 @@ def plan_of(part: RegionGraph, recipe: Recipe, given: Mapping[fx.Node, Site]) ->
     plan, asked = RegionPlan(), dict[fx.Node, Site]()
     data = carries_data(graph)
     by_node = {layer.node: layer for layer in layers if layer.name in configs}
-    other = Choice(*rule_of(recipe.ranges, "activations"))
+    rule = rule_of(recipe.ranges, "activations")
     always = _always_quantized(part, data)
     convolved = _derived(graph, always, {layer.node for layer in layers})
 
@@ -130,7 +130,7 @@ def plan_of(part: RegionGraph, recipe: Recipe, given: Mapping[fx.Node, Site]) ->
             continue
         if node in always and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
             for user in [u for u in tensor_readers(node) if u not in plan.edges.get(node, ())]:
-                ask(node, user, Site(None, other, spare=True))
+                ask(node, user, Site(None, rule, spare=True))
         if node in asked:
             site = asked[node].root()
             if is_move(node) and all_readers_ask(node, plan) and _only_data(node, data):
@@ -143,7 +143,7 @@ def plan_of(part: RegionGraph, recipe: Recipe, given: Mapping[fx.Node, Site]) ->
                 continue
             plan.sites[node] = site
             for reader, source in _quantized_along(node, data, convolved):
-                ask(source, reader, Site(None, other))
+                ask(source, reader, Site(None, rule))
         layer = by_node.get(node)
         if layer is not None and configs[layer.name].activation_bits is not None:
             config, name = configs[layer.name], qualified(part.region, layer.name)

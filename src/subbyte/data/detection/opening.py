@@ -106,22 +106,24 @@ def open_detection(
             f"calibration has the classes {_shown(calibration.classes)} and evaluation "
             f"{_shown(evaluation.classes)}: give both the same"
         )
-    one, other = calibration.annotated, evaluation.annotated
+    calibrating, evaluated = calibration.annotated, evaluation.annotated
     # To train on, images are read by other processes, and each but once an epoch.
     decoded = None if whole else Decoded(PLAIN)
     infos: dict[Path, ImageInfo] = {}
     faults: dict[Path, str | None] = {}
     if config.skip_broken:  # all there are, of which few may be used: nothing is kept
-        infos, faults = _looked(one, other, progress)
-        one, other = (_without(side, faults) for side in (one, other))
-    chosen = calibration_indices(len(one), _whole(config, len(one), whole), seed)
-    one = tuple(one[i] for i in chosen)
-    other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
+        infos, faults = _looked(calibrating, evaluated, progress)
+        calibrating, evaluated = (_without(side, faults) for side in (calibrating, evaluated))
+    chosen = calibration_indices(len(calibrating), _whole(config, len(calibrating), whole), seed)
+    calibrating = tuple(calibrating[i] for i in chosen)
+    evaluated = tuple(evaluated[i] for i in evaluation_indices(len(evaluated), config, seed))
     if not config.skip_broken:
-        infos, faults = _looked(one, other, progress, decoded)
+        infos, faults = _looked(calibrating, evaluated, progress, decoded)
         refuse_broken(faults)
-    first = settle(one, evaluation.classes, evaluation.category_ids, infos, labelled=labelled)
-    second = settle(other, evaluation.classes, evaluation.category_ids, infos)
+    first = settle(
+        calibrating, evaluation.classes, evaluation.category_ids, infos, labelled=labelled
+    )
+    second = settle(evaluated, evaluation.classes, evaluation.category_ids, infos)
     data = DetectionData(
         calibration=_batches(first, infos, batch_size, "calibration", decoded),
         evaluation=_batches(second, infos, batch_size, "evaluation", decoded),
@@ -218,8 +220,8 @@ def _scenes(split: Split, config: DataConfig, seed: int, batch_size: int) -> Det
 
 
 def _looked(
-    one: Sequence[Annotated],
-    other: Sequence[Annotated],
+    calibrating: Sequence[Annotated],
+    evaluated: Sequence[Annotated],
     progress: Progress,
     decoded: Decoded | None = None,
 ) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
@@ -227,10 +229,10 @@ def _looked(
 
     decoded: keeps what is decoded meanwhile.
     """
-    paths = list(dict.fromkeys(image.path for image in (*one, *other)))
+    paths = list(dict.fromkeys(image.path for image in (*calibrating, *evaluated)))
     infos = inspect(paths, progress, decoded)
     faults = {path: seen.fault for path, seen in infos.items()}
-    for image in (*one, *other):
+    for image in (*calibrating, *evaluated):
         if faults[image.path] == MISSING:
             faults[image.path] = f"{MISSING}, though {image.where} lists it"
         faults[image.path] = faults[image.path] or size_fault(image, infos[image.path])

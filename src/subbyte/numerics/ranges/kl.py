@@ -148,10 +148,10 @@ def _gain(counts: torch.Tensor, clipped: torch.Tensor, ends: torch.Tensor) -> to
 
     `ends`: which bins these are; they may be one and the same.
     """
-    one = (ends[:, :1] == ends[:, 1:]).expand_as(ends)
-    joined = counts + torch.where(one, clipped.sum(1, keepdim=True), clipped)
+    same = (ends[:, :1] == ends[:, 1:]).expand_as(ends)
+    joined = counts + torch.where(same, clipped.sum(1, keepdim=True), clipped)
     gains = _x_log_x(joined) - _x_log_x(counts)
-    return torch.where(one[:, 0], gains[:, 0], gains.sum(1))
+    return torch.where(same[:, 0], gains[:, 0], gains.sum(1))
 
 
 def _x_log_x(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Constant folding: what depends on parameters alone, as a standardized weight, is computed once."""
+"""Constant folding: what depends on parameters alone, a standardized weight, is computed once."""
 
 from __future__ import annotations
 
