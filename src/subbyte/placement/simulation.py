@@ -178,5 +178,3 @@ def _quantizer(tensor: QuantizedTensor, params: QuantParams, device: torch.devic
     kind = QuantizedWeight if tensor.role == "weight" else FakeQuantize
     made: Quantizer = kind(tensor.spec, tensor.layer, found)
     return made.to(device)
-
-
