@@ -12,6 +12,7 @@ from targets_helpers import RUNTIMES, deploy, differences, normal, operators, se
 from torch import nn
 
 import subbyte
+from subbyte.numerics.qparams import TensorQParams
 from subbyte.targets.onnx import export as onnx_files
 
 
@@ -60,9 +61,10 @@ def test_a_limit_beyond_the_grid_costs_nothing(tmp_path: Path) -> None:
     quantized = subbyte.quantize(
         model, [normal(4, 3, 8, 8)], subbyte.Recipe(equalize=True, method="range")
     )
-    for tensor, quantizer in quantized.quantizers("activation"):
+    for tensor, quantizer in quantized.activations():
         if tensor.layer in "24":
-            quantizer.scale.fill_(0.0001)
+            scale = torch.full((1,), 0.0001)
+            quantized.put(tensor.key, TensorQParams(scale, quantizer.zero_point))
     subbyte.export(quantized, path, normal(2, 3, 8, 8))
     assert operators(path)["Min"] == 0
 

@@ -27,6 +27,7 @@ from torch import nn
 
 import subbyte
 from processor import FITTING
+from subbyte.numerics.qparams import TensorQParams, quantize_weight
 
 BITS = [(8, 8), (4, 4), (2, 2), (4, 8)]
 SYMMETRIC = {"symmetric_weights": True, "symmetric_activations": True}
@@ -67,9 +68,12 @@ def test_a_linear_layer_worked_by_hand(runtime: str, tmp_path: Path) -> None:
     fields = {"weights": 2, "activations": 2, "first_last": None, "per_channel": False}
     recipe = subbyte.Recipe(method="range", **fields)
     quantized = subbyte.quantize(model, [torch.rand(2, 2)], recipe)
-    for tensor, quantizer in quantized.quantizers():
-        quantizer.scale.fill_(0.5 if tensor.role == "activation" else 0.25)
-        quantizer.zero_point.fill_(1)
+    zero = torch.ones(1, dtype=torch.int32)
+    for tensor, _ in quantized.activations():
+        quantized.put(tensor.key, TensorQParams(torch.full((1,), 0.5), zero))
+    for tensor, _ in quantized.weights():
+        weight, scale = quantized.weight(tensor), torch.full((1,), 0.25)
+        quantized.put(tensor.key, quantize_weight(weight, scale, zero, tensor.spec))
     path = tmp_path / "model.onnx"
     subbyte.export(quantized, path, torch.rand(2, 2))
     # Levels less the zero point are −1 … 2. Weights: 1.2 → 1, −0.8 → −1, 3.8 → 2, 0.4 → 0.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import subbyte
 from subbyte.models import build
+from subbyte.numerics.qparams import signed_integers
 
 INT16 = np.iinfo(np.int16)
 
@@ -66,15 +67,15 @@ def sums(layer: tuple[nn.Conv2d, Tensor], **fields: object) -> tuple[np.ndarray,
     """The layer's integer sums as the simulation has them and as they saturate; largest weight."""
     conv, inputs = layer
     quantized = subbyte.quantize(conv, [inputs], subbyte.Recipe(**fields))
-    grids = {tensor.role: (tensor, grid) for tensor, grid in quantized.quantizers()}
-    tensor, grid = grids["weight"]
-    weights = grid.levels(quantized.weight(tensor)).numpy()
-    _, activation = grids["activation"]
+    ((tensor, grid),) = quantized.weights()
+    weights = signed_integers(grid.params, tensor.spec).numpy()
+    ((_, activation),) = quantized.activations()
     assert not activation.zero_point  # behind a ReLU
     assert activation.spec.bits == 8
     step = (activation.scale * grid.scale)[:, None, None]
+    integers = (activation(inputs) / activation.scale).round()
     simulated = (quantized(inputs) / step).round().permute(0, 2, 3, 1).reshape(-1, len(weights))
-    deployed = convolution(activation.levels(inputs).numpy(), weights.astype(np.int8))
+    deployed = convolution(integers.numpy(), weights.astype(np.int8))
     return simulated.numpy(), deployed, int(np.abs(weights).max())
 
 

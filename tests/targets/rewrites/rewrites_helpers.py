@@ -16,7 +16,7 @@ from onnx.reference.op_run import OpRun
 
 from subbyte.targets.onnx.graph import Rewrite
 
-GRID = 'subbyte.QuantizeDequantize <scale = {}, zero_point = {}, low = {}, high = {}, runtime = "">'
+GRID = 'subbyte.QuantizeDequantize <scale = {}, zero_point = {}, low = {}, high = {}, only_for = "">'
 
 
 class QuantizeDequantize(OpRun):
