@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 
-class Frame(nn.Module):
+class ImagePreprocessing(nn.Module):
     """Images [N, 3, H, W] in [0, 1], of one size, as a network's batch.
 
-    given, resized: height and width of the images, and to which they are resized by bilinear
-    interpolation; if both are the same nothing is. padded: with zeros on the right and below.
+    Args:
+        mean: Of R, G and B, on the scale of 0 to 1.
+        std: The same.
+        given: Height and width of the images, in pixels.
+        resized: The size to which images are resized by bilinear interpolation, if it is another.
+        padded: The size to which images are padded with zeros, on the right and below; `None`: as
+            resized.
+        antialias: Resize as PIL does, else by plain bilinear interpolation.
     """
 
     def __init__(
@@ -54,9 +60,10 @@ class Frame(nn.Module):
         return boxes * boxes.new_tensor([x, y, x, y])
 
 
-def frame_of(transform: Any, given: tuple[int, int]) -> Frame:
+def preprocessing_of(transform: Any, given: tuple[int, int]) -> ImagePreprocessing:
     """What torchvision's `GeneralizedRCNNTransform` does to images of one size."""
     with torch.no_grad():
         batch, _ = transform([torch.zeros(3, *given)])
     mean, std = list(transform.image_mean), list(transform.image_std)
-    return Frame(mean, std, given, tuple(batch.image_sizes[0]), tuple(batch.tensors.shape[-2:]))
+    resized, padded = tuple(batch.image_sizes[0]), tuple(batch.tensors.shape[-2:])
+    return ImagePreprocessing(mean, std, given, resized, padded)

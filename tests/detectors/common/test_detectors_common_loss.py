@@ -11,11 +11,9 @@ from torch import nn
 import subbyte
 from small_detectors import detector, pictures
 from subbyte import api
-from subbyte.detectors.loss import training_loss
+from subbyte.detectors import training_loss
 from subbyte.errors import SubbyteError
 from subbyte.models import build
-
-FLOAT = subbyte.Recipe(weights=None, activations=None, first_last=None)
 
 
 def targets_of(images: list[torch.Tensor]) -> list[dict[str, Any]]:
@@ -47,7 +45,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ssd", "fcos", "
 def test_it_is_what_the_model_says_in_training_mode(name: str) -> None:
     model = build(name) if name == "digit_scenes" else detector(name)
     images = pictures(3, (64, 64) if name == "retinanet" else (96, 80))
-    captured = api.prepare(model, (images,), FLOAT).eval()
+    captured = api.capture(model, (images,))
     loss = training_loss(captured, model)
     assert loss is not None
     targets = targets_of(images)
@@ -68,7 +66,7 @@ def test_it_is_what_the_model_says_in_training_mode(name: str) -> None:
 def test_targets_that_do_not_fit_are_refused() -> None:
     images = pictures(2)
     model = build("digit_scenes")
-    captured = api.prepare(model, (images,), FLOAT)
+    captured = api.capture(model, (images,))
     loss = training_loss(captured, model)
     targets = targets_of(images)
     targets[0]["labels"] = torch.tensor([1, 11])
@@ -80,7 +78,7 @@ def test_targets_that_do_not_fit_are_refused() -> None:
 @pytest.mark.slow
 def test_of_two_stages_it_is_not_known() -> None:
     model = detector("fasterrcnn")
-    assert training_loss(api.prepare(model, (pictures(2),), FLOAT), model) is None
+    assert training_loss(api.capture(model, (pictures(2),)), model) is None
 
 
 @pytest.mark.slow

@@ -10,20 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.models.detection.ssd import SSD
 
-from subbyte.postprocessing import ATTRIBUTE, Anchored
-
-Size = tuple[int, int]
+Size = tuple[int, int]  # height and width in pixels
+Sizes = Collection[Size]
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """Height and width of a file's images, and how an image of another size gets there.
+class Letterbox:
+    """The size of a file's images, and how an image of another size gets it.
 
-    fit: "stretch" both sides, as an SSD does itself, so that nothing changes; or "pad", resize as
-    far as it fits and fill up on the right and below with `fill`. antialias: as PIL does, else by
-    plain bilinear interpolation.
+    Args:
+        size: Height and width in pixels.
+        fit: "stretch" both sides, as an SSD does itself, so that nothing changes; or "pad": resize
+            as far as it fits, and fill up on the right and below.
+        antialias: Resize as PIL does, else by plain bilinear interpolation.
+        fill: R, G and B, in [0, 1].
     """
 
     size: Size
@@ -36,10 +37,10 @@ class Canvas:
         return torch.stack([self._fitted(image) for image in images])
 
     def back(self, found: Mapping[str, np.ndarray], size: Size) -> dict[str, np.ndarray]:
-        """Detections on the canvas in pixels of an image of `size`.
+        """Detections in the file's image in pixels of the image of `size` that it was made of.
 
-        `boxes` (n, 4), and `scores` and `labels` (n). Beyond a padded image nothing is: boxes are
-        clipped to it, and those of which nothing is left are left out.
+        `boxes` (n, 4), and `scores` and `labels` (n). Boxes are clipped to a padded image; those
+        that lie in the padding are left out.
         """
         (height, width), (high, wide) = self._inner(size), size
         if (height, width) == size and self.fit == "stretch":
@@ -51,8 +52,8 @@ class Canvas:
         inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return {key: value[inside] for key, value in {**found, "boxes": boxes}.items()}
 
-    def facts(self) -> dict[str, Any]:
-        """The same for a file's metadata."""
+    def metadata(self) -> dict[str, Any]:
+        """The same as plain data, for a file's metadata."""
         return {
             "size": list(self.size),
             "fit": self.fit,
@@ -61,7 +62,7 @@ class Canvas:
         }
 
     def _inner(self, size: Size) -> Size:
-        """Height and width of an image on the canvas."""
+        """Height and width that an image of `size` is resized to."""
         if self.fit == "stretch":
             return self.size
         factor = min(self.size[0] / size[0], self.size[1] / size[1])
@@ -81,30 +82,23 @@ class Canvas:
         return pad(image - fill, (0, right, 0, below)) + fill
 
 
-def canvas_for(model: torch.nn.Module, sizes: Collection[Size]) -> Canvas:
-    """The canvas for images of these sizes: theirs, if they have only one; else the model's own.
+def ratio_kept(model: Any, sizes: Sizes) -> Letterbox:
+    """The letterbox for a model that keeps the ratio of the sides.
 
-    A model that has none of its own, as it keeps the ratio of the sides, gets one that is as high
-    as the highest image and as wide as the widest, and no larger than the model lets images be.
+    It is as high as the highest image and as wide as the widest, and no larger than the model's
+    `transform`, if it has one such as torchvision's, lets images be.
     """
-    distinct = set(sizes)
-    if len(distinct) == 1:
-        return Canvas(next(iter(distinct)))
-    facts = getattr(model, ATTRIBUTE, None)
-    if isinstance(facts, Anchored):
-        return Canvas(facts.size, antialias=facts.antialias)
     transform: Any = getattr(model, "transform", None)
-    if isinstance(model, SSD) and transform.fixed_size is not None:
-        width, height = transform.fixed_size
-        return Canvas((height, width))
-    sides = max(h for h, _ in distinct), max(w for _, w in distinct)
+    sides = max(h for h, _ in sizes), max(w for _, w in sizes)
     factor = min(1.0, getattr(transform, "max_size", max(sides)) / max(sides))
     height, width = (round(side * factor) for side in sides)
     mean = getattr(transform, "image_mean", (0.0, 0.0, 0.0))
-    return Canvas((height, width), "pad", fill=tuple(map(float, mean)))
+    return Letterbox((height, width), "pad", fill=tuple(map(float, mean)))
 
 
-def canvas_of(facts: dict[str, Any]) -> Canvas:
-    """The canvas that a file's metadata describes."""
-    height, width = facts["size"]
-    return Canvas((height, width), facts["fit"], facts["antialias"], tuple(facts["fill"]))
+def letterbox_of(metadata: Mapping[str, Any]) -> Letterbox:
+    """The letterbox that a file's metadata describes, as `Letterbox.metadata` gives it."""
+    height, width = metadata["size"]
+    return Letterbox(
+        (height, width), metadata["fit"], metadata["antialias"], tuple(metadata["fill"])
+    )

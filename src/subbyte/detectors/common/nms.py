@@ -1,4 +1,4 @@
-"""Non-maximum suppression of fixed shape, and what is the same for all detectors behind it."""
+"""Non-maximum suppression (NMS) of fixed shape, and what all detectors do behind it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ _nms_scores.register_fake(lambda _boxes, scores, *_: torch.empty_like(scores))
 
 
 def nms_scores(boxes: Tensor, scores: Tensor, iou: float, floor: float, most: int) -> Tensor:
-    """Scores [B, G, N] in which those are 0 that are suppressed, of boxes [B, N, 4].
+    """Scores [B, G, N] with 0 for those that are suppressed.
 
-    Boxes in the corner form. In each of the groups a score above `floor` stays if its box overlaps
-    none with a higher one by more than `iou`; at most the `most` highest.
+    Args:
+        boxes: [B, N, 4] in the corner form.
+        scores: [B, G, N]; the G groups do not suppress each other.
+        iou: A score stays if its box overlaps no box of a higher score by more than that.
+        floor: Scores up to this one never stay.
+        most: How many of each group stay at most.
     """
     kept: Tensor = torch.ops.subbyte.nms_scores(boxes, scores, iou, floor, most)
     return kept
@@ -60,9 +64,17 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def best_of(boxes: Tensor, scores: Tensor, labels: Tensor, count: int) -> Detections:
-    """The `count` highest of scores [B, M], with their boxes [B, M, 4] and labels [B, M] or [M].
+    """The highest scores of each image, with their boxes and labels.
 
-    Where fewer scores are above 0 the rest of each row is 0; the last of the four says how many.
+    Args:
+        boxes: [B, M, 4].
+        scores: [B, M]; those of 0 do not count.
+        labels: [B, M], or [M] for all images.
+        count: K, how many to take.
+
+    Returns:
+        Boxes [B, K, 4], scores and labels [B, K], and how many there are [B]; what is behind these
+        is 0.
     """
     missing = count - scores.shape[1]
     if missing > 0:
