@@ -83,7 +83,7 @@ def test_the_file_holds_nothing_of_the_users_source(tmp_path: Path) -> None:
     assert b"targets_helpers" not in path.read_bytes()
 
 
-def test_a_float_export_has_no_grids(tmp_path: Path) -> None:
+def test_a_float_export_quantizes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     model = seeded(TwoConvs)
     export_float(unquantized(capture(model, (images(),))), path, (images(1),))
@@ -166,7 +166,7 @@ def test_metadata_of_a_file_that_is_missing(tmp_path: Path) -> None:
 def test_metadata_of_a_file_that_is_not_onnx(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.onnx"
     path.write_bytes(content)
-    with pytest.raises(SubbyteError, match="is no ONNX file"):
+    with pytest.raises(SubbyteError, match="is not an ONNX file"):
         read_metadata(path)
 
 

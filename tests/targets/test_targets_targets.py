@@ -1,4 +1,4 @@
-"""Files for one runtime: each computes what the simulation with that file's grids does."""
+"""Files for one runtime: each computes what the simulation with that file's quantizers does."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def tokens(count: int = 8, seed: int = 1) -> Tensor:
         (SideBySide, images, ["one.conv", "two.second", "residual.last", "pooled.linear"]),
     ],
 )
-def test_a_file_is_the_simulation_of_its_grids_to_the_last_integer(
+def test_a_file_is_its_simulation_to_the_last_integer(
     make: type[nn.Module],
     inputs: Callable[..., Tensor],
     lasts: list[str],
