@@ -20,6 +20,7 @@ from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
+from subbyte.errors import SubbyteError
 from subbyte.models import build
 from subbyte.targets import base as targets
 from subbyte.tasks import measure as measuring
@@ -232,6 +233,16 @@ def test_results_say_on_how_many_images_each_figure_was_measured(
         truth = [int(names[i].parent.name) for i in saved["images"]]
         assert saved["labels"].tolist() == truth
         assert set(truth) == set(range(10))
+
+
+def test_a_number_of_images_for_the_simulation_is_at_least_one(pictures: Path) -> None:
+    data = {"calibration": pictures / "full", "evaluation": pictures / "val"}
+    known: dict[str, Any] = {"model": {"name": "digits"}, "data": data, "variants": {"w8a8": {}}}
+    assert Experiment(**known).simulation_images == 2000
+    assert Experiment(**known, simulation_images=None).simulation_images is None
+    for wrong in (0, -1, 1.5, "some"):
+        with pytest.raises(SubbyteError, match="simulation_images"):
+            Experiment(**known, simulation_images=wrong)
 
 
 @pytest.mark.slow

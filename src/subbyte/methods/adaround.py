@@ -5,37 +5,39 @@ Nagel et al. 2020, "Up or Down? Adaptive Rounding for Post-Training Quantization
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from subbyte.calibration.bias_correction import match_outputs
-from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
 from subbyte.methods.reconstruction.blockwise import reconstruct
-from subbyte.methods.reconstruction.settings import LearningOptions, plan_of
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress, Silent
+from subbyte.methods.reconstruction.settings import LearningOptions, settings_of
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 
 
 class Options(LearningOptions):
     """Those that every method has that learns; `steps` are those of each layer."""
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
+    context: Context,
+) -> QuantParams:
     """Learn each layer's rounding with activations in float, then choose their ranges."""
-    del loss
-    progress = progress or Silent()
-    choose_weights(captured, progress)
-    plan = replace(plan_of(options, "learning layers"), layers=True)
-    reconstruct(captured, batches, plan, progress, resume)
-    choose_activations(captured, batches, progress)
-    match_outputs(captured, batches, progress)
+    progress = context.progress
+    params = QuantParams(weight_ranges(float_model, placement, progress))
+    simulation = simulate(float_model, placement, params)
+    settings = replace(settings_of(options, "learning layers"), layers=True)
+    blocks = reconstruct(simulation, batches, settings, context)
+    found, _ = activation_ranges(simulation, batches, progress)
+    for key, chosen in found.items():
+        simulation.put(key, chosen)
+    biases = match_outputs(simulation, batches, progress)
+    return simulation.params.with_biases(biases).with_reported(blocks=blocks)

@@ -5,53 +5,64 @@ Li et al. 2021, "BRECQ: Pushing the Limit of Post-Training Quantization by Block
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from subbyte.calibration.bias_correction import match_outputs
-from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
 from subbyte.methods.reconstruction.blockwise import reconstruct
-from subbyte.methods.reconstruction.settings import LearningOptions, Plan, plan_of
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress, Silent
+from subbyte.methods.reconstruction.settings import (
+    LearningOptions,
+    LearningSettings,
+    settings_of,
+)
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 
 
 class Options(LearningOptions):
-    """activation_steps: of each block's step sizes; `steps` are those of its weights."""
+    """What can be set.
+
+    Attributes:
+        activation_steps: Of each block's step sizes; `steps` are those of its weights.
+    """
 
     activation_steps: int = Field(1000, ge=0)
 
 
-def plan_of_step_sizes(options: Options) -> Plan:
+def step_size_settings(options: Options) -> LearningSettings:
     """The second pass: step sizes of activations, by the loss |error|^2.4."""
     return replace(
-        plan_of(options, "learning step sizes"),
+        settings_of(options, "learning step sizes"),
         steps=options.activation_steps,
         rounding=False,
         step_sizes=True,
-        activations=True,
         exponent=2.4,
     )
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
+    context: Context,
+) -> QuantParams:
     """Learn each block's rounding with activations in float; then ranges, and their step sizes."""
-    del loss
-    progress = progress or Silent()
-    choose_weights(captured, progress)
-    reconstruct(captured, batches, plan_of(options, "learning weights"), progress, resume)
-    choose_activations(captured, batches, progress)
-    reconstruct(captured, batches, plan_of_step_sizes(options), progress, resume)
-    match_outputs(captured, batches, progress)
+    progress = context.progress
+    params = QuantParams(weight_ranges(float_model, placement, progress))
+    simulation = simulate(float_model, placement, params)
+    settings = settings_of(options, "learning weights")
+    blocks = reconstruct(simulation, batches, settings, context)
+    found, samples = activation_ranges(simulation, batches, progress)
+    for key, chosen in found.items():
+        simulation.put(key, chosen)
+    blocks += reconstruct(simulation, batches, step_size_settings(options), context)
+    biases = match_outputs(simulation, batches, progress)
+    params = with_sqnr(placement, simulation.params, samples)
+    return params.with_biases(biases).with_reported(blocks=blocks)

@@ -6,40 +6,57 @@ Nahshan et al. 2019, "Loss Aware Post-training Quantization".
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
-from subbyte.calibration.observe import choose, choose_activations, choose_weights, observe, rows
+from subbyte.calibration.observe import (
+    Samples,
+    activation_ranges,
+    channel_rows,
+    observe,
+    ranges_of,
+    weight_ranges,
+    with_sqnr,
+)
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import SubbyteError
-from subbyte.methods.common.output_loss import Targets, divergence, portions_of
-from subbyte.methods.scale_search.network import Loss, Network, Portion, mean_loss
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
+from subbyte.methods.common.output_loss import divergence
+from subbyte.methods.scale_search.chunks import Chunk, Targets, chunks_of
+from subbyte.methods.scale_search.network import OutputLoss, ScaledNetwork, mean_loss
 from subbyte.methods.scale_search.powell import powell
-from subbyte.methods.scale_search.scale_vector import Search, Sizes
+from subbyte.methods.scale_search.scale_vector import ScaleVector, Search
 from subbyte.numerics import ranges
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.qparams import QuantParams, TensorQParams, quantize_weight
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Choice, Named, choice
-from subbyte.utils.progress import Progress, Silent
+from subbyte.utils.progress import Progress
 from subbyte.utils.validation import Checked
 
 EXPONENTS = (2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 class Options(Checked):
-    """Options of `lapq`.
+    """What can be set.
 
-    start: "lp" fits a parabola to the loss over p and takes the best p for all layers; a range
-    rule's name, or {name: RULE, …}, takes that rule. search: "scale" moves both ends of a range
-    alike, "clip" each for itself. images: the first so many are looked at. targets: "labels", the
-    float model's "outputs", or "auto", labels where the batches have them. max_evaluations: of the
-    loss, in Powell's search. seconds: that it may take (`None`: no limit). step: first width of a
-    line search, in parts of a step size. tolerance: share of the loss below which a round is the
-    last. cache_memory: GB of values in front of blocks that are kept.
+    Attributes:
+        start: "lp" fits a parabola to the loss over p and takes the best p for all layers; a range
+            rule's name, or {name: RULE, …}, takes that rule.
+        search: "scale" moves both ends of a range alike, "clip" each for itself.
+        images: How many of the calibration images are looked at, the first ones.
+        targets: "labels", the float model's "outputs", or "auto", labels where the batches have
+            them.
+        max_evaluations: Of the loss, in Powell's search.
+        seconds: That it may take; `None`: no limit.
+        step: First width of a line search, in parts of a step size.
+        tolerance: Share of the loss below which a round is the last.
+        cache_memory: GB of values in front of blocks that are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,58 +78,75 @@ class Options(Checked):
         return value
 
 
-def apply(
-    captured: Captured,
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
     batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: Loss | None = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
+    context: Context,
+) -> QuantParams:
     """Start from each layer's own best range, then search all step sizes together.
 
     Raises:
         SubbyteError: Labels were asked for and there are none, or they do not fit the outputs.
     """
-    del resume
-    progress = progress or Silent()
+    chunks, loss = _objective(float_model, batches, options, context)
+    progress = context.progress
+    if options.start == "lp":
+        simulation = simulate(float_model, placement, QuantParams())
+        samples = start_by_exponent(simulation, batches, chunks, loss, progress)
+    else:
+        ruled = _with_rule(placement, choice(options.start))
+        found, samples = activation_ranges(
+            simulate(float_model, ruled, QuantParams()), batches, progress
+        )
+        weights = weight_ranges(float_model, ruled, progress)
+        simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
+    search(simulation, ScaleVector(simulation, options.search), chunks, loss, options, progress)
+    return with_sqnr(placement, simulation.params, samples)
+
+
+def _objective(
+    float_model: FloatModel, batches: ArgumentsOf, options: Options, context: Context
+) -> tuple[list[Chunk], OutputLoss]:
+    """The images with what outputs are compared with, and by what loss."""
     targets = options.targets
-    if loss is None:
+    if context.loss is None:
         if targets == "labels":
             raise SubbyteError(
                 "targets is 'labels' and how this model is wrong by labels is not known: give "
                 "targets: outputs"
             )
         targets = "outputs"
-    portions, labelled = portions_of(captured, batches, options.images, targets)
-    if loss is None or not labelled:
-        loss = divergence
-    if options.start == "lp":
-        _start_by_exponent(captured, batches, portions, loss, progress)
-    else:
-        _start_by_rule(captured, batches, choice(options.start), progress)
-    captured.set_state(State.QUANTIZE)
-    with Sizes(captured, options.search) as sizes:
-        search(captured, sizes, portions, loss, options, progress)
+    chunks, labelled = chunks_of(float_model, batches, options.images, targets)
+    return chunks, context.loss if labelled and context.loss is not None else divergence
 
 
 def search(
-    captured: Captured,
-    sizes: Sizes,
-    portions: list[Portion],
-    loss: Loss,
+    simulation: Simulation,
+    vector: ScaleVector,
+    chunks: Sequence[Chunk],
+    loss: OutputLoss,
     options: Options,
     progress: Progress,
 ) -> float:
     """Powell's method as far as evaluations and time go; return the loss that was found.
 
     At first on a quarter of the images, which tell as well where to go as long as it is far.
+
+    Args:
+        simulation: Its scales are left at the best setting.
+        vector: Of this simulation.
+        chunks: The images.
+        loss: Of the outputs and a chunk's targets.
+        options: The method's.
+        progress: Shows how far it is.
     """
     started, left = time.monotonic(), options.max_evaluations
     for share, evaluations in ((4, left // 2), (1, left)):
-        part = portions[: -(-len(portions) // share)]
-        network = Network(captured, sizes, part, loss, int(options.cache_memory * 2**30))
+        part = list(chunks[: -(-len(chunks) // share)])
+        memory = int(options.cache_memory * 2**30)
+        network = ScaledNetwork(simulation, vector, part, loss, memory)
         lines = powell(
             network.evaluate,
             network.best,
@@ -130,51 +164,67 @@ def search(
     return network.value
 
 
-def _start_by_rule(
-    captured: Captured, batches: ArgumentsOf, rule: Choice, progress: Progress
-) -> None:
-    captured.tensors = [replace(tensor, rule=rule) for tensor in captured.tensors]
-    choose_weights(captured, progress)
-    choose_activations(captured, batches, progress, State.OFF)
-
-
-def _start_by_exponent(
-    captured: Captured,
+def start_by_exponent(
+    simulation: Simulation,
     batches: ArgumentsOf,
-    portions: list[Portion],
-    loss: Loss,
+    chunks: Sequence[Chunk],
+    loss: OutputLoss,
     progress: Progress,
-) -> None:
+) -> Samples:
     """The ranges of least |Q(x) − x|^p with the p at which a parabola over the losses is lowest.
 
     Section 4.1 of the paper: the loss over p is smooth, and near its lowest point quadratic.
+
+    Args:
+        simulation: Without parameters; it gets those of the best p.
+        batches: The calibration images.
+        chunks: Those on which the loss is looked at.
+        loss: Of the outputs and a chunk's targets.
+        progress: Shows how far it is.
+
+    Returns:
+        What was seen of each activation.
     """
-    observe(captured, batches, progress, State.OFF)
-    samples = {}
-    for tensor, quantizer in captured.quantizers():
-        if tensor.role == "weight":
-            weight = captured.weight(tensor)
-            samples[quantizer] = ranges.sample_of(rows(weight, quantizer.spec.axis))
-        elif quantizer.statistics is not None:
-            samples[quantizer] = quantizer.statistics.sample()
-            quantizer.statistics = None
-    captured.set_state(State.QUANTIZE)
+    seen = observe(simulation, batches, progress)
+    samples = {key: histogram.sample() for key, histogram in seen.items()}
+    del seen
+    of_weights = {
+        tensor.key: ranges.sample_of(channel_rows(simulation.weight(tensor), tensor.spec.axis))
+        for tensor in simulation.placement.of_role("weight")
+    }
 
     def start_with(p: float) -> float:
-        for quantizer, sample in samples.items():
-            choose(quantizer, Choice("lp", {"p": p}), sample)
-        return mean_loss(captured, portions, loss)
+        rule = Choice("lp", {"p": p})
+        found = _weights_by(simulation, of_weights, rule) | ranges_of(simulation, samples, rule)
+        for key, params in found.items():
+            simulation.put(key, params)
+        return mean_loss(simulation, chunks, loss)
 
     losses = {}
     for p in progress.track(EXPONENTS, "fitting the exponent"):
         losses[p] = start_with(p)
-    best = _lowest(losses)
-    if best not in losses and start_with(best) <= min(losses.values()):
-        return
-    start_with(min(losses, key=lambda p: losses[p]))
+    best = lowest(losses)
+    if best in losses or start_with(best) > min(losses.values()):
+        start_with(min(losses, key=lambda p: losses[p]))
+    return samples
 
 
-def _lowest(losses: dict[float, float]) -> float:
+def _weights_by(simulation: Simulation, samples: Samples, rule: Choice) -> dict[str, TensorQParams]:
+    """The parameters of all weights by a rule, for what their ranges are chosen by."""
+    found = {}
+    for tensor in simulation.placement.of_role("weight"):
+        scale, zero_point = ranges.choose(*rule, samples[tensor.key], tensor.spec)
+        weight = simulation.weight(tensor)
+        found[tensor.key] = quantize_weight(weight, scale, zero_point, tensor.spec)
+    return found
+
+
+def _with_rule(placement: Placement, rule: Choice) -> Placement:
+    """The same placement with a range rule for all tensors."""
+    return replace(placement, tensors=tuple(replace(t, rule=rule) for t in placement.tensors))
+
+
+def lowest(losses: dict[float, float]) -> float:
     """Where the parabola through p → loss (least squares) is lowest, within what was tried."""
     tried = min(losses, key=lambda p: losses[p])
     if not all(np.isfinite(list(losses.values()))):

@@ -6,44 +6,47 @@ Quantization".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from subbyte.calibration.bias_correction import match_outputs
-from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
+from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
 from subbyte.methods.reconstruction.blockwise import reconstruct
-from subbyte.methods.reconstruction.settings import LearningOptions, plan_of
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress, Silent
+from subbyte.methods.reconstruction.settings import LearningOptions, settings_of
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 
 
 class Options(LearningOptions):
-    """drop: share of values that stay in float."""
+    """What can be set.
+
+    Attributes:
+        drop: The share of values that stay in float.
+    """
 
     drop: float = Field(0.5, ge=0, le=1)
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
+    context: Context,
+) -> QuantParams:
     """Choose all ranges in the float network, then learn rounding and step sizes of each block."""
-    del loss
-    progress = progress or Silent()
-    choose_weights(captured, progress)
-    choose_activations(captured, batches, progress, State.OFF)
-    plan = replace(
-        plan_of(options, "learning blocks"), step_sizes=True, activations=True, drop=options.drop
-    )
-    reconstruct(captured, batches, plan, progress, resume)
-    match_outputs(captured, batches, progress)
+    progress = context.progress
+    weights = weight_ranges(float_model, placement, progress)
+    in_float = simulate(float_model, placement, QuantParams())
+    found, samples = activation_ranges(in_float, batches, progress)
+    simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
+    settings = replace(settings_of(options, "learning blocks"), step_sizes=True, drop=options.drop)
+    blocks = reconstruct(simulation, batches, settings, context)
+    biases = match_outputs(simulation, batches, progress)
+    params = with_sqnr(placement, simulation.params, samples)
+    return params.with_biases(biases).with_reported(blocks=blocks)

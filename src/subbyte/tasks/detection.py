@@ -22,13 +22,15 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors.letterbox import Canvas, canvas_for, canvas_of
-from subbyte.detectors.nms import OUTPUTS
-from subbyte.detectors.raw_outputs import detections_of, running_in
+from subbyte.detectors import label_count, letterbox_for
+from subbyte.detectors.common.letterbox import Letterbox, letterbox_of
+from subbyte.detectors.common.nms import OUTPUTS
+from subbyte.detectors.common.own_code import computed_by
+from subbyte.detectors.deployment import detections_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
 from subbyte.graph.float_model import FloatModel
-from subbyte.models import ModelSpec, label_count
+from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
 from subbyte.targets.onnx.export import output_names
@@ -60,7 +62,7 @@ class Detection:
     module: torch.nn.Module
     data: DetectionData
     images: list[torch.Tensor]
-    letterbox: Canvas
+    letterbox: Letterbox
     device: str
     simulated_images: tuple[int, ...]
     postprocess: bool = True
@@ -111,13 +113,7 @@ class Detection:
             return deployed(session, self.letterbox, made)
         if len(model.region_names) > 1:
             return None
-        run = self.simulated(model, as_written=True)
-
-        def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
-            with running_in(session, model):
-                return run(inputs)  # type: ignore[no-any-return]
-
-        return around
+        return self.simulated(computed_by(session, model), as_written=True)
 
     def outputs(
         self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
@@ -200,7 +196,7 @@ class Detection:
         return {
             "task": self.name,
             "preprocessing": None,
-            "images": self.letterbox.facts(),
+            "images": self.letterbox.metadata(),
             "classes": list(self.data.classes),
         }
 
@@ -244,7 +240,7 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
         check_detector(spec.module, images)
     data = found.labelled(label_count(spec.module), spec.classes)
     sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
-    letterbox = canvas_for(spec.module, sizes)
+    letterbox = letterbox_for(spec.module, sizes)
     opened = Detection(
         module=spec.module,
         data=replace(data, notes=(*data.notes, *_of_sizes(letterbox, sizes))),
@@ -266,8 +262,8 @@ def calibration(
     """Calibration images alone, and how a file takes images; see `tasks.base.TaskFile`."""
     batches = open_detection_calibration(source, **asked, progress=progress)
     check_detector(spec.module, _examples(batches, device))
-    letterbox = canvas_for(spec.module, {found.size for found in batches.objects})
-    return batches, {"preprocessing": None, "images": letterbox.facts()}
+    letterbox = letterbox_for(spec.module, {found.size for found in batches.objects})
+    return batches, {"preprocessing": None, "images": letterbox.metadata()}
 
 
 def evaluate(
@@ -308,7 +304,7 @@ def scores(
     return entry | {"per_class": found.per_class}, list(found.notes)
 
 
-def deployed(session: Session, letterbox: Canvas, made: Any = list) -> Run:
+def deployed(session: Session, letterbox: Letterbox, made: Any = list) -> Run:
     """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
 
     def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
@@ -379,7 +375,7 @@ def _run(file: OnnxFile) -> Run:
             f"{file.path} gives raw outputs and no boxes: name a file that was written with "
             "post-processing (export.postprocess: true)"
         )
-    return deployed(file.load(), canvas_of(file.metadata["images"]))
+    return deployed(file.load(), letterbox_of(file.metadata["images"]))
 
 
 def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict[str, Any]]:
@@ -395,7 +391,7 @@ def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict
     ]
 
 
-def _of_sizes(letterbox: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
+def _of_sizes(letterbox: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
     """What is done where images are of several sizes and files take one."""
     if len(sizes) == 1:
         return []

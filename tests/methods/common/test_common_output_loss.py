@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import nn
 
-from subbyte import Recipe, SubbyteError, api
-from subbyte.data.batches import ArgumentsOf
-from subbyte.methods.common.output_loss import divergence, divergences, portions_of
-
-IMAGES = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
-LABELS = torch.arange(70) % 2
-
-
-def portions(batches: list[object], images: int, targets: str):  # type: ignore[no-untyped-def]
-    model = nn.Sequential(nn.Linear(4, 2)).eval()
-    read = ArgumentsOf(batches, torch.device("cpu"))
-    captured = api.prepare(model, next(iter(read)), Recipe())
-    return model, *portions_of(captured, read, images, targets)  # type: ignore[arg-type]
+from subbyte import SubbyteError
+from subbyte.methods.common.output_loss import divergence, divergences, label_loss
 
 
 def test_divergence_of_logits_is_that_of_their_softmax() -> None:
@@ -49,28 +39,17 @@ def test_divergences_of_images_have_it_as_their_mean() -> None:
     assert divergences(found, expected)[1:].tolist() == [0, 0, 0, 0]
 
 
-def test_images_keep_their_labels_in_portions() -> None:
-    pairs: list[object] = [(IMAGES[:50], LABELS[:50]), (IMAGES[50:], LABELS[50:])]
-    _, found, labelled = portions(pairs, 60, "auto")
-    assert labelled
-    assert [portion.images for portion in found] == [32, 18, 10]
-    assert torch.equal(torch.cat([p.args[0] for p in found]), IMAGES[:60])
-    assert torch.equal(torch.cat([p.targets for p in found]), LABELS[:60])
+def test_the_loss_by_labels_is_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(label_loss(logits, [0, 0])) == pytest.approx(expected)
 
 
-def test_without_labels_the_targets_are_the_float_outputs() -> None:
-    for batches, targets in (
-        ([IMAGES], "auto"),
-        ([(IMAGES, LABELS)], "outputs"),
-        ([(IMAGES[:8], LABELS[:8]), IMAGES[8:]], "auto"),  # not all have them
-    ):
-        model, found, labelled = portions(batches, 70, targets)
-        assert not labelled
-        with torch.no_grad():
-            expected = model(IMAGES)
-        assert torch.allclose(torch.cat([p.targets for p in found]), expected, atol=1e-6)
-
-
-def test_labels_that_are_missing_are_missed() -> None:
-    with pytest.raises(SubbyteError, match="targets is 'labels' and the calibration has images"):
-        portions([IMAGES], 70, "labels")
+def test_labels_that_do_not_fit_are_refused() -> None:
+    logits = torch.zeros(2, 3)
+    with pytest.raises(SubbyteError, match="the labels go from 0 to 3 and the model has 3 classes"):
+        label_loss(logits, [0, 3])
+    with pytest.raises(SubbyteError, match="and not logits"):
+        label_loss(logits[:, :, None], [0, 1])
+    with pytest.raises(SubbyteError, match="the model returns a list and not logits"):
+        label_loss([logits], [0, 1])

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from simulations import placed, with_weights
 from subbyte import Recipe, quantize
-from subbyte.api import prepare
-from subbyte.graph.blocks import find_blocks
+from subbyte.methods.common.simulated_blocks import blocks_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.reconstruction import learn
-from subbyte.methods.reconstruction.fisher import importance
+from subbyte.methods.reconstruction.block_loss import block_loss
+from subbyte.methods.reconstruction.fisher import fisher_diagonal
 
 IMAGES = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")
@@ -34,10 +34,9 @@ class Net(nn.Module):
 def found(results: str, images: int = len(IMAGES)) -> tuple[Net, list[torch.Tensor]]:
     model = Net(results).eval()
     batches = [(IMAGES[:500],), (IMAGES[500:],)]
-    captured = prepare(model, batches[0], Recipe(weights=4, activations=4))
-    block = find_blocks(captured, "")[0]
-    (values,) = importance(captured, block, batches, images, Store(2**20, CPU))
-    return model, [values]
+    float_model, placement = placed(model, batches[0])
+    block = blocks_of(with_weights(float_model, placement), "")[0]
+    return model, fisher_diagonal(float_model, block, batches, images, Store(2**20, CPU))
 
 
 def test_in_the_mean_it_is_the_diagonal_of_the_fisher_information() -> None:
@@ -78,7 +77,7 @@ def test_factors_weigh_the_loss_and_its_gradient(p: float) -> None:
     output.requires_grad_()
     expected = (factors * (output - target).abs().pow(p)).sum(1).mean()
     expected.backward()
-    loss, (gradient,) = learn._loss([output], [target], p, [factors])
+    loss, (gradient,) = block_loss([output], [target], p, [factors])
     assert loss == pytest.approx(float(expected.detach()))
     assert torch.allclose(gradient, output.grad)
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from subbyte import Recipe, api
-from subbyte.graph.blocks import Block, find_blocks, single_layers
+from simulations import placed, with_weights
+from subbyte.graph.blocks import Block
 from subbyte.methods.common.activation_cache import Values
+from subbyte.methods.common.simulated_blocks import blocks_of, layers_of
 from subbyte.methods.reconstruction.quadratic import quadratic_of
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 IMAGES = 3 + torch.randn(20, 6, 9, 9, generator=torch.Generator().manual_seed(0))
 LAYERS = {
@@ -23,23 +24,22 @@ LAYERS = {
 }
 
 
-def unit_of(layer: nn.Module, *behind: nn.Module) -> tuple[Captured, Block]:
-    model = nn.Sequential(layer, *behind).eval()
-    captured = api.prepare(model, (IMAGES,), Recipe(method={"name": "adaround"}))
-    (block,) = find_blocks(captured, "")
-    (unit,) = single_layers(captured, block)
-    return captured, unit
+def unit_of(layer: nn.Module, *behind: nn.Module) -> tuple[Simulation, Block]:
+    simulation = with_weights(*placed(nn.Sequential(layer, *behind), (IMAGES,), first_last=None))
+    (block,) = blocks_of(simulation, "")
+    (unit,) = layers_of(simulation, block)
+    return simulation, unit
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_value_and_gradient_are_those_of_the_layer_on_all_images(name: str) -> None:
     layer = LAYERS[name]
-    captured, unit = unit_of(layer)
+    simulation, unit = unit_of(layer)
     quantized = IMAGES + 0.3 * torch.rand(IMAGES.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         target = layer(IMAGES)
     inputs = [Values(IMAGES, quantized)]
-    error = quadratic_of(captured, unit, inputs, [target], steps=1000, images=20)
+    error = quadratic_of(simulation, unit, inputs, [target], steps=1000, images=20)
     assert error is not None
     exact = nn.utils.skip_init(type(layer), **arguments(layer)).double()
     exact.load_state_dict(layer.state_dict())
@@ -62,12 +62,12 @@ def arguments(layer: nn.Module) -> dict[str, object]:
 
 
 def test_there_is_none_where_a_function_follows() -> None:
-    captured, unit = unit_of(LAYERS["padded"], nn.ReLU())
+    simulation, unit = unit_of(LAYERS["padded"], nn.ReLU())
     target = [unit.module(IMAGES)[0]]
-    assert quadratic_of(captured, unit, [Values(IMAGES, IMAGES)], target, 1000, 20) is None
+    assert quadratic_of(simulation, unit, [Values(IMAGES, IMAGES)], target, 1000, 20) is None
 
 
 def test_there_is_none_where_steps_cost_less_than_the_sums() -> None:
-    captured, unit = unit_of(LAYERS["padded"])
+    simulation, unit = unit_of(LAYERS["padded"])
     target = [unit.module(IMAGES)[0]]
-    assert quadratic_of(captured, unit, [Values(IMAGES, IMAGES)], target, 1, 1) is None
+    assert quadratic_of(simulation, unit, [Values(IMAGES, IMAGES)], target, 1, 1) is None

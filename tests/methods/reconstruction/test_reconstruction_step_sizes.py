@@ -8,27 +8,29 @@ import pytest
 import torch
 
 from subbyte.methods.reconstruction.step_sizes import Masks, StepSizes
-from subbyte.numerics.fake_quantize import FakeQuantize, State
+from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.numerics.qparams import TensorQParams
 from subbyte.numerics.qspec import QSpec
 
 
-def grid(bits: int = 4, scale: float = 0.17) -> FakeQuantize:
-    made = FakeQuantize(QSpec(bits, False), "layer")
-    made.scale.fill_(scale)
-    made.zero_point.fill_(5)
-    made.state = State.QUANTIZE
-    return made
+def params(scale: float = 0.17) -> TensorQParams:
+    return TensorQParams(torch.tensor([scale]), torch.tensor([5], dtype=torch.int32))
+
+
+def quantizer(bits: int = 4) -> FakeQuantize:
+    return FakeQuantize(QSpec(bits, False), "layer", params())
 
 
 def test_outputs_and_gradients_are_those_of_torchs_learnable_kernel() -> None:
     x = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    mine, twin = grid(), x.detach().clone().requires_grad_()
+    mine, twin = quantizer(), x.detach().clone().requires_grad_()
     factor = 1 / math.sqrt(x.numel() * 15)
     scale, zero_point = torch.tensor([0.17], requires_grad=True), torch.tensor([5.0])
     expected = torch._fake_quantize_learnable_per_tensor_affine(
         twin, scale, zero_point, 0, 15, factor
     )
-    with StepSizes([mine], None) as steps:
+    steps = StepSizes([mine], None)
+    with steps.in_place():
         found = mine(x)
         assert torch.allclose(found, expected, atol=1e-6)
         weight = torch.linspace(-1, 1, x.numel()).view(x.shape)
@@ -39,15 +41,16 @@ def test_outputs_and_gradients_are_those_of_torchs_learnable_kernel() -> None:
     assert torch.allclose(x.grad, twin.grad)
     assert scale.grad is not None
     assert float(steps.gradient[0]) == pytest.approx(float(scale.grad), rel=1e-4)
-    assert mine.instead is None
+    assert torch.equal(mine(x), mine.quantize(x))
 
 
 def test_where_nothing_is_quantized_values_and_gradients_pass() -> None:
     x = 5 * torch.randn(2000, generator=torch.Generator().manual_seed(0)).requires_grad_()
     x.retain_grad()
-    mine = grid()
+    mine = quantizer()
     masks = Masks(0.25, torch.Generator().manual_seed(0), torch.device("cpu"))
-    with StepSizes([mine], masks) as steps:
+    steps = StepSizes([mine], masks)
+    with steps.in_place():
         y = mine(x)
         y.sum().backward()
     passed = y == x
@@ -63,8 +66,8 @@ def test_where_nothing_is_quantized_values_and_gradients_pass() -> None:
     assert float(steps.gradient[0]) == pytest.approx(expected, rel=1e-3)
 
 
-def test_step_sizes_stay_positive_and_reach_their_grids() -> None:
-    mine, other = grid(), grid()
+def test_step_sizes_stay_positive_and_reach_their_quantizers() -> None:
+    mine, other = quantizer(), quantizer()
     steps = StepSizes([mine, other], None)
     steps.variable.copy_(torch.tensor([0.3, -1.0]))
     steps.apply()
@@ -84,12 +87,12 @@ def test_masks_differ_from_one_to_the_next_and_repeat_with_the_seed() -> None:
 
 
 def test_away_from_rounding_points_gradients_are_finite_differences() -> None:
-    # Beyond the grid, where nothing is rounded: y = (highest − z) · s or (lowest − z) · s.
-    mine, x = grid(), torch.tensor([-7.0, -1.3, 2.9, 40.0])
+    # Beyond the range, where nothing is rounded: y = (highest − z) · s or (lowest − z) · s.
+    mine, x = quantizer(), torch.tensor([-7.0, -1.3, 2.9, 40.0])
     weight, step = torch.tensor([0.5, -1.0, 2.0, 3.0]), 1e-3
 
     def total(values: torch.Tensor, scale: float) -> float:
-        mine.scale.fill_(scale)
+        mine.put(params(scale))
         with torch.no_grad():
             return float((mine.quantize(values) * weight).double().sum())
 
@@ -98,9 +101,10 @@ def test_away_from_rounding_points_gradients_are_finite_differences() -> None:
         (total(x + step * unit, 0.17) - total(x - step * unit, 0.17)) / (2 * step)
         for unit in torch.eye(4)
     ]
-    mine.scale.fill_(0.17)
+    mine.put(params())
     x.requires_grad_()
-    with StepSizes([mine], None) as steps:
+    steps = StepSizes([mine], None)
+    with steps.in_place():
         (mine(x) * weight).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == in_x == [0, 0, 0, 0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,14 +10,13 @@ import torch
 from torch import nn
 
 from residual import Residual
-from subbyte import Recipe, api
-from subbyte.calibration.observe import calibrate
+from simulations import placed, with_ranges
 from subbyte.data.batches import ArgumentsOf
-from subbyte.methods.common.output_loss import divergence, portions_of
-from subbyte.methods.scale_search.network import Network, Portion, mean_loss
-from subbyte.methods.scale_search.scale_vector import Search, Sizes
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Silent
+from subbyte.methods.common.output_loss import divergence
+from subbyte.methods.scale_search.chunks import Chunk, chunks_of
+from subbyte.methods.scale_search.network import ScaledNetwork, mean_loss
+from subbyte.methods.scale_search.scale_vector import ScaleVector, Search
+from subbyte.placement.simulation import Simulation
 
 IMAGES = torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -40,22 +37,21 @@ class Model(nn.Module):
         return logits
 
 
-@contextmanager
 def opened(
     model: nn.Module, search: Search = "scale", memory: int = 2**30
-) -> Iterator[tuple[Captured, list[Portion], Network]]:
+) -> tuple[Simulation, list[Chunk], ScaledNetwork]:
     torch.manual_seed(0)
     batches = ArgumentsOf([IMAGES[:50], IMAGES[50:]], torch.device("cpu"))
-    recipe = Recipe(weights=3, activations=3, symmetric_activations=False)
-    captured = api.prepare(model.eval(), next(iter(batches)), recipe)
-    calibrate(captured, batches, Silent())
-    portions, labelled = portions_of(captured, batches, 70, "auto")
+    recipe = {"weights": 3, "activations": 3, "symmetric_activations": False}
+    float_model, placement = placed(model, next(iter(batches)), **recipe)
+    simulation = with_ranges(float_model, placement, batches)
+    chunks, labelled = chunks_of(float_model, batches, 70, "auto")
     assert not labelled
-    with Sizes(captured, search) as sizes:
-        yield captured, portions, Network(captured, sizes, portions, divergence, memory)
+    vector = ScaleVector(simulation, search)
+    return simulation, chunks, ScaledNetwork(simulation, vector, chunks, divergence, memory)
 
 
-def points(network: Network, count: int) -> list[np.ndarray]:
+def points(network: ScaledNetwork, count: int) -> list[np.ndarray]:
     """Settings that differ from the best in one number each, and some in all."""
     random = np.random.default_rng(1)
     size = len(network.best)
@@ -69,48 +65,42 @@ def points(network: Network, count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("search", ["scale", "clip"])
 def test_the_loss_is_that_of_the_whole_network(search: Search, memory: int) -> None:
     torch.manual_seed(3)
-    with opened(Model(), search, memory) as (captured, portions, network):
-        assert [p.images for p in portions] == [32, 18, 20]
-        assert network.value == pytest.approx(mean_loss(captured, portions, divergence))
-        for point in points(network, 3):
-            found = network.evaluate(point)
-            whole = mean_loss(captured, portions, divergence)
-            assert found == pytest.approx(whole, rel=1e-5)
-        lowest = network.value
-        network.settle()
-        assert mean_loss(captured, portions, divergence) == pytest.approx(lowest, rel=1e-5)
+    simulation, chunks, network = opened(Model(), search, memory)
+    assert [chunk.images for chunk in chunks] == [32, 18, 20]
+    assert network.value == pytest.approx(mean_loss(simulation, chunks, divergence))
+    for point in points(network, 3):
+        found = network.evaluate(point)
+        whole = mean_loss(simulation, chunks, divergence)
+        assert found == pytest.approx(whole, rel=1e-5)
+    lowest = network.value
+    network.settle()
+    assert mean_loss(simulation, chunks, divergence) == pytest.approx(lowest, rel=1e-5)
 
 
 def test_what_comes_before_a_change_is_not_run_again() -> None:
-    with opened(Model()) as (_, portions, network):
-        last = max(range(len(network.best)), key=lambda i: network.first[i])
-        before = network.evaluated
-        network.evaluate(0.05 * np.eye(len(network.best))[last])
-        blocks = len(network.blocks) - network.first[last]
-        assert network.evaluated - before == blocks * sum(p.images for p in portions)
-        assert blocks < len(network.blocks)
+    _, chunks, network = opened(Model())
+    last = max(range(len(network.best)), key=lambda i: network.first[i])
+    before = network.evaluated
+    network.evaluate(0.05 * np.eye(len(network.best))[last])
+    blocks = len(network.blocks) - network.first[last]
+    assert network.evaluated - before == blocks * sum(chunk.images for chunk in chunks)
+    assert blocks < len(network.blocks)
 
 
 def test_a_setting_that_is_much_worse_is_given_up_early() -> None:
-    with opened(Model()) as (_, portions, network):
-        for portion in [portions[0]] * 5:
-            portions.append(portion)
-        before = network.evaluated
-        value, point = network.value, np.full(len(network.best), 3.0)
-        assert network.evaluate(point) > value
-        run = (network.evaluated - before) / len(network.blocks)
-        assert run < 0.8 * sum(p.images for p in portions)
-        assert network.value == value
-        assert (network.best == 0).all()
+    _, chunks, network = opened(Model())
+    for chunk in [chunks[0]] * 5:
+        chunks.append(chunk)
+    before = network.evaluated
+    value, point = network.value, np.full(len(network.best), 3.0)
+    assert network.evaluate(point) > value
+    run = (network.evaluated - before) / len(network.blocks)
+    assert run < 0.8 * sum(chunk.images for chunk in chunks)
+    assert network.value == value
+    assert (network.best == 0).all()
 
 
 def test_outputs_of_any_form_and_constants_among_them() -> None:
-    with opened(Model("dictionary")) as (captured, portions, network):
-        assert network.value == pytest.approx(mean_loss(captured, portions, divergence))
-        assert network.value > 0
-
-
-def test_the_weights_are_let_go_in_the_end() -> None:
-    with opened(Model()) as (captured, _, _):
-        assert all(q.instead is not None for _, q in captured.quantizers("weight"))
-    assert all(q.instead is None for _, q in captured.quantizers("weight"))
+    simulation, chunks, network = opened(Model("dictionary"))
+    assert network.value == pytest.approx(mean_loss(simulation, chunks, divergence))
+    assert network.value > 0

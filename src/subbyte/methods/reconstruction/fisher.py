@@ -12,29 +12,43 @@ from torch.nn.functional import cross_entropy
 from subbyte.calibration.gradients import random_sum
 from subbyte.graph.batch import batch_size, portions
 from subbyte.graph.blocks import Block
+from subbyte.graph.float_model import FloatModel, interpreted
+from subbyte.methods.common.simulated_blocks import float_name
 from subbyte.methods.common.store import Store
-from subbyte.placement.simulation import Captured
 
-AT_ONCE = 16  # images whose intermediate results are in memory at a time
+IMAGES_IN_MEMORY = 16  # whose intermediate results are kept at a time
 
 
-def importance(
-    captured: Captured, block: Block, batches: Iterable[tuple[Any, ...]], images: int, store: Store
+def fisher_diagonal(
+    float_model: FloatModel,
+    block: Block,
+    batches: Iterable[tuple[Any, ...]],
+    images: int,
+    store: Store,
 ) -> list[torch.Tensor]:
     """For each output of a block, (images, …): squared gradients of the task's loss, mean 1.
-
-    None, where what the block gives has no row for each image: it is about proposals, say.
 
     Li et al. 2021, equation 10: the diagonal of the Fisher information stands for the Hessian. It
     is that of the float network, whose own classes, drawn from its softmax, are the labels; where
     the model does not return one matrix, (images, classes), that of a squared error of its outputs.
+
+    Args:
+        float_model: The model.
+        block: A block of the model or of a simulation of it; quantizers in it do not count.
+        batches: The calibration images.
+        images: How many of them are looked at, the first ones.
+        store: Where the gradients go.
+
+    Returns:
+        None, where what the block gives has no row for each image: it is about proposals, say.
     """
     found: list[torch.Tensor] = []
-    cut, first = _Cut(captured.region(block.region), block.outputs), 0
-    with captured.in_float(), captured.interpreted(block.region, cut), torch.enable_grad():
-        for args in portions(batches, images, AT_ONCE):
+    region = float_model.region(block.region)
+    cut, first = _Cut(region, [float_name(node) for node in block.outputs]), 0
+    with interpreted(region, cut), torch.enable_grad():
+        for args in portions(batches, images, IMAGES_IN_MEMORY):
             last = first + batch_size(args)
-            loss = _loss(captured.raw(*args), range(first, last))
+            loss = _drawn_loss(float_model.raw(*args), range(first, last))
             if any(len(leaf) != last - first for leaf in cut.leaves):
                 return []
             if not found:
@@ -50,7 +64,7 @@ def importance(
     return found
 
 
-def _loss(outputs: Any, images: range) -> torch.Tensor:
+def _drawn_loss(outputs: Any, images: range) -> torch.Tensor:
     """The sum over images, whose numbers decide what is drawn for each."""
     if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or outputs.shape[1] < 2:
         return random_sum(outputs, images)
@@ -61,20 +75,26 @@ def _loss(outputs: Any, images: range) -> torch.Tensor:
 
 
 class _Cut(fx.Interpreter):
-    """Runs a region whose gradients end at some nodes."""
+    """Runs a region whose gradients end at some nodes.
 
-    def __init__(self, region: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> None:
+    Attributes:
+        names: Of the nodes.
+        values: Name → what the node gave.
+    """
+
+    def __init__(self, region: fx.GraphModule, names: list[str]) -> None:
         super().__init__(region)
-        self.nodes = nodes
-        self.leaves: list[torch.Tensor] = []
+        self.names = names
+        self.values: dict[str, torch.Tensor] = {}
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        self.leaves = []
-        return super().run(*args, **kwargs)
+    @property
+    def leaves(self) -> list[torch.Tensor]:
+        """What the nodes gave, in the order of their names."""
+        return [self.values[name] for name in self.names]
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        if n in self.nodes:
+        if n.name in self.names:
             output = output.detach().requires_grad_()
-            self.leaves.append(output)
+            self.values[n.name] = output
         return output

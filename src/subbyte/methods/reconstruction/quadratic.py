@@ -7,11 +7,12 @@ many images and of its gradient. The error is that of Nagel et al. 2020, equatio
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
 
-from subbyte.calibration.bias_correction import bias_of
+from subbyte.calibration.bias_correction import bias_name
 from subbyte.graph.blocks import Block
 from subbyte.methods.common.activation_cache import Values
 from subbyte.methods.common.hessian import Moments
@@ -24,9 +25,10 @@ from subbyte.methods.common.samples import (
     output_rows,
     positions,
 )
-from subbyte.placement.simulation import Captured
+from subbyte.placement.placement import node_names
+from subbyte.placement.simulation import Simulation
 
-AT_ONCE = 2**24  # numbers of the rows of inputs that are in memory at a time
+NUMBERS_AT_ONCE = 2**24  # of the rows of inputs that are in memory at a time
 
 
 class Quadratic:
@@ -52,7 +54,7 @@ class Quadratic:
 
 
 def quadratic_of(
-    captured: Captured,
+    simulation: Simulation,
     unit: Block,
     inputs: Sequence[Values],
     targets: Sequence[torch.Tensor],
@@ -61,20 +63,35 @@ def quadratic_of(
 ) -> Quadratic | None:
     """The error of a single layer; `None` where something follows it, or where it takes longer.
 
-    Grids of activations in the unit are off. images: on how many the error would be looked at
-    otherwise in a step, and `steps` how often.
+    Args:
+        simulation: Activations in the unit pass in float.
+        unit: The layer, with what follows it.
+        inputs: What it reads on all images.
+        targets: What it should give.
+        steps: How often the error is looked at.
+        images: On how many it would be looked at otherwise, in a step.
     """
-    functions = [n for n in unit.module.graph.nodes if n.op in ("call_function", "call_method")]
-    weights = list(unit.tensors(captured, "weight"))
-    if not len(functions) == len(weights) == len(inputs) == len(targets) == 1:
+    layers = [n for n in unit.module.graph.nodes if n.op in ("call_function", "call_method")]
+    weights = list(simulation.quantizers_in(unit.module, "weight"))
+    if not len(layers) == len(weights) == len(inputs) == len(targets) == 1:
         return None
-    weight = captured.weight(weights[0][0])
-    geometry = geometry_of(functions[0], weight)
+    weight = simulation.weight(weights[0][0])
+    geometry = geometry_of(layers[0], weight)
     if not _pays(targets[0], as_matrices(weight, geometry), geometry, steps, images):
         return None
-    bias = bias_of(unit.module, functions[0])
+    bias = _bias(simulation, unit)
     moments = _moments(inputs[0].quantized, targets[0], bias, weight, geometry)
     return Quadratic(moments, weight, geometry)
+
+
+def _bias(simulation: Simulation, unit: Block) -> torch.Tensor | None:
+    """What a layer that nothing follows adds in float."""
+    region = simulation.float_model.region(unit.region)
+    name = bias_name(node_names(region.graph)[unit.outputs[0].name])
+    if name is None:
+        return None
+    bias: torch.Tensor = operator.attrgetter(name)(region)
+    return bias
 
 
 def _pays(
@@ -99,7 +116,7 @@ def _moments(
     matrices = as_matrices(weight, geometry)
     moments = Moments.none(matrices)
     each = positions(target[:1], geometry) * matrices.shape[0] * matrices.shape[2]
-    size = max(1, AT_ONCE // each)
+    size = max(1, NUMBERS_AT_ONCE // each)
     for some in zip(torch.split(given, size), torch.split(target, size), strict=True):
         x, t = (values.to(weight.device) for values in some)
         every = torch.arange(positions(t, geometry), device=weight.device)

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, Field
 
-from subbyte.numerics.fake_quantize import State
 from subbyte.utils.validation import Checked
 
 
 class LearningOptions(Checked):
     """What can be set of every method that learns.
 
-    steps: of each block, or layer. batch: images of a step. regularizer: strength with which
-    rounding is pulled to up or down. fisher: whether errors are weighed by the squared gradients of
-    the task's loss. cache_memory: GB of what blocks read and give that are kept in memory; beyond,
-    it goes to temporary files.
+    Attributes:
+        steps: Of each block, or layer.
+        batch: Images of a step.
+        regularizer: Strength with which rounding is pulled to up or down.
+        fisher: Whether errors are weighed by the squared gradients of the task's loss.
+        cache_memory: GB of what blocks read and give that are kept in memory; beyond, it goes to
+            temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,16 +31,27 @@ class LearningOptions(Checked):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One round of learning over all blocks; `description` is what progress calls it.
+class LearningSettings:
+    """One round of learning over all blocks.
 
-    rounding, step_sizes: whether weights' rounding and activations' step sizes are learned.
-    activations: whether activations are on their grids meanwhile. drop: the share of activations,
-    and of a block's inputs, that stay in float at random (`None`: none). exponent: p of the loss,
-    the mean over images and positions of Σ over channels |y − target|^p. fisher: whether each value
-    counts by its importance to the task. regularizer: its strength; it begins after the share
-    `warm_up` of the steps, and β falls from the first number to the second. layers: one layer at a
-    time instead of whole blocks. cache_memory: in GB.
+    Attributes:
+        description: What progress calls it.
+        steps: Of each block, or layer.
+        batch: Images of a step.
+        regularizer: Its strength.
+        fisher: Whether each value counts by the diagonal of the Fisher information.
+        cache_memory: GB of what blocks read and give that are kept in memory.
+        rounding: Whether the rounding of weights is learned.
+        step_sizes: Whether the step sizes of activations are learned.
+        drop: The share of activations, and of a block's inputs, that stay in float at random;
+            `None`: none.
+        exponent: p of the loss, the mean over images and positions of Σ over channels
+            |y − target|^p.
+        beta: From the first number to the second falls the exponent β of the regularizer.
+        warm_up: The share of the steps after which the regularizer begins.
+        rounding_rate: Learning rate of the rounding.
+        step_size_rate: Learning rate of the step sizes.
+        layers: One layer at a time instead of whole blocks.
     """
 
     description: str
@@ -49,7 +62,6 @@ class Plan:
     cache_memory: float
     rounding: bool = True
     step_sizes: bool = False
-    activations: bool = False
     drop: float | None = None
     exponent: float = 2.0
     beta: tuple[float, float] = (20.0, 2.0)
@@ -58,15 +70,10 @@ class Plan:
     step_size_rate: float = 4e-5
     layers: bool = False
 
-    @property
-    def activation_state(self) -> State:
-        """In which state activations' grids are meanwhile."""
-        return State.QUANTIZE if self.activations else State.OFF
 
-
-def plan_of(options: LearningOptions, description: str) -> Plan:
-    """The plan by the options that all methods share: rounding alone, activations in float."""
-    return Plan(
+def settings_of(options: LearningOptions, description: str) -> LearningSettings:
+    """The settings by the options that all methods share: rounding alone, block by block."""
+    return LearningSettings(
         description,
         options.steps,
         options.batch,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from subbyte.numerics.fake_quantize import FakeQuantize
+from subbyte.numerics.qparams import TensorQParams
 from subbyte.numerics.straight_through import gradients, on_steps
 
 LEAST = 1e-8  # no step size is below
@@ -32,44 +35,45 @@ class Masks:
 
 
 class StepSizes:
-    """The step sizes of some activations' grids as one vector that can be learned.
+    """The step sizes of some activations as one vector that can be learned.
 
-    A grid then gives x on the grid where a mask says so, and x elsewhere (Wei et al. 2022, QDrop,
-    equation 8), or everywhere the one (no `masks`). Step sizes get the gradient of Esser et al.
-    2020, equation 3, scaled by 1 / √(values · highest level).
+    A quantizer then gives x quantized where a mask says so, and x elsewhere (Wei et al. 2022,
+    QDrop, equation 8), or everywhere the one (no `masks`). Step sizes get the gradient of Esser et
+    al. 2020, equation 3, scaled by 1 / √(values · highest integer).
     """
 
-    def __init__(self, grids: list[FakeQuantize], masks: Masks | None) -> None:
-        self.grids, self.masks = grids, masks
-        self.zero_points = [int(grid.zero_point) for grid in grids]  # read once: a GPU would wait
-        self.variable = torch.cat([grid.scale for grid in grids])
+    def __init__(self, quantizers: Sequence[FakeQuantize], masks: Masks | None) -> None:
+        self.quantizers, self.masks = quantizers, masks
+        # Read once: a GPU would wait.
+        self.zero_points = [int(quantizer.zero_point) for quantizer in quantizers]
+        self.variable = torch.cat([quantizer.scale for quantizer in quantizers])
         self.gradient = torch.zeros_like(self.variable)
 
-    def __enter__(self) -> StepSizes:
-        for i, grid in enumerate(self.grids):
-            grid.instead = _Learned(self, i, grid)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for grid in self.grids:
-            grid.instead = None
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While it lasts, gradients of the step sizes are gathered in `gradient`."""
+        with ExitStack() as stack:
+            for i, quantizer in enumerate(self.quantizers):
+                stack.enter_context(quantizer.replaced_by(_Learned(self, i, quantizer)))
+            yield
 
     def apply(self) -> None:
-        """Give each grid its step size."""
+        """Give each quantizer its step size."""
         self.variable.clamp_(min=LEAST)
-        for i, grid in enumerate(self.grids):
-            grid.scale.copy_(self.variable[i : i + 1])
+        for i, quantizer in enumerate(self.quantizers):
+            scale = self.variable[i : i + 1]
+            quantizer.put(TensorQParams(scale, quantizer.zero_point, None, quantizer.sqnr_db))
 
 
 class _Learned:
-    """What one grid computes while its step size is learned."""
+    """What one quantizer computes while its step size is learned."""
 
-    def __init__(self, steps: StepSizes, index: int, grid: FakeQuantize) -> None:
-        self.steps, self.index, self.grid = steps, index, grid
+    def __init__(self, steps: StepSizes, index: int, quantizer: FakeQuantize) -> None:
+        self.steps, self.index, self.quantizer = steps, index, quantizer
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return self.grid.quantize(x)
+            return self.quantizer.quantize(x)
         # An input that needs no gradient would have none computed for the step size either.
         handle = self.steps.variable.new_zeros((), requires_grad=True)
         output: torch.Tensor = _FakeQuantize.apply(x, handle, self)
@@ -80,15 +84,15 @@ class _FakeQuantize(torch.autograd.Function):
     """Straight through where nothing is clipped or nothing quantized; the step size's on the side.
 
     With y the result and m the mask, y − x is m · (Q(x) − x), so that the gradients are those of a
-    grid that quantizes all, with y and m in place of its own.
+    quantizer of all values, with y and m in place of its own.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, handle: torch.Tensor, learned: _Learned) -> torch.Tensor:
-        grid, masks = learned.grid, learned.steps.masks
+        quantizer, masks = learned.quantizer, learned.steps.masks
         zero_point = learned.steps.zero_points[learned.index]
-        low, high = grid.spec.low - zero_point, grid.spec.high - zero_point
-        y, clipped = on_steps(x, grid.scale, low, high)
+        low, high = quantizer.spec.low - zero_point, quantizer.spec.high - zero_point
+        y, clipped = on_steps(x, quantizer.scale, low, high)
         if masks is not None:
             mask = masks.like(x)
             y = torch.lerp(x, y, mask)
@@ -101,8 +105,8 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, y, clipped = ctx.saved_tensors
         learned: _Learned = ctx.learned
-        grid = learned.grid
+        quantizer = learned.quantizer
         passed, total = gradients(gradient, x, y, clipped)
-        factor = 1 / math.sqrt(x.numel() * max(grid.spec.high, 1))
-        learned.steps.gradient[learned.index] += total / grid.scale[0] * factor
+        factor = 1 / math.sqrt(x.numel() * max(quantizer.spec.high, 1))
+        learned.steps.gradient[learned.index] += total / quantizer.scale[0] * factor
         return passed, None, None

@@ -7,14 +7,14 @@ from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
-Loss = Callable[[np.ndarray], float]
+PointLoss = Callable[[np.ndarray], float]
 
 NARROWEST = 0.1  # of the first step: below it losses of quantized networks tell only of rounding
 FARTHEST = 3  # steps that a line search goes at once
 
 
 def powell(
-    loss: Loss, start: np.ndarray, value: float, *, step: float, tolerance: float
+    loss: PointLoss, start: np.ndarray, value: float, *, step: float, tolerance: float
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Minimize `loss` from `start`, (n,), where it is `value`; yield the best of each moment.
 
@@ -54,7 +54,7 @@ def powell(
 
 
 def _line(
-    loss: Loss, start: np.ndarray, value: float, direction: np.ndarray, step: float
+    loss: PointLoss, start: np.ndarray, value: float, direction: np.ndarray, step: float
 ) -> Generator[tuple[np.ndarray, float], None, tuple[float, float]]:
     """How far to go along `direction`, and the loss there; 0 and `value` if nothing is gained."""
     points = [(0.0, value)]

@@ -1,23 +1,33 @@
-"""The grids of a network as one vector: how much wider or narrower each is than it was."""
+"""The scales of a network as one vector: how much wider or narrower each range is than it was."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.numerics.qspec import qparams_of
-from subbyte.placement.simulation import Captured
+from subbyte.numerics.fake_quantize import Quantizer
+from subbyte.numerics.qparams import TensorQParams, quantize_weight
+from subbyte.numerics.qspec import QSpec, qparams_of
+from subbyte.placement.placement import QuantizedTensor
+from subbyte.placement.simulation import Simulation
 
 Search = Literal["scale", "clip"]
 
 
 @dataclass(frozen=True)
 class Start:
-    """A grid as it was: its scale, zero point and the ends of its range, each (channels,)."""
+    """A tensor's parameters as they were, each (channels,).
+
+    Attributes:
+        scale: Its scale.
+        zero_point: Its zero point.
+        low: The lower end of its range.
+        high: The upper end.
+    """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
@@ -27,78 +37,86 @@ class Start:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one number of the vector moves: the grid's scale ("both" ends), or one of its ends."""
+    """One number of the vector.
 
-    grid: FakeQuantize
+    Attributes:
+        key: The tensor that it moves.
+        end: Its scale ("both" ends), or one end of its range.
+    """
+
+    key: str
     end: Literal["both", "low", "high"]
 
 
-class Sizes:
-    """The grids of the fewest bits as a vector of logarithms; 0 is as they were at first.
+class ScaleVector:
+    """The scales of the tensors of the fewest bits as logarithms; 0 is as they were at first.
 
-    search: "scale" moves both ends of a range alike and keeps the zero point; "clip" moves each for
-    itself, where a range has two. The channels of a weight move together. Grids of 8 bits keep
-    their ranges, if there are others. Weights are held on their grids as long as this is open.
+    The channels of a weight move together, and its integers are rounded anew. Tensors of 8 bits
+    keep their ranges, if there are others.
+
+    Attributes:
+        tensors: Those that move, by key.
+        starts: Their parameters as they were.
+        entries: What each number moves.
+        point: The vector as it is now.
     """
 
-    def __init__(self, captured: Captured, search: Search) -> None:
-        self.weights = {q: captured.weight(t) for t, q in captured.quantizers("weight")}
-        every = list(dict.fromkeys(q for _, q in captured.quantizers()))
-        narrow = [q for q in every if q.spec.bits < 8]
-        self.grids = narrow or every
-        self.starts = {grid: _start(grid) for grid in self.grids}
-        self.entries = [e for grid in self.grids for e in _entries(grid, self.starts[grid], search)]
+    def __init__(self, simulation: Simulation, search: Search) -> None:
+        """The vector of a simulation, at 0.
+
+        Args:
+            simulation: All its tensors have parameters. `apply` gives it others.
+            search: "scale" moves both ends of a range alike and keeps the zero point; "clip" moves
+                each for itself, where a range has two.
+        """
+        self.simulation = simulation
+        every = list(simulation.placement.tensors)
+        narrow = [tensor for tensor in every if tensor.spec.bits < 8]
+        self.tensors = {tensor.key: tensor for tensor in narrow or every}
+        self.starts = {key: _start(simulation.quantizer(key)) for key in self.tensors}
+        self.entries = [
+            entry
+            for key, tensor in self.tensors.items()
+            for entry in _entries(key, tensor.spec, self.starts[key], search)
+        ]
         self.point = np.zeros(len(self.entries))
-
-    def __enter__(self) -> Sizes:
-        for grid in self.weights:
-            self._hold(grid)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for grid in self.weights:
-            grid.instead = None
 
     @torch.no_grad()
     def apply(self, point: np.ndarray) -> None:
-        """Move the grids to `point`."""
-        moved = {self.entries[i].grid for i in np.flatnonzero(point != self.point)}
+        """Move the scales to `point`."""
+        moved = dict.fromkeys(self.entries[i].key for i in np.flatnonzero(point != self.point))
         self.point = point.copy()
-        for grid in moved:
-            self._move(grid)
-            if grid in self.weights:
-                self._hold(grid)
+        for key in moved:
+            self.simulation.put(key, self._params(self.tensors[key]))
 
-    def _move(self, grid: FakeQuantize) -> None:
-        start, low, high = self.starts[grid], 1.0, 1.0
+    def _params(self, tensor: QuantizedTensor) -> TensorQParams:
+        scale, zero_point = self._moved(tensor)
+        if tensor.role == "weight":
+            return quantize_weight(self.simulation.weight(tensor), scale, zero_point, tensor.spec)
+        return TensorQParams(scale, zero_point)
+
+    def _moved(self, tensor: QuantizedTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scale and the zero point of a tensor at the point of now."""
+        start, factors = self.starts[tensor.key], dict(self._factors(tensor.key))
+        if "both" in factors:
+            return start.scale * factors["both"], start.zero_point
+        return qparams_of(start.low * factors["low"], start.high * factors["high"], tensor.spec)
+
+    def _factors(self, key: str) -> Iterator[tuple[str, float]]:
         for number, entry in zip(self.point, self.entries, strict=True):
-            if entry.grid is not grid:
-                continue
-            if entry.end == "both":
-                grid.scale.copy_(start.scale * float(np.exp(number)))
-                return
-            if entry.end == "low":
-                low = float(np.exp(number))
-            else:
-                high = float(np.exp(number))
-        scale, zero_point = qparams_of(start.low * low, start.high * high, grid.spec)
-        grid.scale.copy_(scale)
-        grid.zero_point.copy_(zero_point)
-
-    def _hold(self, grid: FakeQuantize) -> None:
-        with torch.no_grad():
-            grid.hold(grid.quantize(self.weights[grid]))
+            if entry.key == key:
+                yield entry.end, float(np.exp(number))
 
 
-def _start(grid: FakeQuantize) -> Start:
-    zero_point = grid.zero_point.to(grid.scale.dtype)
-    low = (grid.spec.low - zero_point) * grid.scale
-    high = (grid.spec.high - zero_point) * grid.scale
-    return Start(grid.scale.clone(), grid.zero_point.clone(), low, high)
+def _start(quantizer: Quantizer) -> Start:
+    scale, spec = quantizer.scale, quantizer.spec
+    zero_point = quantizer.zero_point.to(scale.dtype)
+    low, high = (spec.low - zero_point) * scale, (spec.high - zero_point) * scale
+    return Start(scale.clone(), quantizer.zero_point.clone(), low, high)
 
 
-def _entries(grid: FakeQuantize, start: Start, search: Search) -> list[Entry]:
+def _entries(key: str, spec: QSpec, start: Start, search: Search) -> list[Entry]:
     two_sided = bool((start.low < 0).any()) and bool((start.high > 0).any())
-    if search == "scale" or grid.spec.symmetric or not two_sided:
-        return [Entry(grid, "both")]
-    return [Entry(grid, "low"), Entry(grid, "high")]
+    if search == "scale" or spec.symmetric or not two_sided:
+        return [Entry(key, "both")]
+    return [Entry(key, "low"), Entry(key, "high")]
