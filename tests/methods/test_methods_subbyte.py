@@ -200,6 +200,36 @@ def test_as_many_steps_as_are_asked_for(steps: int, least: int, most: int) -> No
         assert progress.steps == steps * tries
 
 
+class Regions(nn.Module):
+    """A model of a list of images, which cannot be empty, with two regions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 8, 3)
+        self.head = nn.Conv2d(8, 4, 3)
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = self.head(torch.relu(self.backbone(torch.stack(images))))
+        return found
+
+
+@pytest.mark.parametrize("images", [3, 40])
+def test_regions_with_few_images_and_with_enough_to_hold_some_out(images: int) -> None:
+    own = Regions().eval()
+    regions = recipe(steps=3).model_copy(
+        update={"regions": ("backbone", "head"), "first_last": None}
+    )
+    found = quantize(own, [list(IMAGES[:images])], regions)
+    assert [note["block"] for note in found.reported["blocks"]] == ["backbone", "head"]
+    assert (found.reported["tuning"]["loss"] is None) == (images == 3)
+    nearest = quantize(own, [list(IMAGES[:images])], regions.model_copy(update={"method": "range"}))
+    with torch.no_grad():
+        exact = own(list(OTHERS))
+        errors = [float((x(list(OTHERS)) - exact).square().mean()) for x in (found, nearest)]
+    if images == 40:
+        assert errors[0] < 0.8 * errors[1]
+
+
 class Flat(nn.Module):
     """Gives the numbers of all images in a row."""
 
