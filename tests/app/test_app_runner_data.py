@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from subbyte.data.digits import digits_split
 from subbyte.errors import SubbyteError
 from subbyte.models import build
 from subbyte.targets import base as targets
+from subbyte.targets.onnx.export import Files
 from subbyte.tasks import measure as measuring
 from subbyte.utils.progress import Silent
 
@@ -31,9 +32,16 @@ from subbyte.utils.progress import Silent
 @pytest.fixture(scope="module", autouse=True)
 def _no_onnx() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("export", "export_float"):
-            patch.setattr(pipeline.onnx, name, lambda captured, path, *_: path.write_bytes(b""))
+        patch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
+        patch.setattr(pipeline.onnx, "write_files", written)
         yield
+
+
+def written(_: Any, folder: Path, __: Any, runtimes: Sequence[str], **___: Any) -> Files:
+    """An empty file for all runtimes."""
+    path = folder / "model.onnx"
+    path.write_bytes(b"")
+    return Files(path, dict.fromkeys(runtimes, path))
 
 
 FOLDER = os.environ.get("SUBBYTE_DATA")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from subbyte.data import (
     DetectionData,
@@ -38,6 +37,7 @@ from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
+from subbyte.tasks.metrics.raw_noise import raw_sqnr_db
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
 
@@ -155,9 +155,11 @@ class Detection:
         float_model: FloatModel,
     ) -> dict[str, Any]:
         """Which objects were lost and gained, and the noise in the raw outputs."""
+        evaluation = self.data.evaluation
+        few = replace(evaluation, limit=min(SQNR_IMAGES, evaluation.images))
         return {
             "agreement_with_float": metrics.agreement(reference, outputs),
-            "sqnr_db": self._sqnr_db(quantized, float_model),
+            "sqnr_db": raw_sqnr_db(quantized, float_model, few, self.device),
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
@@ -199,25 +201,6 @@ class Detection:
             "images": self.letterbox.metadata(),
             "classes": list(self.data.classes),
         }
-
-    @torch.no_grad()
-    def _sqnr_db(self, quantized: Simulation, float_model: FloatModel) -> float | None:
-        """Energy of the float raw outputs over that of the error, on the first images, in dB.
-
-        `None` without any error, and where the outputs are not of the same shape, as of proposals.
-        """
-        signal = noise = 0.0
-        images = min(SQNR_IMAGES, self.data.evaluation.images)
-        for batch in replace(self.data.evaluation, limit=images):
-            inputs = [image.to(self.device) for image in batch["inputs"]]
-            outputs = _tensors(quantized.raw(inputs))
-            exact = _tensors(float_model.raw(inputs))
-            if [x.shape for x in outputs] != [x.shape for x in exact]:
-                return None
-            for one, other in zip(exact, outputs, strict=True):
-                signal += float(one.double().square().sum())
-                noise += float((one.double() - other.double()).square().sum())
-        return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 
 def claims(data: DataConfig) -> bool:
@@ -409,8 +392,3 @@ def _of_sizes(letterbox: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
 
 def _arrays(found: Mapping[str, torch.Tensor]) -> Found:
     return {key: found[key].detach().cpu().numpy() for key in metrics.KEYS}
-
-
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(outputs)
-    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]
