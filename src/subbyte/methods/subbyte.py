@@ -14,6 +14,7 @@ from subbyte.calibration.observe import activation_ranges, weight_ranges, with_s
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import portions
 from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.activation_cache import IMAGES_AT_ONCE
 from subbyte.methods.common.context import Context
 from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TrainingData, training_data
@@ -27,7 +28,6 @@ from subbyte.placement.simulation import simulate
 from subbyte.utils.allocator import give_back
 from subbyte.utils.validation import Checked
 
-IMAGES_AT_ONCE = 32  # through the float network
 STEPS = 120
 PIXELS_SEEN = 64_000_000  # by all steps together
 MULTIPLY_ADDS = 1e13  # forward, of all steps together
