@@ -28,21 +28,17 @@ from typing import Any
 
 import torch
 import yaml
-from learning import CPU, PLANS, plain
+from learning import CPU, SETTINGS, activations_of, plain, simulations_of
 
 import subbyte
-from subbyte import api
 from subbyte.app import experiment
-from subbyte.app.commands import recipe_of
+from subbyte.app.arguments import recipe_of
 from subbyte.app.setup import Setup, set_up
-from subbyte.calibration.observe import choose_activations, choose_weights
 from subbyte.data.batches import ArgumentsOf
-from subbyte.graph.blocks import find_blocks
-from subbyte.methods.common.activation_cache import recorded, states
+from subbyte.methods.common.activation_cache import Values, recorded, run
+from subbyte.methods.common.simulated_blocks import blocks_of, float_part
 from subbyte.methods.common.store import Store
-from subbyte.methods.reconstruction.blockwise import Walk, _exact, _results
-from subbyte.methods.reconstruction.learn import Lesson
-from subbyte.numerics.fake_quantize import State
+from subbyte.methods.reconstruction.learn import TrainingData
 from subbyte.utils.progress import Silent
 
 EXPERIMENT = Path(__file__).parent / "cifar10_resnet20.yaml"
@@ -140,30 +136,28 @@ def yardstick(
     setup: Setup, bits: str, steps: int, accuracy: Callable[[torch.nn.Module], float]
 ) -> dict[str, float]:
     """The plain loop over all blocks in turn: accuracy, and processor seconds of 2,000 steps."""
-    seed = setup.experiment.seed
     batches = ArgumentsOf([batch["inputs"] for batch in setup.task.data.calibration], CPU)
     began = time.process_time()
-    captured = api.prepare(setup.module, next(iter(batches)), recipe_of(bits, [], seed=seed))
-    choose_weights(captured, Silent())
-    choose_activations(captured, batches, Silent(), State.OFF)
-    plan = replace(PLANS["qdrop"], steps=steps)
-    walk = Walk(captured, batches, plan, Store(2**33, CPU))
-    values = recorded(captured, "", batches, walk.store)
+    _, simulation = simulations_of(setup.module, batches, bits)
+    settings = replace(SETTINGS["qdrop"], steps=steps)
+    store = Store(2**33, CPU)
+    values = recorded(simulation.float_model, None, "", batches, store)
     learning = 0.0
-    for i, block in enumerate(find_blocks(captured, "")):
-        inputs = [values[node] for node in block.inputs]
-        exact = _exact(walk, block, inputs)
-        grids = [quantizer for _, quantizer in block.tensors(captured, "activation")]
+    for i, block in enumerate(blocks_of(simulation, "")):
+        inputs = [values[node.name] for node in block.inputs]
+        exact = run(float_part(simulation, block), [value.exact for value in inputs], store)
+        activations = activations_of(simulation, block)
         generator = torch.Generator().manual_seed(i)
         started = time.process_time()
-        with states(captured, block, State.QUANTIZE, plan.activation_state), torch.enable_grad():
-            plain(captured, block, Lesson(inputs, exact), grids, plan, generator)
+        with torch.enable_grad():
+            data = TrainingData(inputs, exact)
+            plain(simulation, block, data, activations, settings, generator)
         learning += time.process_time() - started
-        values |= _results(walk, block, values, exact)
+        quantized = run(block.module, [value.quantized for value in inputs], store)
+        names = [node.name for node in block.outputs]
+        values |= {n: Values(a, b) for n, a, b in zip(names, exact, quantized, strict=True)}
     seconds = time.process_time() - began + learning * (STEPS / steps - 1)
-    for _, quantizer in captured.quantizers():
-        quantizer.state = State.QUANTIZE
-    return {"top1": accuracy(captured), "seconds": round(seconds, 1), "steps": steps}
+    return {"top1": accuracy(simulation), "seconds": round(seconds, 1), "steps": steps}
 
 
 def in_turns(setup: Setup, options: argparse.Namespace) -> None:

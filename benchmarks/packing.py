@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 import subbyte
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 from subbyte.targets.onnx.files import save
 from subbyte.targets.onnx.graph import Rewrite, array, constant
@@ -42,7 +42,7 @@ def main() -> None:
         images = latency.made_up(options.size)
         recipe = subbyte.Recipe(weights=4, activations=4, ranges="minmax", method="range")
         quantized = subbyte.quantize(latency.prepared(name, images), images, recipe)
-        assert isinstance(quantized, Captured)
+        assert isinstance(quantized, Simulation)
         program = program_of(quantized, (images[0],), postprocess=True)
         for key in latency.RUNTIMES:
             with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +52,7 @@ def main() -> None:
 
 def write(program: Program, runtime: str, folder: Path) -> dict[str, Path]:
     """The same model with its weights written in each way."""
-    paths = {}
+    paths: dict[str, Path] = {}
     for way, change in WAYS.items():
         paths[way] = folder / f"{len(paths)}.onnx"
         rewrites = [change if it is pack else it for it in verify.rewrites(runtime)]

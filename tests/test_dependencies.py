@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import subbyte
 
 SOURCES = sorted(Path(subbyte.__file__).parent.rglob("*.py"))
-OPTIONAL = {"onnxruntime", "openvino", "timm"}  # extras of the same names
 
 
 def imported(source: Path) -> set[str]:
@@ -30,18 +30,23 @@ def distribution(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def required() -> dict[str, bool]:
-    """The distributions that the package asks for; whether only an extra of it does."""
-    lines = metadata.requires("subbyte") or []
-    names = {line: re.match(r"[\w.-]+", line) for line in lines}
-    return {distribution(name[0]): "extra ==" in line for line, name in names.items() if name}
+def required() -> set[str]:
+    """The distributions that the package or an extra of it asks for."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    lines = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        lines += extra
+    found = (re.match(r"[\w.-]+", line) for line in lines)
+    return {distribution(name[0]) for name in found if name}
 
 
 def test_every_import_is_of_a_package_that_is_asked_for() -> None:
-    asked = required()
-    assert {name for name, extra in asked.items() if extra} >= OPTIONAL
-    brought = metadata.packages_distributions()
-    for source in SOURCES:
-        for module in imported(source):
-            names = {distribution(name) for name in brought[module]}
-            assert names & asked.keys(), f"{source.name} imports {module}"
+    asked, brought = required(), metadata.packages_distributions()
+    unasked = {
+        (source.name, module)
+        for source in SOURCES
+        for module in imported(source)
+        if not asked & {distribution(name) for name in brought[module]}
+    }
+    assert not unasked

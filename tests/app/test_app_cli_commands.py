@@ -116,7 +116,7 @@ def test_quantize_prints_the_grids_as_json(cli: Cli, own: Own) -> None:
         ("quantize digits --calibration digits --set ranges --out q", "--set ranges has no value"),
         ("quantize digits --calibration digits --out pictures", "pictures is a folder"),
         ("export digits gone --out m.onnx", "there is no file gone"),
-        ("export digits net.py --out m.onnx", "net.py is no whole safetensors file"),
+        ("export digits net.py --out m.onnx", "net.py is not a whole safetensors file"),
         ("evaluate gone.onnx --data digits", "there is no file gone.onnx"),
         ("evaluate net.py --data digits", "net.py is no ONNX file"),
         ("predict gone.onnx picture.png", "there is no file gone.onnx"),

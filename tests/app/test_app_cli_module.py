@@ -12,4 +12,4 @@ def test_it_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     with pytest.raises(SystemExit) as exit_:
         runpy.run_module("subbyte", run_name="__main__")
     assert not exit_.value.code
-    assert "Usage: subbyte" in capsys.readouterr().out
+    assert "subbyte [OPTIONS] COMMAND" in capsys.readouterr().out

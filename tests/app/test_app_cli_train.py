@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from subbyte.app import experiment
 from subbyte.models import ModelConfig, build, load
 from subbyte.training import run as training
 from subbyte.training.state import LAST_GOOD
@@ -143,7 +144,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, cli
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert cli("train", file, "--out", whole, "--quiet").exit_code == 0
     with pytest.raises(KeyboardInterrupt):
-        training.run(training.load(str(file)), part, progress=Interrupting(3))
+        training.run(experiment.load_training(str(file)), part, progress=Interrupting(3))
     assert not (part / "model.safetensors").exists()
     unlike = cli("train", file, "--out", part, "--set", "training.seed=1", "--resume")
     assert (unlike.exit_code, unlike.stdout) == (2, "")

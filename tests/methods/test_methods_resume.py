@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,10 +13,9 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, SubbyteError, api
-from subbyte.methods.gptq import layerwise as fitting
-from subbyte.methods.reconstruction import blockwise as walk
-from subbyte.placement.simulation import Layer
+from subbyte.utils.progress import Silent
 
+T = TypeVar("T")
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:24], IMAGES[24:]]
 
@@ -30,51 +30,6 @@ class CutError(Exception):
     pass
 
 
-@pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[str]]:
-    """Let learning fail after so many blocks; the list grows by the names of those learned."""
-    original = walk._learn_block
-
-    def cut(count: int | None) -> list[str]:
-        learned: list[str] = []
-
-        def learn(where: walk.Walk, block: walk.Block, *rest: object) -> bool:
-            if count is not None and len(learned) >= count:
-                raise CutError
-            learned.append(block.name)
-            return original(where, block, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(walk, "_learn_block", learn)
-        return learned
-
-    return cut
-
-
-@pytest.mark.parametrize(
-    ("name", "finished", "in_all"), [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6)]
-)
-def test_it_goes_on_to_the_same_result(
-    name: str,
-    finished: int,
-    in_all: int,
-    cut_after: Callable[[int | None], list[str]],
-    tmp_path: Path,
-) -> None:
-    whole = api.quantize(model(), BATCHES, recipe(name))
-    cut_after(finished)
-    with pytest.raises(CutError):
-        api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
-    learned = cut_after(None)
-    again = api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
-    assert len(learned) == in_all - finished
-    assert torch.equal(again(IMAGES), whole(IMAGES))
-    for (_, one), (_, other) in zip(again.quantizers(), whole.quantizers(), strict=True):
-        for key, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[key])
-    names = [block["block"] for block in again.facts.blocks]
-    assert names == [block["block"] for block in whole.facts.blocks]
-
-
 def residual() -> nn.Module:
     torch.manual_seed(0)
     stem = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
@@ -82,30 +37,35 @@ def residual() -> nn.Module:
     return nn.Sequential(*stem, Residual(), *head).eval()
 
 
+class Cutting(Silent):
+    """Fails when so many layers are fitted."""
+
+    def __init__(self, layers: int) -> None:
+        self.layers = layers
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for i, item in enumerate(items):
+            if i == self.layers and description == "fitting layers":
+                raise CutError
+            yield item
+
+
 @pytest.mark.parametrize("finished", [1, 3])
-def test_fitting_goes_on_behind_the_last_finished_layer(
-    finished: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    original, layers = fitting._fit, []
-
-    def fit(where: fitting.Walk, layer: Layer, *rest: object) -> object:
-        if len(layers) == finished and not rested:
-            raise CutError
-        layers.append(layer.name)
-        return original(where, layer, *rest)  # type: ignore[arg-type]
-
+def test_fitting_goes_on_behind_the_last_finished_layer(finished: int, tmp_path: Path) -> None:
     whole = api.quantize(residual(), BATCHES, recipe("subbyte"))
-    monkeypatch.setattr(fitting, "_fit", fit)
-    rested = False
+    progress = Cutting(finished)
     with pytest.raises(CutError):
-        api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
-    rested = True
+        api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path, progress=progress)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    assert len(kept) == finished
     again = api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
-    assert layers == [block["block"] for block in whole.facts.blocks]  # none was fitted twice
-    assert layers == [block["block"] for block in again.facts.blocks]
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())  # none fitted twice
     assert torch.equal(again(IMAGES), whole(IMAGES))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
+    names = [[block["block"] for block in x.reported["blocks"]] for x in (whole, again)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 4
 
 
 def test_other_work_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.methods import subbyte as method
 from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune.parameters import Rates
-from subbyte.methods.finetune.tune import Outcome, Tuning
-from subbyte.methods.subbyte import _steps as steps_for
-from subbyte.placement.simulation import Captured
+from subbyte.methods.finetune.training_data import TrainingData
+from subbyte.methods.subbyte import Options, steps_for, tuning_of
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
 
 T = TypeVar("T")
@@ -58,16 +59,18 @@ def distance(quantized: nn.Module) -> float:
 
 
 @pytest.fixture(scope="module")
-def quantized() -> Captured:
+def quantized() -> Simulation:
     return quantize(model(), BATCHES, recipe())
 
 
-def test_it_is_nearer_to_the_float_model_than_rounding_on_other_images(quantized: Captured) -> None:
+def test_it_is_nearer_to_float_than_rounding_on_other_images(
+    quantized: Simulation,
+) -> None:
     nearest = quantize(model(), BATCHES, Recipe(weights=3, activations=4, method="range"))
     assert distance(quantized) < 0.7 * distance(nearest)
 
 
-def test_the_same_seed_gives_the_same_model_and_the_users_stays(quantized: Captured) -> None:
+def test_the_same_seed_gives_the_same_model_and_the_users_stays(quantized: Simulation) -> None:
     torch.manual_seed(99)  # not what decides
     own = model()
     before = [p.clone() for p in own.parameters()]
@@ -76,17 +79,43 @@ def test_the_same_seed_gives_the_same_model_and_the_users_stays(quantized: Captu
     assert all(torch.equal(a, b) for a, b in zip(before, own.parameters(), strict=True))
 
 
-def test_weights_are_on_their_levels(quantized: Captured) -> None:
-    for tensor, quantizer in quantized.quantizers("weight"):
-        assert quantizer.instead is None
-        weight = quantized.weight(tensor)
-        zero_point = quantizer.zero_point.view(-1, *[1] * (weight.dim() - 1))
-        levels = quantizer.levels(weight) + zero_point
-        assert quantizer.spec.low <= int(levels.min())
-        assert int(levels.max()) <= quantizer.spec.high
+def test_weights_have_integers_of_their_bits(quantized: Simulation) -> None:
+    params = quantized.params
+    for tensor in quantized.placement.of_role("weight"):
+        integers = params.tensors[tensor.key].integers
+        assert integers is not None
+        assert tensor.spec.low <= int(integers.min()) <= int(integers.max()) <= tensor.spec.high
 
 
-def test_what_was_found_is_saved_and_exported(quantized: Captured, tmp_path: Path) -> None:
+def test_the_float_model_is_not_written_to(quantized: Simulation) -> None:
+    with torch.no_grad():
+        assert torch.allclose(quantized.float_model(OTHERS), model()(OTHERS), atol=1e-5)
+    assert quantized.params.biases  # although others were found
+
+
+def test_the_sqnr_of_an_activation_is_that_of_the_scale_in_the_result(
+    quantized: Simulation,
+) -> None:
+    """Against the values themselves in the float network, of which the histogram's are bins."""
+    float_model = simulate(quantized.float_model, quantized.placement, QuantParams())
+    before = quantize(model(), BATCHES, recipe(steps=0))
+    for tensor, own in quantized.activations():
+        seen: list[torch.Tensor] = []
+        handle = float_model.quantizer(tensor.key).register_forward_pre_hook(
+            lambda _, args, into=seen: into.append(args[0])
+        )
+        for batch in BATCHES:
+            float_model(batch)
+        handle.remove()
+        x = torch.cat(seen)
+        with torch.no_grad():
+            noise = (own(x) - x).double().square().sum()
+        expected = 10 * float((x.double().square().sum() / noise).log10())
+        assert own.sqnr_db == pytest.approx(expected, abs=0.3)
+        assert not torch.equal(own.scale, before.quantizer(tensor.key).scale)  # it was tuned
+
+
+def test_what_was_found_is_saved_and_exported(quantized: Simulation, tmp_path: Path) -> None:
     save(quantized, tmp_path / "model.safetensors")
     again = load(model(), tmp_path / "model.safetensors")
     assert torch.equal(again(OTHERS), quantized(OTHERS))
@@ -104,8 +133,7 @@ def test_what_was_found_is_saved_and_exported(quantized: Captured, tmp_path: Pat
 def test_few_images(images: int) -> None:
     found = quantize(model(), [IMAGES[:images]], recipe(steps=3))
     assert bool(torch.isfinite(found(IMAGES)).all())
-    assert len(found.facts.blocks) == 8
-    assert quantize(Flat().eval(), BATCHES, recipe(steps=0)).facts.tuning is None  # not asked for
+    assert len(found.reported["blocks"]) == 8
 
 
 @pytest.mark.parametrize(
@@ -163,13 +191,43 @@ def test_as_many_steps_as_are_asked_for(steps: int, least: int, most: int) -> No
     progress = Counting()
     found = quantize(model(), BATCHES, recipe(steps=steps), progress=progress)
     assert least <= progress.steps <= most  # once for each of up to three rates
-    tuning = found.facts.tuning
+    tuning = found.reported.get("tuning")
     assert (tuning is None) == (steps == 0)
     if tuning is not None:
         assert tuning["steps"] == steps
         assert tuning["kept"] == (tuning["rates"] is not None) == ("why" not in tuning)
         tries = len(tuning["refused"]) + tuning["kept"]
         assert progress.steps == steps * tries
+
+
+class Regions(nn.Module):
+    """A model of a list of images, which cannot be empty, with two regions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 8, 3)
+        self.head = nn.Conv2d(8, 4, 3)
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = self.head(torch.relu(self.backbone(torch.stack(images))))
+        return found
+
+
+@pytest.mark.parametrize("images", [3, 40])
+def test_regions_with_few_images_and_with_enough_to_hold_some_out(images: int) -> None:
+    own = Regions().eval()
+    regions = recipe(steps=3).model_copy(
+        update={"regions": ("backbone", "head"), "first_last": None}
+    )
+    found = quantize(own, [list(IMAGES[:images])], regions)
+    assert [note["block"] for note in found.reported["blocks"]] == ["backbone", "head"]
+    assert (found.reported["tuning"]["loss"] is None) == (images == 3)
+    nearest = quantize(own, [list(IMAGES[:images])], regions.model_copy(update={"method": "range"}))
+    with torch.no_grad():
+        exact = own(list(OTHERS))
+        errors = [float((x(list(OTHERS)) - exact).square().mean()) for x in (found, nearest)]
+    if images == 40:
+        assert errors[0] < 0.8 * errors[1]
 
 
 class Flat(nn.Module):
@@ -186,30 +244,23 @@ class Flat(nn.Module):
 
 def test_what_gives_no_row_an_image_is_fitted_and_it_is_told_that_nothing_is_tuned() -> None:
     found = quantize(Flat().eval(), BATCHES, recipe())
-    assert found.facts.tuning == {"kept": False, "why": method.NO_ROWS}
-    assert len(found.facts.blocks) == 8
-    assert quantize(Flat().eval(), BATCHES, recipe(steps=0)).facts.tuning is None  # not asked for
+    assert found.reported["tuning"] == {"kept": False, "why": method.NO_ROWS}
+    assert len(found.reported["blocks"]) == 8
+    untuned = quantize(Flat().eval(), BATCHES, recipe(steps=0))
+    assert "tuning" not in untuned.reported  # not asked for
 
 
-def test_with_the_few_steps_of_large_images_all_rates_are_smaller(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[Tuning] = []
+def test_with_the_few_steps_of_large_images_all_rates_are_smaller() -> None:
+    def data(side: int) -> TrainingData:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return TrainingData([torch.zeros(1, 3, side, side)], [False], nothing, 0.0)
 
-    def untuned(*args: Any) -> Outcome:
-        seen.append(args[2])
-        return Outcome(None, {1.0: "it was not tried"}, 0.5, 0.5)
-
-    monkeypatch.setattr(method, "tune", untuned)
-    options = {"name": "subbyte", "integers": 0.04}
-    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
-    monkeypatch.setattr(method, "PIXELS", 30 * 8 * 8 * 32)
-    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options))
-    quantize(model(), BATCHES[:1], Recipe(weights=3, method=options | {"steps": 30}))
-    usual, few, asked = seen
-    assert usual.factors == asked.factors == (16, 4, 1)
-    assert few.factors == (4, 1)
-    assert [tuning.steps for tuning in seen] == [120, 30, 30]
+    options = Options(integers=0.04)
+    usual, few = (tuning_of(options, data(side)) for side in (8, 256))
+    asked = tuning_of(options.model_copy(update={"steps": 30}), data(256))
+    assert usual.rate_factors == asked.rate_factors == (16, 4, 1)
+    assert few.rate_factors == (4, 1)
+    assert [tuning.steps for tuning in (usual, few, asked)] == [120, 30, 30]
     assert usual.rates == asked.rates == Rates(integers=0.04)
     rates = usual.rates
     assert few.rates == Rates(rates.activations / 8, rates.weights / 8, rates.biases / 8, 0.005)

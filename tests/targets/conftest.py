@@ -11,18 +11,18 @@ import targets_helpers as helpers
 import subbyte
 from processor import FITTING
 from subbyte.models import build
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
-Digits = Callable[..., tuple[Captured, Path]]
+Digits = Callable[..., tuple[Simulation, Path]]
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     """digits(weights=8, …): the bundled model on that recipe and its file, made once a recipe."""
-    made: dict[str, tuple[Captured, Path]] = {}
+    made: dict[str, tuple[Simulation, Path]] = {}
     calibration, _ = helpers.digit_images(128)
 
-    def make(**fields: object) -> tuple[Captured, Path]:
+    def make(**fields: object) -> tuple[Simulation, Path]:
         key = repr(sorted(fields.items()))
         if key not in made:
             recipe = subbyte.Recipe(**{"method": "bias_correction", **FITTING, **fields})

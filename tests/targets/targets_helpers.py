@@ -16,7 +16,7 @@ import subbyte
 from processor import FITTING
 from subbyte.data.digits import digits_split
 from subbyte.models.digits import PREPROCESSING
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import onnxruntime, openvino
 
 RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino}
@@ -125,7 +125,7 @@ def digit_images(count: int, *, evaluation: bool = False) -> tuple[Tensor, Tenso
     return prepared, torch.from_numpy(labels if evaluation else train_labels)[:count]
 
 
-def deploy(model: nn.Module, batch: Tensor, path: Path, **recipe: object) -> Captured:
+def deploy(model: nn.Module, batch: Tensor, path: Path, **recipe: object) -> Simulation:
     """Quantize `model` on `batch`, so that sums fit, and write it to `path`."""
     quantized = subbyte.quantize(model, [batch], subbyte.Recipe(**FITTING | recipe))
     subbyte.export(quantized, path, batch[:2])
@@ -138,7 +138,7 @@ def run(runtime: str, path: Path, *inputs: Tensor) -> list[np.ndarray]:
     return outputs
 
 
-def differences(runtime: str, path: Path, quantized: Captured, *inputs: Tensor) -> list[float]:
+def differences(runtime: str, path: Path, quantized: Simulation, *inputs: Tensor) -> list[float]:
     """The largest difference between the file and the simulation, for each output."""
     simulated = quantized(*inputs)
     simulated = [simulated] if isinstance(simulated, Tensor) else simulated
@@ -147,7 +147,13 @@ def differences(runtime: str, path: Path, quantized: Captured, *inputs: Tensor) 
     return [float(np.abs(a - b.numpy()).max()) for a, b in zip(deployed, simulated, strict=True)]
 
 
-def step(quantized: Captured, layer: str) -> float:
+def placed_for(quantized: Simulation, target: str | None) -> Simulation:
+    """The simulation of what a file for `target` computes; `None`: the one for all."""
+    placement = quantized.placement.for_target(target)
+    return simulate(quantized.float_model, placement, quantized.params)
+
+
+def step(quantized: Simulation, layer: str) -> float:
     """The smallest step of the integer sums of a layer: scale of its input · scale of a weight."""
     rows = {row["role"]: row["scale"] for row in subbyte.layers(quantized) if row["layer"] == layer}
     return rows["activation"] * float(np.min(rows["weight"]))

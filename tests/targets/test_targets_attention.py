@@ -60,9 +60,9 @@ def test_attention_is_the_simulation_to_the_last_integer(
     path = tmp_path / "model.onnx"
     fields = {"weights": bits, "activations": bits, "ranges": "minmax", "method": "range"}
     quantized = deploy(seeded(make), normal(8, TOKENS, WIDTH), path, **fields)
-    products = [layer for layer in quantized.layers if layer.operation == "matmul"]
+    products = [layer for layer in quantized.placement.layers if layer.operation == "matmul"]
     assert [layer.integer for layer in products] == [True, True]
-    # Three times what it was calibrated on as well, so that both ends of every grid are met.
+    # Three times what it was calibrated on as well, so that both ends of all ranges are met.
     batch = torch.cat([normal(3, TOKENS, WIDTH, seed=2), 3 * normal(3, TOKENS, WIDTH, seed=3)])
     for runtime in RUNTIMES:
         (off,) = differences(runtime, path, quantized, batch)

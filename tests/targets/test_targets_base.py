@@ -94,6 +94,27 @@ def test_latency_of_a_slow_model_is_measured_for_a_limited_time(
     assert len(session.inputs) == verify.WARM_UP + 1
 
 
+REFERENCE = """
+from onnx.reference import ReferenceEvaluator
+
+class Session:
+    def __init__(self, path):
+        self.evaluator = ReferenceEvaluator(str(path))
+
+    def run(self, *inputs):
+        return self.evaluator.run(None, dict(zip(self.evaluator.input_names, inputs)))
+
+    def int8_ops(self):
+        return 0
+
+def load(path, threads):
+    return Session(path)
+
+def version():
+    return "1"
+"""
+
+
 def test_the_runtimes_are_the_files_there_are() -> None:
     assert names() == ("onnxruntime", "openvino")
     with pytest.raises(SubbyteError, match="openvino"):
@@ -104,14 +125,14 @@ def test_the_runtimes_are_the_files_there_are() -> None:
 
 
 def test_a_runtime_is_there_by_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-    code = page[page.index("## A runtime") :].split("```python\n")[1].split("```")[0]
-    (tmp_path / "reference.py").write_text(code)
+    (tmp_path / "reference.py").write_text(REFERENCE)
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.setattr(targets, "reference", None, raising=False)
     monkeypatch.setitem(sys.modules, "subbyte.targets.reference", None)
     del sys.modules["subbyte.targets.reference"]  # which monkeypatch will leave out again
     assert names() == ("onnxruntime", "openvino", "reference")
+    # It runs the file for all, in which there is all that ONNX Runtime needs.
+    assert [hint.quantized_results for hint in targets.hints()] == [True, False, True]
     quantized = subbyte.quantize(seeded(Pooled), [images()], subbyte.Recipe(**FITTING))
     files = write_files(quantized, tmp_path, (images(2),), ["reference"])
     assert files.of_runtime == {"reference": tmp_path / "model.onnx"}

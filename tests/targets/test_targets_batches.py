@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from targets_helpers import RUNTIMES, Pooled, differences, images, seeded
+from targets_helpers import RUNTIMES, Pooled, differences, images, placed_for, seeded
 from torch import Tensor, nn
 
 import subbyte
@@ -45,9 +45,9 @@ def test_a_model_may_ask_for_the_size_of_the_batch(target: str | None, tmp_path:
     path, batch = tmp_path / "model.onnx", images(5)
     quantized = subbyte.quantize(seeded(Token), [batch], subbyte.Recipe(**FITTING))
     subbyte.export(quantized, path, batch[:2], target=target)
-    with quantized.placed_for(target):
-        for runtime in RUNTIMES if target is None else [target]:
-            assert differences(runtime, path, quantized, batch)[0] < 5e-6, runtime
+    simulation = placed_for(quantized, target)
+    for runtime in RUNTIMES if target is None else [target]:
+        assert differences(runtime, path, simulation, batch)[0] < 5e-6, runtime
 
 
 @pytest.mark.parametrize("example", [1, 2])

@@ -17,6 +17,7 @@ from targets_helpers import (
     differences,
     images,
     normal,
+    placed_for,
     run,
     seeded,
 )
@@ -25,7 +26,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 import small_detectors
 import subbyte
-from subbyte.api import prepare
+from subbyte.api import capture, unquantized
 from subbyte.errors import SubbyteError
 from subbyte.targets.onnx.export import (
     export_float,
@@ -64,7 +65,7 @@ def test_recipe_and_version_come_back(tmp_path: Path) -> None:
         seed=7,
     )
     quantized = subbyte.quantize(seeded(TwoConvs), [images()], recipe)
-    quantized.facts.metadata["classes"] = ["cat", "dög"]
+    quantized.metadata["classes"] = ["cat", "dög"]
     subbyte.export(quantized, path, images(2))
     metadata = read_metadata(path)
     assert metadata["version"] == subbyte.__version__
@@ -82,11 +83,10 @@ def test_the_file_holds_nothing_of_the_users_source(tmp_path: Path) -> None:
     assert b"targets_helpers" not in path.read_bytes()
 
 
-def test_a_float_export_has_no_grids(tmp_path: Path) -> None:
+def test_a_float_export_quantizes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "float.onnx"
     model = seeded(TwoConvs)
-    captured = prepare(model, (images(),), subbyte.Recipe(weights=None, activations=None))
-    export_float(captured, path, (images(1),))
+    export_float(unquantized(capture(model, (images(),))), path, (images(1),))
     assert {node.op_type for node in onnx.load(str(path)).graph.node} == {"Conv", "Relu"}
     for name, runtime in RUNTIMES.items():
         assert runtime.load(path, 1).int8_ops() == 0
@@ -166,7 +166,7 @@ def test_metadata_of_a_file_that_is_missing(tmp_path: Path) -> None:
 def test_metadata_of_a_file_that_is_not_onnx(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.onnx"
     path.write_bytes(content)
-    with pytest.raises(SubbyteError, match="is no ONNX file"):
+    with pytest.raises(SubbyteError, match="is not an ONNX file"):
         read_metadata(path)
 
 
@@ -246,14 +246,13 @@ def test_a_detectors_files_and_those_of_its_raw_outputs(tmp_path: Path) -> None:
     assert output_names(raw) == ["bbox_regression", "cls_logits"]
     assert read_metadata(raw) == read_metadata(files.of_runtime["onnxruntime"])
     found = RUNTIMES["onnxruntime"].load(raw, 1).run(torch.stack(batch).numpy())
-    with quantized.placed_for("onnxruntime"):
-        simulated = quantized.raw(batch)
+    simulated = placed_for(quantized, "onnxruntime").raw(batch)
     assert sorted(x.shape for x in found) == sorted(tuple(x.shape) for x in simulated)
 
 
 def test_the_float_model_by_the_same_way(tmp_path: Path) -> None:
-    quantized = subbyte.quantize(seeded(TwoConvs), [images()], subbyte.Recipe(weights=2))
-    files = write_files(quantized, tmp_path, (images(2),), RUNTIMES, integers=False)
+    model = unquantized(capture(seeded(TwoConvs), (images(),)))
+    files = write_files(model, tmp_path, (images(2),), RUNTIMES)
     assert set(files.of_runtime.values()) == {files.path}
     assert {node.op_type for node in onnx.load(str(files.path)).graph.node} == {"Conv", "Relu"}
 

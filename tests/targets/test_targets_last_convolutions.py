@@ -30,7 +30,7 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         high = F.relu(self.stem(x))
-        low = F.max_pool2d(F.relu(self.down(high)), 2, 1)  # the grid stands in front of it
+        low = F.max_pool2d(F.relu(self.down(high)), 2, 1)  # the Q/DQ stands in front of it
         rows = self.plain(low).permute(0, 2, 3, 1).flatten(1)
         return rows, self.plain(high), self.point(high), self.odd(high), self.grouped(high)
 

@@ -110,7 +110,7 @@ def test_global_average_pooling_is_one_operator(tmp_path: Path) -> None:
         assert max(differences(runtime, path, quantized, images(seed=2))) < 1e-6
 
 
-def test_a_grid_of_fewer_levels_than_uint8_is_clipped_as_integers(tmp_path: Path) -> None:
+def test_fewer_integers_than_uint8_has_are_clipped_as_integers(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     deploy(seeded(TwoConvs), images(), path, weights=8, activations=4, first_last=None)
     assert operators(path) == {
@@ -118,7 +118,7 @@ def test_a_grid_of_fewer_levels_than_uint8_is_clipped_as_integers(tmp_path: Path
         "Clip": 2,
         "DequantizeLinear": 2 + 2 + 2,  # of activations, weights and biases
         "Conv": 2,
-    }  # and no ReLU: the second grid begins at 0
+    }  # and no ReLU: the second Q/DQ begins at 0
 
 
 def test_adaptive_pooling_of_three_dimensions(tmp_path: Path) -> None:

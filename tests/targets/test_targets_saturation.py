@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import subbyte
 from subbyte.models import build
+from subbyte.numerics.qparams import signed_integers
 
 INT16 = np.iinfo(np.int16)
 
@@ -27,7 +28,7 @@ def saturated(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def convolution(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The 3 × 3 convolution (zero padding) of levels with those sums, (n·height·width, channels).
+    """The 3 × 3 convolution (zero padding) of integers with those sums, (n·height·width, channels).
 
     Channels lie next to each other, as such processors' kernels have them.
     """
@@ -48,7 +49,7 @@ def test_two_products_worked_by_hand() -> None:
 def layer(request: pytest.FixtureRequest) -> tuple[nn.Conv2d, Tensor]:
     """A convolution of the bundled model with its batch norm's factors, and what it is given.
 
-    Weights that are all positive fill an asymmetric grid on one side of its zero point.
+    Weights that are all positive fill asymmetric integers on one side of the zero point.
     """
     model, seen = build("digits"), []
     conv, norm = model.block1.conv1, model.block1.bn1
@@ -66,15 +67,15 @@ def sums(layer: tuple[nn.Conv2d, Tensor], **fields: object) -> tuple[np.ndarray,
     """The layer's integer sums as the simulation has them and as they saturate; largest weight."""
     conv, inputs = layer
     quantized = subbyte.quantize(conv, [inputs], subbyte.Recipe(**fields))
-    grids = {tensor.role: (tensor, grid) for tensor, grid in quantized.quantizers()}
-    tensor, grid = grids["weight"]
-    weights = grid.levels(quantized.weight(tensor)).numpy()
-    _, activation = grids["activation"]
+    ((tensor, weight),) = quantized.weights()
+    weights = signed_integers(weight.params, tensor.spec).numpy()
+    ((_, activation),) = quantized.activations()
     assert not activation.zero_point  # behind a ReLU
     assert activation.spec.bits == 8
-    step = (activation.scale * grid.scale)[:, None, None]
+    step = (activation.scale * weight.scale)[:, None, None]
+    integers = (activation(inputs) / activation.scale).round()
     simulated = (quantized(inputs) / step).round().permute(0, 2, 3, 1).reshape(-1, len(weights))
-    deployed = convolution(activation.levels(inputs).numpy(), weights.astype(np.int8))
+    deployed = convolution(integers.numpy(), weights.astype(np.int8))
     return simulated.numpy(), deployed, int(np.abs(weights).max())
 
 

@@ -20,7 +20,7 @@ def test_every_candidate_of_the_bundled_model_runs_on_integers(
     bits: int, runtime: str, digits
 ) -> None:
     quantized, path = digits(weights=bits, activations=bits, first_last=None)
-    candidates = [layer.name for layer in quantized.layers if layer.integer]
+    candidates = [layer.name for layer in quantized.placement.layers if layer.integer]
     assert len(candidates) == 10  # nine convolutions and a linear layer: all it has
     assert RUNTIMES[runtime].load(path, 1).int8_ops() == len(candidates)
 
@@ -29,7 +29,7 @@ def test_every_candidate_of_the_bundled_model_runs_on_integers(
 def test_weights_alone_make_no_integer_layer(runtime: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     quantized = deploy(seeded(Wide), normal(4, 64), path, activations=None)
-    assert not any(layer.integer for layer in quantized.layers)
+    assert not any(layer.integer for layer in quantized.placement.layers)
     assert RUNTIMES[runtime].load(path, 1).int8_ops() == 0
 
 

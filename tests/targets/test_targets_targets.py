@@ -1,4 +1,4 @@
-"""Files for one runtime: each computes what the simulation with that file's grids does."""
+"""Files for one runtime: each computes what the simulation with that file's quantizers does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from targets_helpers import (
     RUNTIMES,
     WIDTH,
-    Pooled,
     SelfAttention,
     SideBySide,
     TwoConvs,
@@ -20,6 +19,7 @@ from targets_helpers import (
     images,
     normal,
     operators,
+    placed_for,
     seeded,
     step,
 )
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import subbyte
 from processor import FITTING
-from subbyte.targets.onnx.export import own_files, read_metadata
+from subbyte.targets.onnx.export import read_metadata
 
 TINY = 0.05  # of one step of the last integer sums
 TOKENS = 9
@@ -78,7 +78,7 @@ def tokens(count: int = 8, seed: int = 1) -> Tensor:
         (SideBySide, images, ["one.conv", "two.second", "residual.last", "pooled.linear"]),
     ],
 )
-def test_a_file_is_the_simulation_of_its_grids_to_the_last_integer(
+def test_a_file_is_its_simulation_to_the_last_integer(
     make: type[nn.Module],
     inputs: Callable[..., Tensor],
     lasts: list[str],
@@ -89,12 +89,11 @@ def test_a_file_is_the_simulation_of_its_grids_to_the_last_integer(
     recipe = subbyte.Recipe(weights=bits, activations=bits, **fields)
     quantized = subbyte.quantize(seeded(make), [inputs()], recipe)
     batch = torch.cat([inputs(3, seed=2), 3 * inputs(3, seed=3)])
-    candidates = sum(layer.integer for layer in quantized.layers)
+    candidates = sum(layer.integer for layer in quantized.placement.layers)
     for target, runtime in RUNTIMES.items():
         path = tmp_path / f"model.{target}.onnx"
         subbyte.export(quantized, path, inputs(2), target=target)
-        with quantized.placed_for(target):
-            off = differences(target, path, quantized, batch)
+        off = differences(target, path, placed_for(quantized, target), batch)
         assert all(d < TINY * step(quantized, last) for d, last in zip(off, lasts, strict=True))
         if make is not SideBySide:  # whose last convolutions give floats
             assert (
@@ -122,17 +121,6 @@ def test_keys_are_transposed_within_openvinos_kernel(tmp_path: Path) -> None:
     second = [made[node.input[1]] for node in nodes if node.op_type == "MatMul"]
     (keys,) = [node for node in second if node.op_type == "Transpose"]
     assert made[keys.input[0]].op_type == "DequantizeLinear"
-
-
-def test_a_file_is_another_only_where_its_nodes_are() -> None:
-    for make, bits, others in (
-        (Pooled, 8, []),
-        (Pooled, 4, ["openvino"]),
-        (TwoConvs, 8, ["onnxruntime"]),  # whose last convolution is a product there
-    ):
-        recipe = subbyte.Recipe(weights=bits, activations=bits, first_last=None)
-        quantized = subbyte.quantize(seeded(make), [images()], recipe)
-        assert own_files(quantized, RUNTIMES) == others
 
 
 @pytest.mark.parametrize("target", [None, "openvino"])

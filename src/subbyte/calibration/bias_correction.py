@@ -37,8 +37,8 @@ class Mean:
 
     def add(self, x: torch.Tensor) -> None:
         """Add values, (n, …)."""
-        total = x.sum(0).double()
-        self.total = total if self.total is None else self.total + total
+        total = x.sum(0)
+        self.total = total.double() if self.total is None else self.total.add_(total)
         self.count += x.shape[0]
 
     def value(self) -> torch.Tensor:

@@ -20,7 +20,7 @@ from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntime
-from subbyte.targets.onnx.rewrites.repeat_grids import repeat_grids
+from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import refused
@@ -34,8 +34,8 @@ REWRITES = (
     keep_float_weights,
     split_linears,
     write_products_for_onnxruntime,
-    repeat_grids,
-    write_last_convolutions,  # which then read a grid, or one that is repeated
+    repeat_qdq,
+    write_last_convolutions,  # which then read a Q/DQ, or one that is repeated
     write_own_operators,
     ask_first,
     pack,
@@ -98,7 +98,7 @@ def load(path: Path, threads: int) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Otherwise products with weights alone on a grid round their inputs to 8 bits as well.
+    # Otherwise products whose weights alone are quantized round their inputs to 8 bits as well.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # Otherwise idle threads keep cores busy for 30 ms and more after a run, while others are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")

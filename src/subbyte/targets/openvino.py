@@ -23,7 +23,7 @@ from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.refusal import refused
 
 EXTRA = "openvino"
-# It computes a convolution and what reads it in one kernel, in float: there a grid costs accuracy.
+# It computes a convolution and what reads it in one kernel, in float: there a Q/DQ costs accuracy.
 HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (
     only_for("openvino"),
@@ -64,7 +64,7 @@ class Session:
             info = node.get_rt_info()
             kind = info["layerType"].astype(str) if "layerType" in info else ""
             precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else ""
-            # Weights alone on a grid give a layer the precision i8 too: its input must be integers.
+            # Quantized weights alone give a layer the precision i8 too: its input must be integers.
             if precision in ("i8", "u8") and kind in LAYERS:
                 count += _is_integer(node.input(0))
             elif precision in ("i8", "u8") and kind == ATTENTION:
@@ -99,7 +99,7 @@ def _compile(path: Path, threads: int) -> Any:
         # On processors with AMX the default is bfloat16, which computes what is left in float
         # with 8 bits of mantissa.
         "INFERENCE_PRECISION_HINT": "f32",
-        # Otherwise the inputs of linear layers with weights alone on a grid are quantized as well.
+        # Otherwise the inputs of linear layers whose weights alone are quantized are so as well.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
     }
     try:

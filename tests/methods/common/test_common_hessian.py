@@ -1,4 +1,4 @@
-"""The sums give what the samples themselves would, in float64."""
+"""The sums say of samples what the samples themselves would, in float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ W = torch.randn(3, 2, 4, generator=G)
 B = torch.randn(3, 2, generator=G)
 
 
-def moments() -> HessianAccumulator:
+def accumulated() -> HessianAccumulator:
     found = HessianAccumulator.none(W)
     for start in (0, 20, 45):
         end = {0: 20, 20: 45, 45: 50}[start]
@@ -28,18 +28,18 @@ def outputs() -> torch.Tensor:
 def test_the_loss_with_and_without_a_bias() -> None:
     without = (outputs() - T.double()).square().mean(0)
     within = (outputs() + B.double() - T.double()).square().mean(0)
-    assert torch.allclose(moments().loss(W, None).double(), without, rtol=1e-4)
-    assert torch.allclose(moments().loss(W, B).double(), within, rtol=1e-4)
+    assert torch.allclose(accumulated().loss(W, None).double(), without, rtol=1e-4)
+    assert torch.allclose(accumulated().loss(W, B).double(), within, rtol=1e-4)
 
 
 def test_the_bias_makes_the_mean_output_the_mean_target() -> None:
-    bias = moments().bias(W)
+    bias = accumulated().bias(W)
     error = (outputs() + bias.double() - T.double()).mean(0)
     assert float(error.abs().max()) < 1e-5
 
 
 def test_the_normal_equations_give_least_squares_with_the_best_bias() -> None:
-    h, c = moments().normal(centred=True)
+    h, c = accumulated().normal(centred=True)
     found = torch.linalg.solve(h.double(), c.double())
     for group in range(3):
         rows = torch.cat([X[:, group], torch.ones(50, 1)], 1).double()
@@ -69,13 +69,13 @@ def test_large_means_leave_small_differences_their_digits() -> None:
     within = torch.einsum("ngi,goi->ngo", (X + moved).double(), W.double()) + bias.double()
     expected = (within - (T.double() - 3000)).square().mean(0)
     torch.testing.assert_close(far.loss(W, bias).double(), expected, rtol=0.02, atol=0)
-    near = moments().normal(centred=True)
+    near = accumulated().normal(centred=True)
     for found, reference in zip(far.normal(centred=True), near, strict=True):
         torch.testing.assert_close(found, reference, rtol=0, atol=0.003)
 
 
 def test_without_a_bias_the_normal_equations_are_those_of_the_rows_as_they_are() -> None:
-    h, c = moments().normal(centred=False)
+    h, c = accumulated().normal(centred=False)
     x, t = X.double().transpose(0, 1), T.double().transpose(0, 1)
     torch.testing.assert_close(h.double(), x.mT @ x / 50, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(c.double(), x.mT @ t / 50, rtol=1e-4, atol=1e-5)

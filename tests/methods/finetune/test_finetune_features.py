@@ -1,4 +1,4 @@
-"""Features are what blocks read in front of their grids, and are compared by relative errors."""
+"""Features are what blocks read in front of quantizers, and are compared by relative errors."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, quantize
-from subbyte.methods.finetune.features import Features, distance
+from subbyte.methods.finetune.features import distance, feature_keys, recorded
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import simulate
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def test_they_are_what_residual_blocks_and_the_head_read() -> None:
-    torch.manual_seed(0)
     stem, one, two = nn.Conv2d(3, 8, 3, padding=1), Residual(), Residual()
     pool = nn.AdaptiveAvgPool2d(1)
     model = nn.Sequential(stem, nn.ReLU(), one, two, pool, nn.Flatten(), nn.Linear(8, 4)).eval()
-    captured = quantize(model, [IMAGES], Recipe(weights=4, activations=4, method="range"))
-    features = Features(captured)
-    with torch.no_grad(), captured.in_float(), features.recorded() as found:
-        captured(IMAGES)
+    student = quantize(model, [IMAGES], Recipe(weights=4, activations=4, method="range"))
+    teacher = simulate(student.float_model, student.placement, QuantParams())
+    keys = feature_keys(student)
+    with torch.no_grad(), recorded(teacher, keys) as found:
+        teacher(IMAGES)
         expected = [model[:2](IMAGES), model[:3](IMAGES), model[:4](IMAGES)]
     assert len(found) == 3
     assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(found, expected, strict=True))
-    with features.recorded() as again:
-        captured(IMAGES)
-    assert len(again) == 3
-    captured(IMAGES)
+    with recorded(student, keys) as again:
+        student(IMAGES)
+    assert [x.shape for x in again] == [x.shape for x in found]
+    student(IMAGES)
     assert len(again) == 3  # nothing is recorded afterwards
 
 

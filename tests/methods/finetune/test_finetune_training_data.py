@@ -1,4 +1,4 @@
-"""Images to learn from: varied alike in all inputs, and the float network's outputs at any time."""
+"""Images to learn from, varied alike in all inputs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from subbyte import Recipe, quantize
-from subbyte.calibration.bias_correction import biased_layers
-from subbyte.methods.finetune.parameters import Saved
-from subbyte.methods.finetune.training_data import Lessons, lessons_of
-from subbyte.placement.simulation import Captured
+from subbyte import api
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.finetune.training_data import TrainingData, training_data
 
 IMAGES = torch.randn(20, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
@@ -28,37 +26,37 @@ class Two(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def rounded() -> Captured:
-    torch.manual_seed(0)
-    batches = [(part, part) for part in IMAGES.split(10)]
-    return quantize(Two(), batches, Recipe(weights=3, activations=3, method="range"))
+def float_model() -> FloatModel:
+    return api.capture(Two().eval(), (IMAGES[:2], IMAGES[:2]))
 
 
 def last(count: int) -> torch.Tensor:
     return torch.tensor([count - 1])
 
 
-def lessons(captured: Captured) -> Lessons:
-    found = lessons_of(captured, [(part, part) for part in IMAGES.split(8)], 15, last)
+def data_of(float_model: FloatModel) -> TrainingData:
+    found = training_data(float_model, [(part, part) for part in IMAGES.split(8)], 15, last)
     assert found is not None
     return found
 
 
-def test_the_first_images_are_taken_as_they_are(rounded: Captured) -> None:
-    found = lessons(rounded)
+def test_the_first_images_are_taken_as_they_are(float_model: FloatModel) -> None:
+    found = data_of(float_model)
     assert found.count == 15
     assert found.learned.tolist() == list(range(14))
     assert all(torch.equal(x, IMAGES[[3, 14]]) for x in found.images(torch.tensor([3, 14])))
 
 
-def test_multiply_adds_are_those_of_one_image(rounded: Captured) -> None:
-    assert lessons(rounded).multiply_adds == 32 * 48 * 3 * 3 * 3 * 3  # a place, a filter, a weight
+def test_multiply_adds_are_those_of_one_image(float_model: FloatModel) -> None:
+    found = data_of(float_model).multiply_adds
+    assert found == 32 * 48 * 3 * 3 * 3 * 3  # a place, a filter, a weight
 
 
-def test_each_image_is_mirrored_or_not_and_moved_within_limits(rounded: Captured) -> None:
-    seen = set()
+def test_each_image_is_mirrored_or_not_and_moved_within_limits(float_model: FloatModel) -> None:
+    seen, data = set(), data_of(float_model)
     for seed in range(40):
-        one, other = lessons(rounded).varied(torch.arange(2), torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        one, other = data.varied(torch.arange(2), generator)
         assert torch.equal(one, other)
         for i in range(2):
             inner = one[i, :, 4:-4, 6:-6]
@@ -76,34 +74,31 @@ def test_each_image_is_mirrored_or_not_and_moved_within_limits(rounded: Captured
     assert {column for _, _, column in seen} == set(range(-3, 4))
 
 
-def test_the_float_network_is_there_after_biases_have_changed(rounded: Captured) -> None:
-    torch.manual_seed(0)
-    expected = Two()(IMAGES, IMAGES)
-    found = lessons(rounded)
-    layers = list(biased_layers(rounded))
-    assert layers
-    with torch.no_grad():
-        for layer in layers:
-            layer.bias.add_(1)
-        changed = [layer.bias.clone() for layer in layers]
-        with found.in_float(rounded):
-            assert torch.allclose(rounded(IMAGES, IMAGES), expected, atol=1e-6)
-    assert all(torch.equal(a.bias, b) for a, b in zip(layers, changed, strict=True))
-    found.own.put_back()
-    assert not torch.equal(layers[0].bias, changed[0])
+def test_chunks_are_all_images_in_place(float_model: FloatModel) -> None:
+    found = data_of(float_model)
+    chunks = found.chunks(4)
+    assert [len(x) for x, _ in chunks] == [4, 4, 4, 3]
+    assert torch.equal(torch.cat([y for _, y in chunks]), IMAGES[:15])
+    assert chunks[1][0].data_ptr() == found.inputs[0][4].data_ptr()  # not a copy
 
 
-def test_saved_grids_are_put_back(rounded: Captured) -> None:
-    saved = Saved(rounded)
-    with torch.no_grad():
-        before = rounded(IMAGES, IMAGES)
-        for _, quantizer in rounded.quantizers():
-            quantizer.scale.mul_(2)
-        assert not torch.equal(rounded(IMAGES, IMAGES), before)
-        saved.put_back()
-        assert torch.equal(rounded(IMAGES, IMAGES), before)
-
-
-def test_images_of_several_sizes_are_no_lessons(rounded: Captured) -> None:
+def test_images_of_several_sizes_cannot_be_learned_from(float_model: FloatModel) -> None:
     batches = [([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)],)]
-    assert lessons_of(rounded, batches, 40, last) is None
+    assert training_data(float_model, batches, 40, last) is None
+
+
+class Flat(nn.Module):
+    """Gives the numbers of all images in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.conv(x).flatten()
+        return found
+
+
+def test_what_gives_no_row_an_image_cannot_be_learned_from() -> None:
+    own = api.capture(Flat().eval(), (IMAGES[:2],))
+    assert training_data(own, [(IMAGES,)], 40, last) is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from subbyte import Recipe, api
-from subbyte.methods.common.samples import geometry_of
-from subbyte.methods.gptq.order import Order
-from subbyte.methods.gptq.row_weights import row_importance
+from placed import placed
+from subbyte import Recipe
+from subbyte.methods.common.samples import Geometry, geometry_of
+from subbyte.methods.gptq.order import LayerOrder
+from subbyte.methods.gptq.row_weights import row_weights
+from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Silent
 
 
@@ -26,21 +28,37 @@ class Weighing(nn.Module):
         return weighed
 
 
+def geometries(simulation: Simulation, region: str) -> dict[str, Geometry]:
+    """How the layers of a region read their inputs, by their names."""
+    order = LayerOrder(simulation.float_model, simulation.placement, region)
+    weights = {t.key: simulation.weight(t) for t in simulation.placement.of_role("weight")}
+    return {
+        layer.node: geometry_of(order.nodes[layer.node], weights[layer.weight or ""])
+        for layer in order.layers
+    }
+
+
 def test_rows_count_by_the_squares_of_what_they_add_to_the_output() -> None:
-    torch.manual_seed(0)
     images = torch.randn(5, 3, 3, 3)
-    captured = api.prepare(Weighing().eval(), (images,), Recipe())
-    order = Order(captured, "")
-    layers = {}
-    for layer in order.layers:
-        node = order.nodes[layer.name]
-        layers[node] = geometry_of(node, captured.weight(order.weight(layer)))
-    found = row_importance(captured, {"": layers}, [(images[:2],), (images[2:],)], Silent())
-    first = found[order.nodes["first"]]
+    simulation = placed(Weighing().eval(), (images,), Recipe())
+    layers = geometries(simulation, "")
+    first, last = layers
+    found = row_weights(
+        simulation.float_model, {"": layers}, [(images[:2],), (images[2:],)], Silent()
+    )
     expected = torch.arange(1.0, 10.0).square()
-    assert first.shape == (5, 9)
-    assert torch.allclose(first, (expected / expected.mean()).expand(5, 9), rtol=1e-4)
-    assert torch.allclose(found[order.nodes["last"]], torch.ones(5, 1))
+    assert found["", first].shape == (5, 9)
+    assert torch.allclose(found["", first], (expected / expected.mean()).expand(5, 9), rtol=1e-4)
+    assert torch.allclose(found["", last], torch.ones(5, 1))
+
+
+def test_no_gradient_is_left_at_the_float_model() -> None:
+    images = torch.randn(5, 3, 3, 3)
+    simulation = placed(Weighing().eval(), (images,), Recipe())
+    float_model = simulation.float_model
+    row_weights(float_model, {"": geometries(simulation, "")}, [(images,)], Silent())
+    for module in (float_model.model, float_model.original):
+        assert all(parameter.grad is None for parameter in module.parameters())
 
 
 class Regions(nn.Module):
@@ -70,28 +88,20 @@ class Head(nn.Module):
 
 
 def test_all_regions_are_weighed_in_one_run() -> None:
-    torch.manual_seed(0)
     images = list(torch.randn(6, 2, 2, 2))
     model = Regions().eval()
-    captured = api.prepare(model, (images,), Recipe(regions=["backbone", "head"]))
-    runs = []
-    handle = captured.region("backbone").register_forward_hook(lambda *_: runs.append(1))
-    orders = {region: Order(captured, region) for region in captured.region_names}
-    layers = {
-        region: {
-            node: geometry_of(node, captured.weight(order.weight(layer)))
-            for layer in order.layers
-            for node in [order.nodes[layer.name]]
-        }
-        for region, order in orders.items()
-    }
-    found = row_importance(captured, layers, [(images[:4],), (images[4:],)], Silent())
+    simulation = placed(model, (images,), Recipe(regions=["backbone", "head"]))
+    float_model, runs = simulation.float_model, []
+    handle = float_model.region("backbone").register_forward_hook(lambda *_: runs.append(1))
+    layers = {region: geometries(simulation, region) for region in float_model.region_names}
+    found = row_weights(float_model, layers, [(images[:4],), (images[4:],)], Silent())
     handle.remove()
     assert len(runs) == 2
     expected = torch.arange(1.0, 5.0).square()
     expected = (expected / expected.mean()).expand(6, 4)
     (first,) = layers["backbone"]
     (second,) = layers["head"]
-    assert torch.allclose(found[second], expected, rtol=1e-4)
+    assert torch.allclose(found["head", second], expected, rtol=1e-4)
     # The gradient behind the head's weights has random signs that are the same at all positions.
-    assert torch.allclose(found[first] / found[first][:, :1], expected / expected[:, :1], rtol=1e-4)
+    of_first = found["backbone", first]
+    assert torch.allclose(of_first / of_first[:, :1], expected / expected[:, :1], rtol=1e-4)

@@ -1,28 +1,28 @@
-"""A layer's fit: better on rows it was not fitted to, or not taken."""
+"""A layer's solution: better on samples that it was not fitted to, or not taken."""
 
 from __future__ import annotations
 
 import torch
 
 from subbyte.methods.common.hessian import HessianAccumulator
-from subbyte.methods.gptq.solution import Fit, fit
-from subbyte.methods.gptq.solve import Grid
+from subbyte.methods.gptq.solution import LayerSolution, solve_layer
+from subbyte.methods.gptq.solve import GroupedQParams
 
 W = torch.randn(1, 6, 20, generator=torch.Generator().manual_seed(0))
 
 
-def grid(w: torch.Tensor) -> Grid:
+def chosen(w: torch.Tensor) -> GroupedQParams:
     scale = w.abs().amax(1) / 4
-    return Grid(scale, torch.full_like(scale, 4.0), 0, 7)
+    return GroupedQParams(scale, torch.full_like(scale, 4.0), 0, 7)
 
 
 def rounded(w: torch.Tensor) -> torch.Tensor:
-    g = grid(w.transpose(1, 2))
-    scale = g.scale[..., None]
+    qparams = chosen(w.transpose(1, 2))
+    scale = qparams.scale[..., None]
     return (w / scale).round().clamp(-4, 3) * scale
 
 
-def moments(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = W) -> HessianAccumulator:
+def accumulated(x: torch.Tensor, t: torch.Tensor, w: torch.Tensor = W) -> HessianAccumulator:
     found = HessianAccumulator.none(w)
     found.add(x, t)
     return found
@@ -37,41 +37,46 @@ def rows(count: int, seed: int, scale: float = 1.0) -> tuple[torch.Tensor, torch
     return x, torch.einsum("ngi,goi->ngo", x, W) + 1
 
 
-def run(seen: HessianAccumulator, held: HessianAccumulator, *, single: bool = False) -> Fit | None:
-    return fit(seen, held, W, rounded(W), grid, centred=True, single=single)
+def run(
+    train: HessianAccumulator, held_out: HessianAccumulator, *, one_scale: bool = False
+) -> LayerSolution | None:
+    return solve_layer(train, held_out, W, rounded(W), chosen, with_bias=True, one_scale=one_scale)
 
 
-def loss(found: Fit, held: HessianAccumulator) -> float:
-    weights = found.integers * found.scale[..., None]
-    return float(held.loss(weights, found.bias).sum())
+def loss(found: LayerSolution, held_out: HessianAccumulator) -> float:
+    weights = found.signed * found.scale[..., None]
+    return float(held_out.loss(weights, found.bias).sum())
 
 
 def test_it_is_several_times_better_than_rounding_on_rows_held_out() -> None:
-    seen, held = moments(*rows(400, 1)), moments(*rows(200, 2))
-    found = run(seen, held)
+    train, held_out = accumulated(*rows(400, 1)), accumulated(*rows(200, 2))
+    found = run(train, held_out)
     assert found is not None
     nearest = rounded(W)
-    assert loss(found, held) < 0.3 * float(held.loss(nearest, seen.bias(nearest)).sum())
+    assert loss(found, held_out) < 0.3 * float(held_out.loss(nearest, train.bias(nearest)).sum())
     assert (
-        abs(found.gain * loss(found, held) - float(held.loss(nearest, seen.bias(nearest)).sum()))
+        abs(
+            found.gain * loss(found, held_out)
+            - float(held_out.loss(nearest, train.bias(nearest)).sum())
+        )
         < 0.1
     )
-    levels = found.integers + found.zero_point[..., None]
-    assert float(levels.min()) >= 0
-    assert float(levels.max()) <= 7
-    assert torch.equal(levels, levels.round())
+    integers = found.signed + found.zero_point[..., None]
+    assert float(integers.min()) >= 0
+    assert float(integers.max()) <= 7
+    assert torch.equal(integers, integers.round())
 
 
 def test_one_scale_for_all() -> None:
-    seen, held = moments(*rows(400, 1)), moments(*rows(200, 2))
-    found = fit(
-        seen,
-        held,
+    train, held_out = accumulated(*rows(400, 1)), accumulated(*rows(200, 2))
+    found = solve_layer(
+        train,
+        held_out,
         W,
         rounded(W),
-        lambda w: Grid(w.abs().amax().expand(1, 6) / 4, torch.full((1, 6), 4.0), 0, 7),
-        centred=True,
-        single=True,
+        lambda w: GroupedQParams(w.abs().amax().expand(1, 6) / 4, torch.full((1, 6), 4.0), 0, 7),
+        with_bias=True,
+        one_scale=True,
     )
     assert found is not None
     assert len(found.scale.unique()) == 1
@@ -80,8 +85,8 @@ def test_one_scale_for_all() -> None:
 def test_what_does_not_help_elsewhere_is_not_taken() -> None:
     """Targets of the rows to fit to have nothing to do with those to judge by."""
     x, t = rows(30, 1)
-    seen = moments(x, torch.randn(t.shape, generator=torch.Generator().manual_seed(5)) * 30)
-    assert run(seen, moments(*rows(200, 2))) is None
+    train = accumulated(x, torch.randn(t.shape, generator=torch.Generator().manual_seed(5)) * 30)
+    assert run(train, accumulated(*rows(200, 2))) is None
 
 
 def test_dead_and_constant_inputs_and_fewer_rows_than_inputs() -> None:
@@ -93,17 +98,17 @@ def test_dead_and_constant_inputs_and_fewer_rows_than_inputs() -> None:
         if change == "constant":
             x[:], other[:] = 0.5, 0.5
         t, wanted = (torch.einsum("ngi,goi->ngo", v, W) + 1 for v in (x, other))
-        found = run(moments(x, t), moments(other, wanted))
+        found = run(accumulated(x, t), accumulated(other, wanted))
         if found is not None:
             assert bool(torch.isfinite(found.scale).all())
-            assert bool(torch.isfinite(found.integers).all())
+            assert bool(torch.isfinite(found.signed).all())
             assert found.gain > 1
 
 
 def test_what_is_not_finite_leaves_the_layer_as_it_is() -> None:
-    (x, t), held = rows(400, 1), moments(*rows(200, 2))
+    (x, t), held_out = rows(400, 1), accumulated(*rows(200, 2))
     x[3, 0, 2] = torch.inf
-    assert run(moments(x, t), held) is None
+    assert run(accumulated(x, t), held_out) is None
 
 
 def test_inputs_far_from_zero_that_hardly_differ_are_no_fault() -> None:
@@ -111,5 +116,5 @@ def test_inputs_far_from_zero_that_hardly_differ_are_no_fault() -> None:
     (x, _), (y, _) = rows(400, 1, 1e-2), rows(200, 2, 1e-2)
     x, y = x + 1e4, y + 1e4
     targets = [torch.einsum("ngi,goi->ngo", rows.double(), W.double()).float() for rows in (x, y)]
-    found = run(moments(x, targets[0]), moments(y, targets[1]))
+    found = run(accumulated(x, targets[0]), accumulated(y, targets[1]))
     assert found is None or bool(torch.isfinite(found.scale).all())

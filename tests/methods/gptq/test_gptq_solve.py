@@ -1,4 +1,4 @@
-"""Least squares, error feedback, descent and scales against references in float64."""
+"""Least squares, error gptq_round, descent and scales against references in float64."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subbyte.methods.gptq.solve import (
-    Grid,
+    GroupedQParams,
     cholesky,
+    coordinate_descent,
     damped_solution,
-    descend,
-    feedback,
+    gptq_round,
     losses,
-    refitted,
+    refit_scales,
 )
 
 
 def problem(
     seed: int, groups: int = 2, inputs: int = 40, outputs: int = 3
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Grid]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GroupedQParams]:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(groups, 3 * inputs, inputs, generator=g)
     x = x + 0.5 * x.roll(1, 2)  # inputs that go together, so that errors can be passed on
     h = x.transpose(1, 2) @ x / (3 * inputs)
     w = torch.randn(groups, inputs, outputs, generator=g)
     shape = (groups, outputs)
-    return h, h @ w, w, Grid(torch.full(shape, 0.8), torch.full(shape, 4.0), 0, 7)
+    return h, h @ w, w, GroupedQParams(torch.full(shape, 0.8), torch.full(shape, 4.0), 0, 7)
 
 
 def test_damping_pulls_to_the_weights_there_were() -> None:
@@ -41,61 +41,61 @@ def test_damping_pulls_to_the_weights_there_were() -> None:
 
 def test_errors_are_passed_on_as_in_optimal_brain_quantization() -> None:
     """Reference: after each input, all others move by the inverse of H of those that are left."""
-    h, _, w, grid = problem(1)
-    found = feedback(w.clone(), h, grid)
+    h, _, w, qparams = problem(1)
+    found = gptq_round(w.clone(), h, qparams)
     for group in range(2):
         left, rest = w[group].double().clone(), list(range(40))
         expected = torch.zeros(40, 3).double()
         for j in h[group].diagonal().argsort(descending=True).tolist():
             inverse = torch.linalg.inv(h[group].double()[rest][:, rest])
             i = rest.index(j)
-            level = (left[j] / 0.8).round().clamp(-4, 3)
-            error = (left[j] - level * 0.8) / inverse[i, i]
+            rounded = (left[j] / 0.8).round().clamp(-4, 3)
+            error = (left[j] - rounded * 0.8) / inverse[i, i]
             left[rest] -= inverse[:, i, None] * error
-            expected[j] = level
+            expected[j] = rounded
             rest.remove(j)
         assert torch.equal(found[group].double(), expected)
 
 
-def test_without_correlation_feedback_is_rounding_to_nearest() -> None:
-    _, _, w, grid = problem(2)
+def test_without_correlation_gptq_is_rounding_to_nearest() -> None:
+    _, _, w, qparams = problem(2)
     h = torch.eye(40).expand(2, 40, 40) * 3
-    assert torch.equal(feedback(w.clone(), h, grid), (w / 0.8).round().clamp(-4, 3))
+    assert torch.equal(gptq_round(w.clone(), h, qparams), (w / 0.8).round().clamp(-4, 3))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
 def test_descent_only_lowers_the_loss_and_ends_where_no_integer_is_better(seed: int) -> None:
-    h, c, w, grid = problem(seed, groups=1, inputs=35, outputs=2)
+    h, c, w, qparams = problem(seed, groups=1, inputs=35, outputs=2)
     start = (w / 0.8).round().clamp(-4, 3)
-    once = descend(start, h, c, grid)
-    before, after = (losses(u, grid.scale, h, c) for u in (start, once))
+    once = coordinate_descent(start, h, c, qparams)
+    before, after = (losses(u, qparams.scale, h, c) for u in (start, once))
     assert bool((after <= before + 1e-3).all())
-    end = descend(once, h, c, grid, sweeps=20)
-    least = losses(end, grid.scale, h, c)
+    end = coordinate_descent(once, h, c, qparams, sweeps=20)
+    least = losses(end, qparams.scale, h, c)
     for change in (-1.0, 1.0):
         for i in range(35):
             other = end.clone()
             other[:, i] = (other[:, i] + change).clamp(-4, 3)
-            assert bool((losses(other, grid.scale, h, c) >= least - 1e-3).all())
+            assert bool((losses(other, qparams.scale, h, c) >= least - 1e-3).all())
 
 
 def test_scales_are_least_squares_where_they_stay_near() -> None:
-    h, c, w, grid = problem(3)
+    h, c, w, qparams = problem(3)
     u = (w / 0.8).round().clamp(-4, 3)
-    found = refitted(u, h, c, grid, single=False)
+    found = refit_scales(u, h, c, qparams, one_scale=False)
     at = losses(u, found, h, c)
     for factor in (0.99, 1.01):
         assert bool((losses(u, found * factor, h, c) > at).all())
-    single = refitted(u, h, c, grid, single=True)
-    assert len(single.unique()) == 1
-    assert float(losses(u, single, h, c).sum()) < float(losses(u, grid.scale, h, c).sum())
+    same = refit_scales(u, h, c, qparams, one_scale=True)
+    assert len(same.unique()) == 1
+    assert float(losses(u, same, h, c).sum()) < float(losses(u, qparams.scale, h, c).sum())
 
 
 def test_scales_of_nothing_stay() -> None:
-    h, c, w, grid = problem(4)
-    found = refitted(torch.zeros_like(w), h, c, grid, single=False)
-    assert torch.equal(found, grid.scale)
+    h, c, w, qparams = problem(4)
+    found = refit_scales(torch.zeros_like(w), h, c, qparams, one_scale=False)
+    assert torch.equal(found, qparams.scale)
 
 
 def test_what_rounding_left_indefinite_is_factored_with_a_little_more() -> None:

@@ -16,7 +16,7 @@ from onnx.reference.op_run import OpRun
 
 from subbyte.targets.onnx.graph import Rewrite
 
-GRID = 'subbyte.QuantizeDequantize <scale = {}, zero_point = {}, low = {}, high = {}, runtime = "">'
+QDQ = 'subbyte.QuantizeDequantize <scale = {}, zero_point = {}, low = {}, high = {}, only_for = "">'
 
 
 class QuantizeDequantize(OpRun):
@@ -37,9 +37,9 @@ class Linear(OpRun):
         return (y if bias is None else y + bias,)
 
 
-def grid(scale: float, zero_point: int, low: int = 0, high: int = 255) -> str:
+def qdq(scale: float, zero_point: int, low: int = 0, high: int = 255) -> str:
     """Our own operator with these settings, as text."""
-    return GRID.format(f"{scale:.6f}", zero_point, low, high)
+    return QDQ.format(f"{scale:.6f}", zero_point, low, high)
 
 
 def model(text: str, **constants: Any) -> ir.Model:

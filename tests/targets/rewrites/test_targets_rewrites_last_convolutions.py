@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rewrites_helpers import grid, kinds, model, rewritten
+from rewrites_helpers import kinds, model, qdq, rewritten
 
 from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
 
 TEXT = """(float[N, 4, 9, 8] x) => (float y) {{
-    a = {grid}(x)
+    a = {qdq}(x)
     w = DequantizeLinear <axis = 0> (w_integers, w_scale)
     b = DequantizeLinear <axis = 0> (b_integers, b_scale)
     {nodes}
@@ -36,14 +36,14 @@ def constants(sides: tuple[int, int] = (3, 3), inputs: int = 4) -> dict[str, np.
 @pytest.mark.parametrize("bias", ["", ", b"])
 def test_it_is_the_product_of_its_patches(sides: tuple[int, int], settings: str, bias: str) -> None:
     nodes = f"y = Conv <{settings}> (a, w{bias})"
-    text = TEXT.format(grid=grid(0.05, 100), nodes=nodes)
+    text = TEXT.format(qdq=qdq(0.05, 100), nodes=nodes)
     after = rewritten(model(text, **constants(sides)), write_last_convolutions, tolerance=1e-5)
     assert (kinds(after)["Conv"], kinds(after)["Linear"]) == (0, 1)
 
 
 def test_two_that_share_a_weight_share_its_matrix() -> None:
     nodes = "c = Conv(a, w, b) d = Conv(a, w) y = Add(c, d)"
-    before = model(TEXT.format(grid=grid(0.05, 100), nodes=nodes), **constants())
+    before = model(TEXT.format(qdq=qdq(0.05, 100), nodes=nodes), **constants())
     after = rewritten(before, write_last_convolutions, tolerance=1e-5)
     assert kinds(after)["Linear"] == 2
     assert sum(str(name).startswith("w_matrix") for name in after.graph.initializers) == 1
@@ -52,12 +52,12 @@ def test_two_that_share_a_weight_share_its_matrix() -> None:
 @pytest.mark.parametrize(
     ("nodes", "inputs"),
     [
-        (f"c = Conv(a, w, b) y = {grid(0.1, 0)}(c)", 4),  # whose result is on a grid
+        (f"c = Conv(a, w, b) y = {qdq(0.1, 0)}(c)", 4),  # whose result is on a qdq
         ("y = Conv(x, w, b)", 4),  # which reads floats
         ("y = Conv <group = 2> (a, w, b)", 2),
     ],
 )
 def test_others_stay(nodes: str, inputs: int) -> None:
-    text = TEXT.format(grid=grid(0.05, 100), nodes=nodes)
+    text = TEXT.format(qdq=qdq(0.05, 100), nodes=nodes)
     before = model(text, **constants(inputs=inputs))
     assert kinds(rewritten(before, write_last_convolutions))["Conv"] == 1

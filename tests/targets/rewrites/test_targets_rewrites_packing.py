@@ -1,4 +1,4 @@
-"""Weights two to a byte: the same levels, and only where they fit."""
+"""Weights two to a byte: the same integers, and only where they fit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from subbyte.targets.onnx.rewrites.packing import pack
 SCALES = np.array([0.5, 0.25, 2.0], np.float32)
 
 
-def dequantized(levels: np.ndarray, axis: int, kind: type = np.int8) -> onnx.ModelProto:
-    """A model that gives these levels times their channels' scales."""
+def dequantized(integers: np.ndarray, axis: int, kind: type = np.int8) -> onnx.ModelProto:
+    """A model that gives these integers times their channels' scales."""
     node = helper.make_node("DequantizeLinear", ["q", "s"], ["y"], axis=axis)
     constants = [
         numpy_helper.from_array(value, name)
-        for name, value in {"q": levels.astype(kind), "s": SCALES}.items()
+        for name, value in {"q": integers.astype(kind), "s": SCALES}.items()
     ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["height", "width"])
     graph = helper.make_graph([node], "g", [], [output], constants)
@@ -38,21 +38,21 @@ def packed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("levels", "stored", "shift"),
+    ("integers", "stored", "shift"),
     [
         # Each fits as it is: nothing is added.
         ([[-8, 7], [0, 3], [-1, 5]], [[-8, 7], [0, 3], [-1, 5]], None),
         # 0 … 15 is moved by 8, −15 … 0 by −7; the last channel is left where it is.
         ([[0, 15], [-15, 0], [-1, 5]], [[-8, 7], [-8, 7], [-1, 5]], [[8], [-7], [0]]),
-        # One level alone, as far away as can be.
+        # One integer alone, as far away as can be.
         ([[127, 127], [-128, -128], [0, 0]], [[7, 7], [-8, -8], [0, 0]], [[120], [-120], [0]]),
     ],
 )
-def test_levels_worked_by_hand(
-    levels: list[list[int]], stored: list[list[int]], shift: list[list[int]] | None
+def test_integers_worked_by_hand(
+    integers: list[list[int]], stored: list[list[int]], shift: list[list[int]] | None
 ) -> None:
     for axis in (0, 1):
-        given = np.array(levels) if axis == 0 else np.array(levels).T
+        given = np.array(integers) if axis == 0 else np.array(integers).T
         model = dequantized(given, axis)
         (expected,) = ReferenceEvaluator(model).run(None, {})
         model = packed(model)

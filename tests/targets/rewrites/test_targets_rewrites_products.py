@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from rewrites_helpers import grid, kinds, model, rewritten
+from rewrites_helpers import kinds, model, qdq, rewritten
 
 from subbyte.targets.onnx.graph import Rewrite
 from subbyte.targets.onnx.rewrites.products import (
@@ -26,7 +26,7 @@ TEXT = """(float[N, 5, 8] x, float[N, 5, 8] z) => (float[N, 2, 5, 5] y) {{
 @pytest.mark.parametrize(("high", "zero_point"), [(255, 128), (15, 8), (15, 3)])
 def test_both_factors_are_written_as_integers(rewrite: Rewrite, high: int, zero_point: int) -> None:
     scale = 2.0 / high
-    left, right = grid(scale, zero_point, 0, high), grid(2 * scale, zero_point, 0, high)
+    left, right = qdq(scale, zero_point, 0, high), qdq(2 * scale, zero_point, 0, high)
     after = rewritten(model(TEXT.format(left=left, right=right)), rewrite, tolerance=1e-5)
     found = kinds(after)
     assert found["QuantizeLinear"] == found["DequantizeLinear"] == 2
@@ -34,7 +34,7 @@ def test_both_factors_are_written_as_integers(rewrite: Rewrite, high: int, zero_
 
 
 def test_moves_are_of_integers_in_onnxruntime_and_rows_exchanged_last_in_openvino() -> None:
-    before = model(TEXT.format(left=grid(0.01, 128), right=grid(0.02, 128)))
+    before = model(TEXT.format(left=qdq(0.01, 128), right=qdq(0.02, 128)))
     orders = {}
     for rewrite in REWRITES:
         after, kind = rewritten(before, rewrite, tolerance=1e-5), []
@@ -56,7 +56,7 @@ def test_moves_are_of_integers_in_onnxruntime_and_rows_exchanged_last_in_openvin
 
 @pytest.mark.parametrize("rewrite", REWRITES)
 def test_a_factor_without_negative_integers_stays(rewrite: Rewrite) -> None:
-    left, right = grid(1 / 255, 0), grid(0.02, 128)
+    left, right = qdq(1 / 255, 0), qdq(0.02, 128)
     after = rewritten(model(TEXT.format(left=left, right=right)), rewrite, tolerance=1e-5)
     assert kinds(after)["QuantizeDequantize"] == 1
 
@@ -64,12 +64,10 @@ def test_a_factor_without_negative_integers_stays(rewrite: Rewrite) -> None:
 @pytest.mark.parametrize("rewrite", REWRITES)
 def test_a_factor_that_something_else_reads_stays(rewrite: Rewrite) -> None:
     text = TEXT.replace("y = MatMul(q, k)", "p = MatMul(q, k) s = ReduceSum(q) y = Add(p, s)")
-    before = model(text.format(left=grid(0.01, 128), right=grid(0.02, 128)))
+    before = model(text.format(left=qdq(0.01, 128), right=qdq(0.02, 128)))
     assert kinds(rewritten(before, rewrite, tolerance=1e-5))["QuantizeDequantize"] == 1
 
 
 def test_a_square_stays() -> None:
-    text = (
-        f"(float[N, 4, 4] x) => (float[N, 4, 4] y) {{ a = {grid(0.1, 128)}(x) y = MatMul(a, a) }}"
-    )
+    text = f"(float[N, 4, 4] x) => (float[N, 4, 4] y) {{ a = {qdq(0.1, 128)}(x) y = MatMul(a, a) }}"
     assert kinds(rewritten(model(text), write_products))["QuantizeDequantize"] == 1

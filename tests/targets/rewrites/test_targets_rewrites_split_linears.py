@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rewrites_helpers import grid, kinds, model, rewritten
+from rewrites_helpers import kinds, model, qdq, rewritten
 
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 
 BEFORE = f"""(float[N, 5, 6] x) => (float q, float k, float v) {{
-    a = {grid(0.05, 128)}(x)
+    a = {qdq(0.05, 128)}(x)
     w = DequantizeLinear <axis = 1> (w_integers, w_scale)
     b = DequantizeLinear <axis = 0> (b_integers, b_scale)
     whole = subbyte.Linear(a, w, b)
 """
-AFTER = f"q = {grid(0.02, 128)}(q_) k = {grid(0.03, 120)}(k_) v = {grid(0.04, 130)}(v_) }}"
+AFTER = f"q = {qdq(0.02, 128)}(q_) k = {qdq(0.03, 120)}(k_) v = {qdq(0.04, 130)}(v_) }}"
 TO_5D = "r = Reshape <allowzero = 1> (whole, five) "
 WAYS = {
     "permuted, gathered": TO_5D
@@ -79,12 +79,12 @@ def test_one_scale_for_all_channels_is_shared() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (f"q = {grid(0.02, 128)}(q_)", "q = Identity(q_)"),  # a part that stays in float
-        (f"a = {grid(0.05, 128)}(x)", "a = Identity(x)"),  # a layer that reads floats
-        ("whole = subbyte", f"o = {grid(0.1, 0)}(x) whole = subbyte"),  # nothing: the control
+        (f"q = {qdq(0.02, 128)}(q_)", "q = Identity(q_)"),  # a part that stays in float
+        (f"a = {qdq(0.05, 128)}(x)", "a = Identity(x)"),  # a layer that reads floats
+        ("whole = subbyte", f"o = {qdq(0.1, 0)}(x) whole = subbyte"),  # nothing: the control
     ],
 )
-def test_a_layer_stays_whole_unless_all_its_parts_are_on_grids(old: str, new: str) -> None:
+def test_a_layer_stays_whole_unless_all_its_parts_are_quantized(old: str, new: str) -> None:
     text = (BEFORE + WAYS["permuted, gathered"] + AFTER).replace(old, new)
     after = rewritten(model(text, **constants()), split_linears)
     assert kinds(after)["Linear"] == (3 if "whole" in old else 1)

@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 import pytest
-from rewrites_helpers import grid, kinds, model, normal, rewritten
+from rewrites_helpers import kinds, model, normal, qdq, rewritten
 
-from subbyte.targets.onnx.grids import Style, grid_nodes, settings
+from subbyte.targets.onnx.qdq import Style, qdq_nodes, settings
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.styles import stop_fusions, style_for_openvino
 
 HEAD = "(float[N, 3, 5, 5] x) => (float[N, 3, 5, 5] y) "
-ADDED = f"{HEAD} {{ a = Conv(x, w) b = {grid(0.1, 100)}(a) y = Add(x, b) }}"
+ADDED = f"{HEAD} {{ a = Conv(x, w) b = {qdq(0.1, 100)}(a) y = Add(x, b) }}"
 WEIGHT = normal(3, 3, 1, 1)
 
 
 def styles(text: str, rewrite: object) -> list[str]:
-    """How the grids of a graph are written after a rewrite that changes no value."""
+    """How the Q/DQ of a graph are written after a rewrite that changes no value."""
     before = model(text, w=WEIGHT)
     rewritten(before, rewrite, write_own_operators)  # type: ignore[arg-type]
     after = rewritten(before, rewrite)  # type: ignore[arg-type]
-    return [settings(node).style for node in grid_nodes(after)]
+    return [settings(node).style for node in qdq_nodes(after)]
 
 
 def test_a_convolution_in_front_of_an_addition_has_a_barrier() -> None:
@@ -41,12 +41,12 @@ def test_a_second_reader_is_a_barrier_for_openvino() -> None:
     [(7, [Style.SHIFT, Style.FLOATS]), (0, [Style.FLOATS])],
 )
 def test_openvino_clips_in_floats_and_shifts_behind(zero_point: int, expected: list[str]) -> None:
-    text = f"{HEAD} {{ a = {grid(0.2, zero_point, 0, 15)}(x) b = Mul(a, a) y = Add(b, a) }}"
+    text = f"{HEAD} {{ a = {qdq(0.2, zero_point, 0, 15)}(x) b = Mul(a, a) y = Add(b, a) }}"
     assert styles(text, style_for_openvino) == expected
 
 
-def test_a_grid_that_products_alone_read_is_written_once() -> None:
-    text = f"{HEAD} {{ a = {grid(0.2, 7)}(x) y = Mul(a, x) }}"
+def test_what_products_alone_read_is_written_once() -> None:
+    text = f"{HEAD} {{ a = {qdq(0.2, 7)}(x) y = Mul(a, x) }}"
     assert styles(text, style_for_openvino) == [Style.SHIFT]
 
 

@@ -224,7 +224,8 @@ def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Ite
 def _losses(student: Simulation, data: TrainingData) -> torch.Tensor:
     """The loss of each of the images held out."""
     losses = [torch.zeros(0)]
-    for chosen in torch.split(data.held_out, IMAGES_JUDGED_AT_ONCE):
+    for first in range(0, len(data.held_out), IMAGES_JUDGED_AT_ONCE):
+        chosen = data.held_out[first : first + IMAGES_JUDGED_AT_ONCE]
         args = data.images(chosen)
         outputs, targets = student.raw(*args), student.float_model.raw(*args)
         losses.append(divergences(outputs, targets).cpu())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 DOMAIN = "subbyte"
-GRID, LINEAR = "QuantizeDequantize", "Linear"
-EVERY = ""  # `only_for` of a grid that is there for all
+QDQ, LINEAR = "QuantizeDequantize", "Linear"
+EVERY = ""  # `only_for` of a Q/DQ that is there for all
 
 
 def joined(targets: tuple[str, ...]) -> str:
@@ -13,5 +13,5 @@ def joined(targets: tuple[str, ...]) -> str:
 
 
 def stands_for(only_for: str, target: str) -> bool:
-    """Whether a grid is there for a target."""
+    """Whether a Q/DQ is there for a target."""
     return only_for == EVERY or target in only_for.split(",")

@@ -9,7 +9,6 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch.utils import _pytree as pytree
 
 from subbyte.graph.float_model import Regional
 from subbyte.numerics.qparams import QuantParams
@@ -25,7 +24,6 @@ __all__ = [
     "export",
     "export_float",
     "output_names",
-    "own_files",
     "quiet",
     "read_metadata",
     "write_files",
@@ -132,20 +130,6 @@ def export_float(
     """Write the model before quantization: the same graph, all of it in float32."""
     program = program_of(_in_float(simulation), example, postprocess)
     _save(program.form(base.rewrites(None)), program.raw, path, raw, simulation.metadata)
-
-
-def own_files(simulation: Simulation, targets: Iterable[str]) -> list[str]:
-    """Those of `targets` whose file has other nodes or constants than the one for all."""
-    device = next((value.device for value in simulation.parameters()), "cpu")
-    example = pytree.tree_map(
-        lambda x: (
-            torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x
-        ),
-        simulation.example,
-    )
-    program = program_of(simulation, example, postprocess=False)
-    common = program.form(base.rewrites(None))
-    return [target for target in targets if _own_form(program, target, common) is not None]
 
 
 def arguments(

@@ -58,7 +58,7 @@ def _read(path: Path) -> onnx.ModelProto:
     except FileNotFoundError:
         raise SubbyteError(f"there is no file {path}: name an ONNX file") from None
     except Exception as error:
-        raise SubbyteError(f"{path} is no ONNX file that can be read: {error}") from error
+        raise SubbyteError(f"{path} is not an ONNX file that can be read: {error}") from error
     if not model.ir_version:
-        raise SubbyteError(f"{path} is no ONNX file that can be read: it holds nothing")
+        raise SubbyteError(f"{path} is not an ONNX file that can be read: it holds nothing")
     return model

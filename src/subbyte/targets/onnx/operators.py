@@ -16,7 +16,7 @@ from onnxscript import opset21 as op
 from onnxscript import values
 
 from subbyte.numerics.qspec import along
-from subbyte.targets.onnx.domain import DOMAIN, GRID, LINEAR
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR, QDQ
 
 ONE_SCALE = -1  # `axis` of integers with one scale for the whole tensor
 
@@ -83,8 +83,8 @@ def _own(name: str, inputs: list[str], optional: list[str], **attributes: str) -
     return values.Op(values.Opset(DOMAIN, 1), name, schema)
 
 
-_GRID = _own(
-    GRID, ["x"], [], scale="FLOAT", zero_point="INT", low="INT", high="INT", only_for="STRING"
+_QDQ = _own(
+    QDQ, ["x"], [], scale="FLOAT", zero_point="INT", low="INT", high="INT", only_for="STRING"
 )
 _LINEAR = _own(LINEAR, ["x", "weight"], ["bias"])
 
@@ -92,7 +92,7 @@ _LINEAR = _own(LINEAR, ["x", "weight"], ["bias"])
 def _onnx_quantize_dequantize(
     x: Any, scale: float, zero_point: int, low: int, high: int, only_for: str
 ) -> Any:
-    return _GRID(x, scale=scale, zero_point=zero_point, low=low, high=high, only_for=only_for)
+    return _QDQ(x, scale=scale, zero_point=zero_point, low=low, high=high, only_for=only_for)
 
 
 def _onnx_dequantize(q: Any, scale: Any, zero_point: Any = None, axis: int = 0) -> Any:

@@ -16,7 +16,7 @@ def ask_first(model: ir.Model) -> None:
     OpenVINO's reader asks each convolution with a bias for the rank of its result in front of the
     bias. Whatever else in the graph needs the batch's size is then made to take it from the first
     tensor that was asked for its shape (2026.4, OptimizeSymbolsUsedAsValues), so that the first
-    convolution's result has another reader, its bias stays apart, and where a grid follows, the
+    convolution's result has another reader, its bias stays apart, and where a Q/DQ follows, the
     bias of channel 0 is added to all channels. An input that is expanded to its own shape, which
     changes nothing, is asked before it.
     """

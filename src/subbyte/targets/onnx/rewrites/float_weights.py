@@ -1,4 +1,4 @@
-"""Float weights behind an activation on a grid, which ONNX Runtime must not quantize."""
+"""Float weights behind a quantized activation, which ONNX Runtime must not quantize."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from subbyte.targets.onnx.graph import (
     replace,
     shape_of,
 )
-from subbyte.targets.onnx.grids import grid_of
+from subbyte.targets.onnx.qdq import qdq_of
 
 
 def keep_float_weights(model: ir.Model) -> None:
-    """Keep ONNX Runtime from quantizing a float weight behind an activation on a grid.
+    """Keep ONNX Runtime from quantizing a float weight behind a quantized activation.
 
     Its WeightBiasQuantization does so to Conv and Gemm, but not if the bias is computed, as a
     dequantized one is: int32 holds all the digits that float32 has. Linear layers become a MatMul
     and a Sum, which are not fused to a Gemm.
     """
     for node in list(model.graph):
-        if node.domain or not node.inputs or grid_of(node.inputs[0]) is None:
+        if node.domain or not node.inputs or qdq_of(node.inputs[0]) is None:
             continue
         if node.op_type == "Conv" and array(node.inputs[1]) is not None:
             _keep_of_convolution(model.graph, node)

@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import array, attribute, constant, prune, put, readers, replace
-from subbyte.targets.onnx.grids import Grid, grid_of, is_grid
+from subbyte.targets.onnx.qdq import Qdq, is_qdq, qdq_of
 
 UINT8 = ir.DataType.UINT8
 
 
 def write_last_convolutions(model: ir.Model) -> None:
-    """Rewrite each 2-d convolution on integers whose result is on no grid.
+    """Rewrite each quantized 2-d convolution whose result stays in float.
 
     No value changes. ONNX Runtime has no integer kernel for a convolution with a float result that
     is faster than the float one, but has one for a matrix product: a convolution is that of the
@@ -26,17 +26,17 @@ def write_last_convolutions(model: ir.Model) -> None:
         if node.op_type != "Conv" or node.domain or attribute(node, "group", 1) != 1:
             continue
         data, weight = node.inputs[:2]
-        grid = grid_of(data)
-        if grid is None or weight is None or attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        qdq = qdq_of(data)
+        if qdq is None or weight is None or attribute(node, "auto_pad", "NOTSET") != "NOTSET":
             continue
-        if any(is_grid(reader) for reader in readers(node.outputs[0])):
+        if any(is_qdq(reader) for reader in readers(node.outputs[0])):
             continue
         if weight not in weights:
             matrix = _as_matrix(model.graph, node, weight)
             if matrix is None:
                 continue
             weights[weight] = matrix
-        _write(model.graph, node, grid, weights[weight])
+        _write(model.graph, node, qdq, weights[weight])
     prune(model)
 
 
@@ -55,13 +55,13 @@ def _as_matrix(graph: ir.Graph, before: ir.Node, weight: ir.Value) -> ir.Value |
     return put(before, "DequantizeLinear", [q, *node.inputs[1:]], attributes, shape=matrix.shape)
 
 
-def _write(graph: ir.Graph, node: ir.Node, grid: Grid, matrix: ir.Value) -> None:
-    patches = _patches(graph, node, grid)
+def _write(graph: ir.Graph, node: ir.Node, qdq: Qdq, matrix: ir.Value) -> None:
+    patches = _patches(graph, node, qdq)
     product = put(node, LINEAR, [patches, matrix, *node.inputs[2:]], domain=DOMAIN)
     replace(node.outputs[0], put(node, "Transpose", [product], {"perm": [0, 3, 1, 2]}))
 
 
-def _patches(graph: ir.Graph, node: ir.Node, grid: Grid) -> ir.Value:
+def _patches(graph: ir.Graph, node: ir.Node, qdq: Qdq) -> ir.Value:
     """All patches that a convolution reads: [N, height, width, values], moved as integers."""
     data, weight, name = node.inputs[0], node.inputs[1], node.outputs[0].name
     assert weight is not None
@@ -69,8 +69,8 @@ def _patches(graph: ir.Graph, node: ir.Node, grid: Grid) -> ir.Value:
     sides = [int(n) for n in weight.shape.dims[2:]]  # type: ignore[arg-type]
     dilation, stride = (attribute(node, key, [1, 1]) for key in ("dilations", "strides"))
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
-    factor = constant(graph, f"{name}_input_scale", grid.scale, np.float32)
-    zero = constant(graph, f"{name}_input_zero_point", grid.zero_point, np.uint8)
+    factor = constant(graph, f"{name}_input_scale", qdq.scale, np.float32)
+    zero = constant(graph, f"{name}_input_zero_point", qdq.zero_point, np.uint8)
     q = put(node, "QuantizeLinear", [data, factor, zero], dtype=UINT8)
     q = put(node, "Transpose", [q], {"perm": [0, 2, 3, 1]}, dtype=UINT8)
     if any((top, left, bottom, right)):

@@ -1,4 +1,4 @@
-"""A ReLU or clip in front of a grid, as limits of the grid."""
+"""A ReLU or clip in front of a quantization, as limits of its integers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from subbyte.targets.onnx.graph import array, constant, number, prune
-from subbyte.targets.onnx.grids import grid_nodes, nearest, set_grid, settings
+from subbyte.targets.onnx.qdq import nearest, qdq_nodes, set_qdq, settings
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,19 @@ class _Limits:
 
 
 def merge_limits(model: ir.Model) -> None:
-    """Let each grid read past a ReLU, ReLU6 or other clip, which it does itself.
+    """Let each Q/DQ node read past a ReLU, ReLU6 or other clip, which it does itself.
 
     Rounding keeps order, so that clipping integers is clipping values and rounding them. Where
     channels have limits of their own, as those of equalized layers, a Min of integers is left: a
     Min on the floats would cost ONNX Runtime its integer convolution.
     """
-    for node in grid_nodes(model):
+    for node in qdq_nodes(model):
         found = _limits(node.inputs[0])
         if found is None:
             continue
-        grid = settings(node)
-        tops = np.vectorize(lambda value, grid=grid: nearest(value, grid))(found.highest)
-        set_grid(node, replace(grid, low=nearest(found.lowest, grid), high=int(tops.max())))
+        qdq = settings(node)
+        tops = np.vectorize(lambda value, qdq=qdq: nearest(value, qdq))(found.highest)
+        set_qdq(node, replace(qdq, low=nearest(found.lowest, qdq), high=int(tops.max())))
         node.replace_input_with(0, found.source)
         if tops.min() != tops.max():
             _limit_channels(model.graph, node, tops)

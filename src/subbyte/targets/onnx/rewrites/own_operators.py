@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import constant, prune, put, replace
-from subbyte.targets.onnx.grids import Grid, Style, is_grid, settings
+from subbyte.targets.onnx.qdq import Qdq, Style, is_qdq, settings
 
 UINT8 = ir.DataType.UINT8
 
@@ -15,50 +15,50 @@ UINT8 = ir.DataType.UINT8
 def write_own_operators(model: ir.Model) -> None:
     """Write each operator of our own as nodes that any runtime knows."""
     for node in list(model.graph):
-        if is_grid(node):
-            _write_grid(model.graph, node)
+        if is_qdq(node):
+            _write_qdq(model.graph, node)
         elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
             _write_linear(node)
     prune(model)
     model.opset_imports.pop(DOMAIN, None)
 
 
-def _write_grid(graph: ir.Graph, node: ir.Node) -> None:
-    grid, x, name = settings(node), node.inputs[0], node.outputs[0].name
+def _write_qdq(graph: ir.Graph, node: ir.Node) -> None:
+    qdq, x, name = settings(node), node.inputs[0], node.outputs[0].name
     highest = node.inputs[1] if len(node.inputs) > 1 else None
-    factor = constant(graph, f"{name}_scale", grid.scale, np.float32)
-    zero = constant(graph, f"{name}_zero_point", grid.zero_point, np.uint8)
-    integers = grid.style in (Style.INTEGERS, Style.POOL)
-    if grid.style == Style.LEAKY:
+    factor = constant(graph, f"{name}_scale", qdq.scale, np.float32)
+    zero = constant(graph, f"{name}_zero_point", qdq.zero_point, np.uint8)
+    integers = qdq.style in (Style.INTEGERS, Style.POOL)
+    if qdq.style == Style.LEAKY:
         x = put(node, "LeakyRelu", [x], {"alpha": 1.0})
-    if grid.clips and not integers:
-        x = put(node, "Clip", [x, *_ends(graph, f"{name}", grid)])
+    if qdq.clips and not integers:
+        x = put(node, "Clip", [x, *_ends(graph, f"{name}", qdq)])
     q = put(node, "QuantizeLinear", [x, factor, zero], dtype=UINT8)
-    if grid.clips and integers:
+    if qdq.clips and integers:
         ends = [
             constant(graph, f"{name}_{side}", end, np.uint8)
-            for side, end in (("low", grid.low), ("high", grid.high))
+            for side, end in (("low", qdq.low), ("high", qdq.high))
         ]
         q = put(node, "Clip", [q, *ends], dtype=UINT8)
     if highest is not None:
         q = put(node, "Min", [q, highest], dtype=UINT8)
-    if grid.style == Style.POOL:
+    if qdq.style == Style.POOL:
         q = put(node, "MaxPool", [q], {"kernel_shape": [1, 1]}, dtype=UINT8)
-    if grid.style == Style.SHIFT:
+    if qdq.style == Style.SHIFT:
         none = constant(graph, f"{name}_no_zero_point", 0, np.uint8)
         y = put(node, "DequantizeLinear", [q, factor, none])
-        shift = constant(graph, f"{name}_shift", -grid.zero_point * grid.scale, np.float32)
+        shift = constant(graph, f"{name}_shift", -qdq.zero_point * qdq.scale, np.float32)
         y = put(node, "Add", [y, shift])
     else:
         y = put(node, "DequantizeLinear", [q, factor, zero])
     replace(node.outputs[0], y)
 
 
-def _ends(graph: ir.Graph, name: str, grid: Grid) -> list[ir.Value]:
+def _ends(graph: ir.Graph, name: str, qdq: Qdq) -> list[ir.Value]:
     """The values of the lowest and the highest integer."""
-    ends = (("low", grid.low), ("high", grid.high))
+    ends = (("low", qdq.low), ("high", qdq.high))
     return [
-        constant(graph, f"{name}_{side}", (end - grid.zero_point) * grid.scale, np.float32)
+        constant(graph, f"{name}_{side}", (end - qdq.zero_point) * qdq.scale, np.float32)
         for side, end in ends
     ]
 

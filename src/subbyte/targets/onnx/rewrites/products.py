@@ -16,8 +16,8 @@ from subbyte.targets.onnx.graph import (
     prune,
     put,
 )
-from subbyte.targets.onnx.grids import is_grid, settings
 from subbyte.targets.onnx.layout import is_layout, permutation, shortest, step_of, take
+from subbyte.targets.onnx.qdq import is_qdq, settings
 
 
 class Kind(StrEnum):
@@ -38,10 +38,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class _Operand:
-    """One factor of a product: base → moves → grid → moves → product.
+    """One factor of a product: base → moves → Q/DQ → moves → product.
 
-    factor: of a multiplication in front of the grid. low, high: the grid's integers, less their
-    zero point. name: of what the grid gives.
+    factor: of a multiplication in front of the Q/DQ. low, high: its integers, less their zero
+    point. name: of what it gives.
     """
 
     base: ir.Value
@@ -116,17 +116,17 @@ def _operands(model: ir.Model) -> list[tuple[ir.Node, int, _Operand]]:
 def _operand(value: ir.Value) -> _Operand | None:
     """A factor, where nothing else reads what is on its way and int8 holds its integers."""
     moves: list[ir.Node] = []
-    grid, name, factor = None, "", 1.0
+    qdq, name, factor = None, "", 1.0
     while only_reader(value) is not None:
         node = value.producer()
         if node is None:
             break
-        by = _positive_factor(node) if grid is not None else None
+        by = _positive_factor(node) if qdq is not None else None
         source = node.inputs[0] if node.inputs else None
         if is_layout(node):
             moves.append(node)
-        elif is_grid(node) and grid is None:
-            grid, name = settings(node), str(value.name)
+        elif is_qdq(node) and qdq is None:
+            qdq, name = settings(node), str(value.name)
             if len(node.inputs) > 1:
                 return None
         elif by is not None:
@@ -136,12 +136,12 @@ def _operand(value: ir.Value) -> _Operand | None:
             break
         assert source is not None
         value = source
-    if grid is None:
+    if qdq is None:
         return None
-    low, high = grid.low - grid.zero_point, grid.high - grid.zero_point
+    low, high = qdq.low - qdq.zero_point, qdq.high - qdq.zero_point
     if low >= 0 or low < -128 or high > 127:
         return None  # a softmax, say, which is right as it is
-    return _Operand(value, tuple(reversed(moves)), grid.scale, factor, low, high, name)
+    return _Operand(value, tuple(reversed(moves)), qdq.scale, factor, low, high, name)
 
 
 def _positive_factor(node: ir.Node) -> tuple[ir.Value, float] | None:
@@ -168,7 +168,7 @@ def _moved(
 
 
 def _quantized(product: ir.Node, value: ir.Value, operand: _Operand, kind: Kind) -> ir.Value:
-    """The integers of a factor, clipped in floats where the grid has fewer than 256."""
+    """The integers of a factor, clipped in floats where there are fewer than 256."""
     graph, name = _graph(product), operand.name
     # A multiplication by a number is another scale before the rounding than behind it.
     scale = float(np.float32(operand.scale / operand.factor))

@@ -6,14 +6,14 @@ import onnx_ir as ir
 
 from subbyte.targets.onnx.domain import stands_for
 from subbyte.targets.onnx.graph import Rewrite, prune
-from subbyte.targets.onnx.grids import grid_nodes, settings
+from subbyte.targets.onnx.qdq import qdq_nodes, settings
 
 
 def only_for(runtime: str) -> Rewrite:
-    """Leave out the grids that are there for another runtime than this one."""
+    """Leave out the Q/DQ that are there for other runtimes than this one."""
 
     def rewrite(model: ir.Model) -> None:
-        for node in grid_nodes(model):
+        for node in qdq_nodes(model):
             if not stands_for(settings(node).only_for, runtime):
                 source = node.inputs[0]
                 assert source is not None

@@ -1,7 +1,7 @@
 """Linear layers of which each part goes its own way (queries, keys and values).
 
 They are written as one layer a part, so that nothing is copied to take the parts from each other,
-and each is put on its own grid right where it is computed.
+and each is quantized right where it is computed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from subbyte.targets.onnx.graph import (
     replace,
     shape_of,
 )
-from subbyte.targets.onnx.grids import is_grid
 from subbyte.targets.onnx.layout import (
     Step,
     constant_axes,
@@ -35,6 +34,7 @@ from subbyte.targets.onnx.layout import (
     step_of,
     take,
 )
+from subbyte.targets.onnx.qdq import is_qdq
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class _Part:
 
 
 def split_linears(model: ir.Model) -> None:
-    """Write each linear layer on integers as several, if all that is read of it are parts on grids.
+    """Write each quantized linear layer as several, if only quantized parts of it are read.
 
     The parts have the integers and scales that they have in the whole.
     """
     for node in list(model.graph):
-        if (node.domain, node.op_type) == (DOMAIN, LINEAR) and _reads_grid(node):
+        if (node.domain, node.op_type) == (DOMAIN, LINEAR) and _reads_quantized(node):
             _split(model.graph, node)
     prune(model)
 
@@ -76,17 +76,17 @@ def _split(graph: ir.Graph, linear: ir.Node) -> None:
         replace(part.value, new)
 
 
-def _reads_grid(linear: ir.Node) -> bool:
+def _reads_quantized(linear: ir.Node) -> bool:
     source = linear.inputs[0]
     made = None if source is None else source.producer()
     while made is not None and is_layout(made):
         source = made.inputs[0]
         made = None if source is None else source.producer()
-    return is_grid(made)
+    return is_qdq(made)
 
 
 def _parts(value: ir.Value) -> list[_Part]:
-    """All that is read of a value, if these are parts and each is put on a grid; else nothing."""
+    """All that is read of a value, if these are parts and each is quantized; else nothing."""
     shape = shape_of(value)
     if shape is None or value.is_graph_output():
         return []
@@ -96,7 +96,7 @@ def _parts(value: ir.Value) -> list[_Part]:
         if not found:
             return []
         parts += found
-    return parts if len(parts) > 1 and all(_meets_grid(part.value) for part in parts) else []
+    return parts if len(parts) > 1 and all(_is_quantized(part.value) for part in parts) else []
 
 
 def _taken(value: ir.Value, taker: ir.Node, shape: Sequence[int | str]) -> list[_Part]:
@@ -140,11 +140,11 @@ def _sliced(taker: ir.Node, shape: Sequence[int | str]) -> list[_Part]:
     return [_Part(taker.outputs[0], axis % len(shape), chosen)]
 
 
-def _meets_grid(value: ir.Value) -> bool:
-    """Whether a grid follows, with no more in between than moves and a product with a number."""
+def _is_quantized(value: ir.Value) -> bool:
+    """Whether a Q/DQ follows, with no more in between than moves and a product with a number."""
     reader = only_reader(value)
     while reader is not None:
-        if is_grid(reader):
+        if is_qdq(reader):
             return True
         by_number = reader.op_type == "Mul" and any(number(x) is not None for x in reader.inputs)
         if not by_number and not (is_layout(reader) and reader.inputs[0] is value):

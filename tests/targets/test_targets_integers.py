@@ -27,6 +27,7 @@ from torch import nn
 
 import subbyte
 from processor import FITTING
+from subbyte.numerics.qparams import TensorQParams, quantize_weight
 
 BITS = [(8, 8), (4, 4), (2, 2), (4, 8)]
 SYMMETRIC = {"symmetric_weights": True, "symmetric_activations": True}
@@ -51,7 +52,7 @@ def test_small_networks_are_the_simulation_to_the_last_integer(
     path = tmp_path / "model.onnx"
     fields = {"weights": weights, "activations": activations, "first_last": None, **more}
     quantized = deploy(seeded(SideBySide), images(), path, **fields)
-    # Three times what it was calibrated on as well, so that both ends of every grid are met.
+    # Three times what it was calibrated on as well, so that both ends of all ranges are met.
     batch = torch.cat([images(seed=2), 3 * images(seed=3)])
     for runtime in RUNTIMES:
         off = differences(runtime, path, quantized, batch)
@@ -67,9 +68,12 @@ def test_a_linear_layer_worked_by_hand(runtime: str, tmp_path: Path) -> None:
     fields = {"weights": 2, "activations": 2, "first_last": None, "per_channel": False}
     recipe = subbyte.Recipe(method="range", **fields)
     quantized = subbyte.quantize(model, [torch.rand(2, 2)], recipe)
-    for tensor, quantizer in quantized.quantizers():
-        quantizer.scale.fill_(0.5 if tensor.role == "activation" else 0.25)
-        quantizer.zero_point.fill_(1)
+    zero = torch.ones(1, dtype=torch.int32)
+    for tensor, _ in quantized.activations():
+        quantized.put(tensor.key, TensorQParams(torch.full((1,), 0.5), zero))
+    for tensor, _ in quantized.weights():
+        weight, scale = quantized.weight(tensor), torch.full((1,), 0.25)
+        quantized.put(tensor.key, quantize_weight(weight, scale, zero, tensor.spec))
     path = tmp_path / "model.onnx"
     subbyte.export(quantized, path, torch.rand(2, 2))
     # Levels less the zero point are −1 … 2. Weights: 1.2 → 1, −0.8 → −1, 3.8 → 2, 0.4 → 0.
@@ -81,33 +85,33 @@ def test_a_linear_layer_worked_by_hand(runtime: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (2, False)])
-def test_deployed_activations_hold_no_more_levels_than_their_grid(
+def test_deployed_activations_hold_no_more_integers_than_their_bits(
     bits: int, symmetric: bool, runtime: str, digits, tmp_path: Path
 ) -> None:
     quantized, path = digits(**_recipe(bits, symmetric))
-    grids = {
+    expected = {
         np.float32(row["scale"]): (row["bits"], row["zero_point"], row["symmetric"])
         for row in subbyte.layers(quantized)
         if row["role"] == "activation"
     }
-    exposed, scales = _with_grids_as_outputs(path, tmp_path / "exposed.onnx")
-    assert set(scales) == set(grids)
+    exposed, scales = _with_activations_as_outputs(path, tmp_path / "exposed.onnx")
+    assert set(scales) == set(expected)
     batch, _ = digit_images(40)
     outputs = RUNTIMES[runtime].load(exposed, 1).run(3 * batch.numpy())[1:]
     sizes = set()
     for scale, values in zip(scales, outputs, strict=True):
-        grid_bits, zero_point, signed = grids[scale]
-        low = -(2 ** (grid_bits - 1)) if signed else 0
-        levels = np.unique(np.round(values / scale)).astype(int)
-        assert levels.min() >= low - zero_point
-        assert levels.max() <= low + 2**grid_bits - 1 - zero_point
+        own_bits, zero_point, signed = expected[scale]
+        low = -(2 ** (own_bits - 1)) if signed else 0
+        integers = np.unique(np.round(values / scale)).astype(int)
+        assert integers.min() >= low - zero_point
+        assert integers.max() <= low + 2**own_bits - 1 - zero_point
         np.testing.assert_allclose(values, np.round(values / scale) * scale, rtol=1e-5)
-        sizes.add((grid_bits, len(levels) <= 2**grid_bits))
-    assert sizes == {(bits, True), (8, True)}  # the additions' grids are of 8 bits
+        sizes.add((own_bits, len(integers) <= 2**own_bits))
+    assert sizes == {(bits, True), (8, True)}  # those of the additions have 8 bits
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (2, False)])
-def test_deployed_weights_hold_no_more_levels_than_their_grid(
+def test_deployed_weights_hold_no_more_integers_than_their_bits(
     bits: int, symmetric: bool, digits
 ) -> None:
     _, path = digits(**_recipe(bits, symmetric))
@@ -135,7 +139,7 @@ def test_the_bundled_model_predicts_what_the_simulation_does(
     simulated, deployed = quantized(batch).numpy(), run(runtime, path, batch)[0]
     assert (simulated.argmax(1) == deployed.argmax(1)).mean() >= 0.99
     # In a deep network one rounding that falls the other way moves an image's logits a little. On
-    # older processors it is one in front of a grid of few levels, where a level is more.
+    # older processors it is one in front of few integers, where one is more.
     most = max(0.02, 0.3 / 2**activations) if FITTING else 0.02
     off = np.abs(simulated - deployed).max(1)
     assert (off < 1e-5 * np.abs(simulated).max()).mean() >= 0.75
@@ -165,7 +169,7 @@ FLOAT_SIDES = [
     ("side", "net", "bits"),
     [pytest.param(*case, id=f"{case[0]}-{case[1].__name__}-{case[2]}") for case in FLOAT_SIDES],
 )
-def test_one_side_alone_on_a_grid(
+def test_one_side_alone_is_quantized(
     side: str, net: type[nn.Module], bits: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
@@ -190,8 +194,8 @@ def _recipe(bits: int, symmetric: bool) -> dict[str, object]:
     return {"weights": bits, "activations": bits, "first_last": None, **more}
 
 
-def _with_grids_as_outputs(path: Path, copy: Path) -> tuple[Path, list[np.float32]]:
-    """A copy of a file that also gives all activations that are on a grid, and their scales."""
+def _with_activations_as_outputs(path: Path, copy: Path) -> tuple[Path, list[np.float32]]:
+    """A copy of a file that also gives all quantized activations, and their scales."""
     model = onnx.load(str(path))
     graph = model.graph
     constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}

@@ -1,11 +1,11 @@
-"""The same grid again behind operators that only move values."""
+"""The same Q/DQ again behind operators that only move values."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from subbyte.targets.onnx.graph import attribute, number
-from subbyte.targets.onnx.grids import Grid, grid_node, is_grid, settings
+from subbyte.targets.onnx.qdq import Qdq, is_qdq, qdq_node, settings
 
 # Operators whose results hold values of their first input, and no others. One that keeps a single
 # one of a dimension (Gather) is not among them: it is read as the whole is.
@@ -26,24 +26,24 @@ MOVES = {
 }
 
 
-def repeat_grids(model: ir.Model) -> None:
-    """Put a tensor on its grid again behind each operator that only moves its values.
+def repeat_qdq(model: ir.Model) -> None:
+    """Quantize a tensor again, the same way, behind each operator that only moves its values.
 
     It changes no value, and ONNX Runtime moves integers only between a dequantization and a
     quantization.
     """
-    grids: dict[ir.Value, Grid] = {}
+    given_as: dict[ir.Value, Qdq] = {}
     for node in list(model.graph):
-        if is_grid(node):
-            grid = settings(node)
-            grids[node.outputs[0]] = Grid(grid.scale, grid.zero_point)
+        if is_qdq(node):
+            qdq = settings(node)
+            given_as[node.outputs[0]] = Qdq(qdq.scale, qdq.zero_point)
             continue
-        found = {grids.get(source) for source in _moved(node)}
-        (grid_of_all,) = found if len(found) == 1 else (None,)
-        if grid_of_all is None:
+        found = {given_as.get(source) for source in _moved(node)}
+        (of_all,) = found if len(found) == 1 else (None,)
+        if of_all is None:
             continue
         for value in node.outputs[:1] if node.op_type == "MaxPool" else node.outputs:
-            _repeat(node, value, grid_of_all, grids)
+            _repeat(node, value, of_all, given_as)
 
 
 def _moved(node: ir.Node) -> list[ir.Value]:
@@ -60,12 +60,12 @@ def _moved(node: ir.Node) -> list[ir.Value]:
     return sources[:1] if node.op_type in MOVES else []
 
 
-def _repeat(node: ir.Node, value: ir.Value, grid: Grid, grids: dict[ir.Value, Grid]) -> None:
+def _repeat(node: ir.Node, value: ir.Value, qdq: Qdq, given_as: dict[ir.Value, Qdq]) -> None:
     uses, graph = list(value.uses()), node.graph
     if not (uses or value.is_graph_output()):
         return
     assert isinstance(graph, ir.Graph)
-    repeated = grid_node(value, grid)
+    repeated = qdq_node(value, qdq)
     graph.insert_after(node, repeated)
     new = repeated.outputs[0]
     if value.is_graph_output():
@@ -76,4 +76,4 @@ def _repeat(node: ir.Node, value: ir.Value, grid: Grid, grids: dict[ir.Value, Gr
                 graph.outputs[i] = new
     for use in uses:
         use.node.replace_input_with(use.idx, new)
-    grids[value] = grids[new] = grid
+    given_as[value] = given_as[new] = qdq

@@ -8,14 +8,14 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.domain import DOMAIN, EVERY, GRID
+from subbyte.targets.onnx.domain import DOMAIN, EVERY, QDQ
 from subbyte.targets.onnx.graph import attribute
 
 
 class Style(StrEnum):
-    """How a grid is written; all of them compute the same.
+    """How a Q/DQ is written; all of them compute the same.
 
-    INTEGERS: values are clipped to the grid's integers behind the rounding. POOL: the same, with a
+    INTEGERS: values are clipped to its integers behind the rounding. POOL: the same, with a
     MaxPool of 1×1 behind it. FLOATS: clipped before the rounding. LEAKY: the same, with a LeakyRelu
     of slope 1 before it. SHIFT: as FLOATS, the zero point subtracted behind the dequantization.
     """
@@ -28,7 +28,7 @@ class Style(StrEnum):
 
 
 @dataclass(frozen=True)
-class Grid:
+class Qdq:
     """What a node is set to: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
 
     All integers are uint8. only_for: the targets for which it is there; empty: all of them.
@@ -47,25 +47,25 @@ class Grid:
         return (self.low, self.high) != (0, 255)
 
 
-def is_grid(node: ir.Node | None) -> bool:
+def is_qdq(node: ir.Node | None) -> bool:
     """Whether a node is a quantization and dequantization of our own."""
-    return node is not None and (node.domain, node.op_type) == (DOMAIN, GRID)
+    return node is not None and (node.domain, node.op_type) == (DOMAIN, QDQ)
 
 
-def grid_nodes(model: ir.Model) -> list[ir.Node]:
+def qdq_nodes(model: ir.Model) -> list[ir.Node]:
     """All of them, in the graph's order."""
-    return [node for node in model.graph if is_grid(node)]
+    return [node for node in model.graph if is_qdq(node)]
 
 
-def grid_of(value: ir.Value | None) -> Grid | None:
-    """The grid that a value is on because a node right in front puts it there."""
+def qdq_of(value: ir.Value | None) -> Qdq | None:
+    """What a value has just been quantized with, by the node that gives it."""
     node = None if value is None else value.producer()
-    return settings(node) if node is not None and is_grid(node) else None
+    return settings(node) if node is not None and is_qdq(node) else None
 
 
-def settings(node: ir.Node) -> Grid:
+def settings(node: ir.Node) -> Qdq:
     """What a node of our own is set to."""
-    return Grid(
+    return Qdq(
         attribute(node, "scale"),
         attribute(node, "zero_point"),
         attribute(node, "low"),
@@ -75,27 +75,27 @@ def settings(node: ir.Node) -> Grid:
     )
 
 
-def set_grid(node: ir.Node, grid: Grid) -> None:
-    """Set a node to what `grid` says."""
-    for name, value in _attributes(grid).items():
+def set_qdq(node: ir.Node, qdq: Qdq) -> None:
+    """Set a node to what `qdq` says."""
+    for name, value in _attributes(qdq).items():
         node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
 
-def grid_node(x: ir.Value, grid: Grid, highest: ir.Value | None = None) -> ir.Node:
+def qdq_node(x: ir.Value, qdq: Qdq, highest: ir.Value | None = None) -> ir.Node:
     """A new node, in no graph yet. highest: uint8, the highest integer of each channel."""
     inputs = [x] if highest is None else [x, highest]
-    node = ir.node(GRID, inputs, _attributes(grid), domain=DOMAIN)
+    node = ir.node(QDQ, inputs, _attributes(qdq), domain=DOMAIN)
     node.outputs[0].dtype = ir.DataType.FLOAT
     node.outputs[0].shape = x.shape
     return node
 
 
-def nearest(value: float, grid: Grid) -> int:
-    """The integer of a value on a grid; far ones, infinity too, are brought near."""
-    rounded = round(min(max(value / grid.scale, -1e6), 1e6)) + grid.zero_point
-    return min(max(grid.low, rounded), grid.high)
+def nearest(value: float, qdq: Qdq) -> int:
+    """The integer of a value; far ones, infinity too, are brought near."""
+    rounded = round(min(max(value / qdq.scale, -1e6), 1e6)) + qdq.zero_point
+    return min(max(qdq.low, rounded), qdq.high)
 
 
-def _attributes(grid: Grid) -> dict[str, float | int | str]:
-    fields: dict[str, float | int | str] = asdict(grid)
-    return {**fields, "scale": float(np.float32(grid.scale)), "style": str(grid.style)}
+def _attributes(qdq: Qdq) -> dict[str, float | int | str]:
+    fields: dict[str, float | int | str] = asdict(qdq)
+    return {**fields, "scale": float(np.float32(qdq.scale)), "style": str(qdq.style)}
