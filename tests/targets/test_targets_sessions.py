@@ -56,7 +56,7 @@ def test_a_runtime_that_is_not_installed(
         lambda: module.load(tmp_path / "model.onnx", 1),
         module.version,
     ):
-        with pytest.raises(SubbyteError, match=rf"pip install 'subbyte\[{module.EXTRA}\]'"):
+        with pytest.raises(SubbyteError, match=rf"pip install 'subbyte\[{runtime}\]'"):
             use()
 
 

@@ -43,7 +43,14 @@ def step_of(node: ir.Node) -> Step:
 def take(
     before: ir.Node, value: ir.Value, step: Step, dtype: ir.DataType = ir.DataType.FLOAT
 ) -> ir.Value:
-    """What a step makes of a value, by a new node in front of another."""
+    """What a step makes of a value, by a new node in front of another.
+
+    Args:
+        before: In front of which the new node stands.
+        value: What is moved.
+        step: How.
+        dtype: Of the value.
+    """
     inputs = step.inputs
     if step.reshape is not None:
         graph = before.graph

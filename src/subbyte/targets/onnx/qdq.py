@@ -76,13 +76,19 @@ def settings(node: ir.Node) -> Qdq:
 
 
 def set_qdq(node: ir.Node, qdq: Qdq) -> None:
-    """Set a node to what `qdq` says."""
+    """Give a node the attributes of `qdq`."""
     for name, value in _attributes(qdq).items():
         node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
 
 def qdq_node(x: ir.Value, qdq: Qdq, highest: ir.Value | None = None) -> ir.Node:
-    """A new node, in no graph yet. highest: uint8, the highest integer of each channel."""
+    """A new node, in no graph yet.
+
+    Args:
+        x: What it reads.
+        qdq: What it computes.
+        highest: The highest integer of each channel, uint8; `None`: that of `qdq`.
+    """
     inputs = [x] if highest is None else [x, highest]
     node = ir.node(QDQ, inputs, _attributes(qdq), domain=DOMAIN)
     node.outputs[0].dtype = ir.DataType.FLOAT

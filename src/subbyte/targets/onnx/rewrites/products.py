@@ -1,4 +1,4 @@
-"""Matrix products of two activations, written so that the runtimes compute them on integers."""
+"""Matrix products of two activations, written so that the runtimes have int8 kernels for them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Operand:
 def write_products(model: ir.Model) -> None:
     """Rewrite the factors of all products of activations for both runtimes. No integer changes.
 
-    OpenVINO multiplies on integers if both zero points are 0, for which the first factor must be
+    OpenVINO has an int8 kernel if both zero points are 0, for which the first factor must be
     written as int8, and its rounding be the neighbour of its dequantization. Values are moved
     before they are rounded.
     """
