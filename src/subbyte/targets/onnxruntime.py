@@ -54,7 +54,13 @@ INTEGER_OPS = {
 
 @dataclass(frozen=True)
 class OnnxRuntimeSession:
-    """A loaded model."""
+    """A loaded file.
+
+    Attributes:
+        session: ONNX Runtime's own.
+        path: The file.
+        threads: How many it runs on.
+    """
 
     session: Any
     path: Path

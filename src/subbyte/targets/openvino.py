@@ -42,7 +42,13 @@ ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of 
 
 @dataclass(frozen=True)
 class OpenVinoSession:
-    """A loaded model."""
+    """A loaded file.
+
+    Attributes:
+        compiled: OpenVINO's compiled model.
+        path: The file.
+        threads: How many it runs on.
+    """
 
     compiled: Any
     path: Path

@@ -68,7 +68,7 @@ class Outcome:
 
     @property
     def kept(self) -> bool:
-        """Whether what was learned stands."""
+        """Whether the learned parameters are kept."""
         return self.factor is not None
 
 
@@ -134,7 +134,7 @@ def tune(
 def _learn(
     student: Simulation, task: _Task, tuning: Tuning, before: torch.Tensor, context: Context
 ) -> str | None:
-    """All steps; why they were not gone to the end, or `None`.
+    """Take all steps; return why they stopped early, or `None`.
 
     Args:
         student: Has what was learned in the end.
@@ -202,7 +202,7 @@ def _mean(losses: torch.Tensor) -> float | None:
 def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Whether the same images' losses have grown, and by more than chance.
 
-    Few images have most of the loss, so that a mean of some hundred tells little by itself.
+    Few images have most of the loss, so that a mean over some hundred is noisy.
     """
     if not bool(torch.isfinite(after).all()):
         return True

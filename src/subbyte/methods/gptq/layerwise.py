@@ -1,4 +1,4 @@
-"""From layer to layer in the graph's order: integers that suit what each one reads, quantized."""
+"""Layer by layer in the graph's order: integers fitted to what each layer reads when quantized."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def quantize_layers(
             and from which it is taken if it is there already.
 
     Returns:
-        The parameters with those of the weights and the biases found; `blocks` says how it went
+        The parameters with those of the weights and the biases found; `blocks` reports how it went
         with each layer.
     """
     simulation = simulate(float_model, placement, params)

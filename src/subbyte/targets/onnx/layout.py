@@ -21,7 +21,14 @@ UNKNOWN = 1_000_003  # stands for a length that varies: a prime, so that no numb
 
 @dataclass(frozen=True)
 class Step:
-    """An operator and what it reads beside the tensor that it moves; reshape: a shape to read."""
+    """An operator that only moves values.
+
+    Attributes:
+        kind: Its name.
+        inputs: What it reads beside the tensor that it moves.
+        attributes: Its attributes by name.
+        reshape: The shape that it reads as a new constant; `None`: it reads `inputs`.
+    """
 
     kind: str
     inputs: tuple[ir.Value | None, ...] = ()

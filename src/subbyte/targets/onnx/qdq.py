@@ -29,9 +29,15 @@ class Style(StrEnum):
 
 @dataclass(frozen=True)
 class Qdq:
-    """What a node is set to: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
+    """The attributes of a node: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
 
-    All integers are uint8. only_for: the targets for which it is there; empty: all of them.
+    Attributes:
+        scale: Above 0.
+        zero_point: 0 … 255.
+        low: The smallest integer, uint8.
+        high: The largest integer, uint8.
+        only_for: The targets for which it is there; empty: all of them.
+        style: How it is written.
     """
 
     scale: float

@@ -40,8 +40,14 @@ class Kind(StrEnum):
 class _Operand:
     """One factor of a product: base → moves → Q/DQ → moves → product.
 
-    factor: of a multiplication in front of the Q/DQ. low, high: its integers, less their zero
-    point. name: of what it gives.
+    Attributes:
+        base: The first value.
+        moves: The nodes between base and product that only move values.
+        scale: Of the Q/DQ.
+        factor: Of a multiplication in front of the Q/DQ.
+        low: The smallest integer, less the zero point.
+        high: The largest integer, less the zero point.
+        name: Of the value that the product reads.
     """
 
     base: ir.Value
