@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from torch import nn
 from residual import Residual
 from subbyte import Recipe, SubbyteError, api
 from subbyte.methods.gptq import layerwise as fitting
-from subbyte.methods.reconstruction import blockwise as walk
 from subbyte.placement.simulation import Layer
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -28,51 +26,6 @@ def recipe(name: str, **fields: object) -> Recipe:
 
 class CutError(Exception):
     pass
-
-
-@pytest.fixture
-def cut_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[str]]:
-    """Let learning fail after so many blocks; the list grows by the names of those learned."""
-    original = walk._learn_block
-
-    def cut(count: int | None) -> list[str]:
-        learned: list[str] = []
-
-        def learn(where: walk.Walk, block: walk.Block, *rest: object) -> bool:
-            if count is not None and len(learned) >= count:
-                raise CutError
-            learned.append(block.name)
-            return original(where, block, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(walk, "_learn_block", learn)
-        return learned
-
-    return cut
-
-
-@pytest.mark.parametrize(
-    ("name", "finished", "in_all"), [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6)]
-)
-def test_it_goes_on_to_the_same_result(
-    name: str,
-    finished: int,
-    in_all: int,
-    cut_after: Callable[[int | None], list[str]],
-    tmp_path: Path,
-) -> None:
-    whole = api.quantize(model(), BATCHES, recipe(name))
-    cut_after(finished)
-    with pytest.raises(CutError):
-        api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
-    learned = cut_after(None)
-    again = api.quantize(model(), BATCHES, recipe(name), resume=tmp_path)
-    assert len(learned) == in_all - finished
-    assert torch.equal(again(IMAGES), whole(IMAGES))
-    for (_, one), (_, other) in zip(again.quantizers(), whole.quantizers(), strict=True):
-        for key, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[key])
-    names = [block["block"] for block in again.facts.blocks]
-    assert names == [block["block"] for block in whole.facts.blocks]
 
 
 def residual() -> nn.Module:

@@ -1,0 +1,66 @@
+"""A method that learns goes on behind its last finished block, to the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from methods_helpers import model
+
+from subbyte import Recipe, quantize
+from subbyte.utils.progress import Silent
+
+IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+BATCHES = [IMAGES[:24], IMAGES[24:]]
+T = TypeVar("T")
+
+
+class CutError(Exception):
+    pass
+
+
+class Cutting(Silent):
+    """A progress by which a run is interrupted behind so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            if description.startswith("learning"):
+                if not self.left:
+                    raise CutError
+                self.left -= 1
+            yield item
+
+
+def recipe(name: str) -> Recipe:
+    options: dict[str, Any] = {"activation_steps": 20} if name == "brecq" else {}
+    return Recipe(weights=3, activations=4, method={"name": name, "steps": 20, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "finished", "in_all"), [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6)]
+)
+def test_it_goes_on_to_the_same_result(
+    name: str, finished: int, in_all: int, tmp_path: Path
+) -> None:
+    whole = quantize(model(), BATCHES, recipe(name))
+    with pytest.raises(CutError):
+        quantize(model(), BATCHES, recipe(name), progress=Cutting(finished), resume=tmp_path)
+    kept = {file: file.stat() for file in tmp_path.glob("*.safetensors")}
+    assert len(kept) == finished
+    again = quantize(model(), BATCHES, recipe(name), resume=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == in_all
+    for file, before in kept.items():  # what was finished is not learned again
+        now = file.stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert torch.equal(again(IMAGES), whole(IMAGES))
+    found, expected = again.state_dict(), whole.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    names = [note["block"] for note in again.reported["blocks"]]
+    assert names == [note["block"] for note in whole.reported["blocks"]]
