@@ -70,12 +70,8 @@ def test_methods_without_training(name: str, method: str) -> None:
     found = quantize(name, method)
     assert all(q.sqnr_db is not None for _, q in found.activations())
     assert 0 < distortion(detector(name), found, pictures(2, seed=7)) < 0.3
-    assert (
-        distortion(
-            detector(name), quantize(name, method, weights=8, activations=8), pictures(2, seed=7)
-        )
-        < 0.01
-    )
+    wide = quantize(name, method, weights=8, activations=8)
+    assert distortion(detector(name), wide, pictures(2, seed=7)) < 0.01
 
 
 @pytest.mark.parametrize("name", EVERY)

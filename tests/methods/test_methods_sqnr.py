@@ -37,9 +37,11 @@ def model() -> nn.Module:
 
 
 def read_by(module: nn.Module, layers: set[str], batches: list[Any]) -> Read:
+    """A tensor that no layer reads is named after the module and the operator that do."""
     read: Read = {layer: [] for layer in layers}
+    modules = dict(module.named_modules())
     handles = [
-        module.get_submodule(layer).register_forward_pre_hook(
+        modules[layer if layer in modules else layer.rpartition(".")[0]].register_forward_pre_hook(
             lambda _, args, layer=layer: read[layer].append(args[0].double())
         )
         for layer in layers
@@ -69,7 +71,7 @@ def activation_rows(quantized: nn.Module) -> list[dict[str, Any]]:
 
 # Weights of 8 bits: what layers read is what they read in float.
 METHODS: list[dict[str, Any]] = [
-    {"name": "lapq", "max_evaluations": 60},
+    {"name": "lapq", "start": "minmax", "max_evaluations": 60},
     {"name": "brecq", "steps": 3, "activation_steps": 60},
     {"name": "qdrop", "steps": 60},
 ]
