@@ -26,7 +26,7 @@ from torchvision.models import detection
 
 import subbyte
 from subbyte import models
-from subbyte.detectors.deployment import OneStage
+from subbyte.detectors.common.one_stage import OneStage
 from subbyte.placement.simulation import Captured
 from subbyte.targets.onnx import export as onnx
 

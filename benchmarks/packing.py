@@ -14,20 +14,20 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import latency
+import ml_dtypes
 import numpy as np
-import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
+import onnx_ir as ir
 
 import subbyte
+from subbyte.placement.simulation import Captured
 from subbyte.targets import base as verify
-from subbyte.targets.onnx import export as writer
-from subbyte.targets.onnx.packing import pack
+from subbyte.targets.onnx.files import save
+from subbyte.targets.onnx.graph import Rewrite, array, constant
+from subbyte.targets.onnx.program import Program, program_of
+from subbyte.targets.onnx.rewrites.packing import pack
 
 
 def main() -> None:
@@ -42,21 +42,21 @@ def main() -> None:
         images = latency.made_up(options.size)
         recipe = subbyte.Recipe(weights=4, activations=4, ranges="minmax", method="range")
         quantized = subbyte.quantize(latency.prepared(name, images), images, recipe)
+        assert isinstance(quantized, Captured)
+        program = program_of(quantized, (images[0],), postprocess=True)
         for key in latency.RUNTIMES:
             with tempfile.TemporaryDirectory() as folder:
-                paths = write(quantized, images[0], key, Path(folder))
+                paths = write(program, key, Path(folder))
                 measure(name, key, paths, options)
 
 
-def write(
-    quantized: torch.nn.Module, images: torch.Tensor, runtime: str, folder: Path
-) -> dict[str, Path]:
+def write(program: Program, runtime: str, folder: Path) -> dict[str, Path]:
     """The same model with its weights written in each way."""
     paths = {}
     for way, change in WAYS.items():
         paths[way] = folder / f"{len(paths)}.onnx"
-        with mock.patch.object(writer, "pack", change):
-            subbyte.export(quantized, paths[way], images, target=runtime)
+        rewrites = [change if it is pack else it for it in verify.rewrites(runtime)]
+        save(program.form(rewrites), paths[way], {})
     return paths
 
 
@@ -81,26 +81,24 @@ def measure(name: str, key: str, paths: dict[str, Path], options: argparse.Names
         )
 
 
-def straight(model: onnx.ModelProto) -> None:
+def straight(model: ir.Model) -> None:
     """int4, and a zero point of int4 where one is needed, straight into DequantizeLinear."""
     pack(model)
-    constants = {value.name: value for value in model.graph.initializer}
-    for node in model.graph.node:
-        weight = node.input[0]
-        if node.op_type != "DequantizeLinear" or f"{weight}_int4" not in constants:
+    for node in [n for n in model.graph if n.op_type == "DequantizeLinear"]:
+        name = "" if node.inputs[0] is None else str(node.inputs[0].name)
+        weight = model.graph.initializers.get(f"{name}_int4")
+        if weight is None:
             continue
-        node.input[0] = f"{weight}_int4"
-        shift = constants.get(f"{weight}_shift")
+        node.replace_input_with(0, weight)
+        shift = array(model.graph.initializers.get(f"{name}_shift"))
         if shift is not None:
-            # −8 … 7 instead of −7 … 8: of some channels the levels are moved, which costs no time.
-            zeros = -numpy_helper.to_array(shift).reshape(-1).clip(-7, 8)
-            name = f"{weight}_zero"
-            zero = helper.make_tensor(name, TensorProto.INT4, zeros.shape, zeros.tolist())
-            model.graph.initializer.append(zero)
-            node.input.append(name)
+            # −8 … 7 instead of −7 … 8: some channels' integers are moved, which costs no time.
+            zeros = -shift.reshape(-1).clip(-7, 8)
+            node.resize_inputs(3)
+            node.replace_input_with(2, constant(model.graph, f"{name}_zero", zeros, ml_dtypes.int4))
 
 
-WAYS: dict[str, Callable[[onnx.ModelProto], None]] = {
+WAYS: dict[str, Rewrite] = {
     "int8": lambda model: None,
     "int4, Cast": pack,
     "int4, DequantizeLinear": straight,

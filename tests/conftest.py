@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable
 from typing import Any
+
+# One thread for each of pytest's workers and for each process that a test starts; before torch.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -15,6 +20,17 @@ from subbyte.recipe import Recipe
 torch.set_num_threads(1)
 settings.register_profile("subbyte", deadline=None, derandomize=True)
 settings.load_profile("subbyte")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what was imported, which each export would make it look at again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
 
 Norms = nn.BatchNorm1d | nn.BatchNorm2d
 

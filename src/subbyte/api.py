@@ -15,8 +15,7 @@ from torch.utils import _pytree as pytree
 from subbyte import methods, targets
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
-from subbyte.detectors.loss import training_loss
-from subbyte.detectors.regions import known_regions
+from subbyte.detectors import regions_of, training_loss
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.model import capture_model
 from subbyte.graph.equalize import equalized
@@ -29,7 +28,7 @@ from subbyte.numerics.fake_quantize import Quantizer
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
 from subbyte.placement.place import place
-from subbyte.placement.placement import Placement, QuantizedTensor
+from subbyte.placement.placement import QuantizedTensor
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
 from subbyte.utils.allocator import keeping_memory
@@ -90,7 +89,7 @@ def capture(
         SubbyteError: It cannot be captured.
     """
     _check_module(model)
-    return capture_model(model, args, known_regions(model) if regions is None else regions)
+    return capture_model(model, args, regions_of(model) if regions is None else regions)
 
 
 def quantize_captured(
@@ -122,7 +121,7 @@ def quantize_captured(
     placement = place(float_model, recipe, targets.hints())
     if resume is not None:
         claim(resume, _work(captured, recipe, next(iter(batches))))
-    context = Context(recipe.seed, progress, _label_loss(float_model, placement), resume)
+    context = Context(recipe.seed, progress, _label_loss(float_model), resume)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         method = methods.method(name)
@@ -231,11 +230,11 @@ def check_recipe(recipe: Recipe) -> None:
     _method(recipe)
 
 
-def _label_loss(float_model: FloatModel, placement: Placement) -> LabelLoss | None:
+def _label_loss(float_model: FloatModel) -> LabelLoss | None:
     """How wrong outputs are by labels, of a classifier and of detectors that know it."""
     if float_model.region_names == WHOLE:
         return label_loss
-    return training_loss(simulate(float_model, placement, QuantParams()), float_model.original)
+    return training_loss(float_model, float_model.original)
 
 
 def _metadata(recipe: Recipe) -> dict[str, Any]:

@@ -14,14 +14,22 @@ class Anchored:
     """What happens around the network of an SSD (Liu et al. 2016).
 
     The network gives regressions [N, A, 4] and logits [N, A, C], of which class 0 is the
-    background. mean, std: of R, G and B, on the scale of 0 to 1. size: height and width in pixels
-    to which images are resized, antialias: as PIL does, else by plain bilinear interpolation.
-    boxes: the default boxes [A, 4] in the centre form (cx, cy, w, h), relative to the image.
-    variances: of centres and of sides, by which regressions are multiplied; limit: of the logarithm
-    of a ratio of sides (`None`: none). Of each class the `candidates` highest scores above
-    `score_threshold` go into non-maximum suppression at the overlap `nms_iou`; the `detections`
-    highest of all classes come out. clips_first: boxes are clipped to the image before the
-    suppression and not behind it.
+    background. Of each class the highest scores go into non-maximum suppression (NMS); the highest
+    of all classes come out.
+
+    Args:
+        mean: Of R, G and B, on the scale of 0 to 1.
+        std: The same.
+        size: Height and width in pixels to which images are resized.
+        boxes: The default boxes [A, 4] in the centre form (cx, cy, w, h), relative to the image.
+        score_threshold: Scores up to this one are left out.
+        nms_iou: The overlap above which NMS leaves out the box of the lower score.
+        candidates: How many scores of each class go into NMS at most.
+        detections: How many boxes of an image come out at most.
+        variances: By which regressions are multiplied, those of centres and those of sides.
+        limit: Of the logarithm of a ratio of sides; `None`: none.
+        clips_first: Boxes are clipped to the image before NMS, else behind it.
+        antialias: Images are resized as PIL does, else by plain bilinear interpolation.
     """
 
     mean: tuple[float, ...]

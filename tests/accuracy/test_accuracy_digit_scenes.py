@@ -1,4 +1,4 @@
-"""The bundled experiment with a detector, whole, against what it is to reach."""
+"""The bundled experiment with a detector, in part and whole, against what it is to reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,24 @@ DEPLOYED = 0.003  # by how much a runtime's AP may be another than that of its f
 
 
 @pytest.mark.slow
-def test_the_bundled_detector_keeps_its_boxes(tmp_path: Path) -> None:
+def test_at_8_bits_the_bundled_detector_keeps_its_boxes(tmp_path: Path) -> None:
+    settings = [f"variants.w8a8.{key}={value}" for key, value in FITTING.items()]
+    settings += ["data.evaluation_images=100", "data.calibration_images=64"]
+    chosen = experiment.load("digit-scenes", settings)
+    folder, results = pipeline.run(chosen, tmp_path / "run", only=("w8a8",))
+    (variant,) = results["variants"]
+    best = results["float"]["metrics"]["AP"]
+    assert best >= 0.75
+    assert best - variant["metrics"]["AP"] <= 0.01
+    assert set(variant["deployed"]) == {"onnxruntime", "openvino"}
+    for deployed in variant["deployed"].values():
+        assert deployed["images"] == 100
+        assert deployed["metrics"]["AP"] == pytest.approx(deployed["simulated"]["AP"], abs=0.005)
+    assert (folder / "variants/w8a8/scenes.png").is_file()
+
+
+@pytest.mark.whole
+def test_at_all_bits_it_keeps_them_on_all_scenes(tmp_path: Path) -> None:
     settings = [
         f"variants.{name}.{key}={value}" for name in MARGINS for key, value in FITTING.items()
     ]

@@ -15,7 +15,7 @@ DATA = Path(os.environ.get("SUBBYTE_DATA", "")) / "cifar10"
 YAML = Path(__file__).parents[2] / "benchmarks" / "cifar10_resnet20.yaml"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.whole,
     pytest.mark.skipif(
         "SUBBYTE_DATA" not in os.environ, reason="SUBBYTE_DATA, a folder of real data, is not set"
     ),

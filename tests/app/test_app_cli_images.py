@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -56,15 +55,9 @@ def test_odd_images_are_seen_as_they_look(own: Own, cli: Cli) -> None:
         assert told in results["notes"]
 
 
-@pytest.mark.parametrize("known", [["bright", "dark"], ["dark", "bright"]])
-def test_a_class_folder_that_the_model_does_not_know(
-    own: Own, cli: Cli, refusal: Refusal, known: list[str]
-) -> None:
-    (own.path / "names.txt").write_text("\n".join(known) + "\n")
+def test_a_class_folder_that_the_model_does_not_know(own: Own, refusal: Refusal) -> None:
+    (own.path / "names.txt").write_text("dark\nbright\n")
     data = {"root": "pictures", "classes": "names.txt"}
-    assert cli("run", own.yaml(data=data), "--out", "out").exit_code == 0
-    right = own.results()["float"]["metrics"]["top1"]
-    assert right == (known[0] == "bright")  # the file's order is that of the model's outputs
     own.draw("pictures/val/grey/0.png", 90, 150)
     message = refusal("run", own.yaml(data=data))
     assert "'grey'" in message

@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-from subbyte.app import runner as pipeline
+import torch
 
 if TYPE_CHECKING:
     from .conftest import Cli, Own
 
 SUBBYTE = str(Path(sys.executable).with_name("subbyte"))
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TIMEOUT = 300
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [SUBBYTE, *(str(argument) for argument in arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ONE_THREAD)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -64,19 +62,14 @@ def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
-def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out, variants = tmp_path / "out", tmp_path / "out/variants"
-    # One image a batch, so that evaluating takes long enough to be caught at it.
-    settings = ["variants={a: {}, b: {weights: 4}}", "runtimes=[]", "batch_size=1"]
-    settings += ["data.evaluation_images=250", "data.calibration_images=8"]
-    arguments = ["run", "digits", *(part for s in settings for part in ("--set", s)), "--out", out]
+def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(own: Own, cli: Cli) -> None:
+    out, variants = own.path / "out", own.path / "out/variants"
+    arguments = ["run", own.yaml(variants={"a": {}, "b": {"weights": 4}}), "--out", out]
     process = start(*arguments)
     until = time.monotonic() + TIMEOUT
-    # While a variant is under way, the name of its folder begins with a dot.
-    while not list(variants.glob(".b.*/model.onnx")):
+    # While a variant is under way, the name of its folder begins with a dot. Writing its file takes
+    # long enough to be caught at it.
+    while not list(variants.glob(".b.*")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -107,16 +100,16 @@ def names(out: Path) -> list[str]:
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(
     own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = pipeline.onnx.export
+    export = torch.onnx.export
 
-    def interrupted(*arguments: Any) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
         dying = Dying()
         watch = weakref.ref(dying, lambda _: signal.raise_signal(signal.SIGINT))
         del dying
         assert watch() is None
-        export(*arguments)
+        return export(*arguments, **options)
 
-    monkeypatch.setattr(pipeline.onnx, "export", interrupted)
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
     result = cli("run", own.yaml(variants={"a": {}, "b": {}}), "--out", "out")
     assert result.exit_code == 130
     assert not (own.path / "out/variants/b").exists()

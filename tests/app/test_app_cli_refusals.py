@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from subbyte.app import experiment
+from subbyte.app.run_folder import open_folder
+
 if TYPE_CHECKING:
-    from .conftest import Cli, Own, Refusal
+    from .conftest import Own, Refusal
 
 
 @pytest.mark.parametrize(
@@ -176,12 +179,13 @@ def test_more_classes_than_outputs(own: Own, refusal: Refusal) -> None:
     assert "images have 3 classes, but the model has only 2" in refusal("run", own.yaml())
 
 
-def test_a_place_that_is_taken(own: Own, refusal: Refusal, cli: Cli) -> None:
+def test_a_place_that_is_taken(own: Own, refusal: Refusal) -> None:
     file = own.yaml()
     assert "net.py is a file" in refusal("run", file, "--out", "net.py")
     assert "net.py/run is or lies under a file" in refusal("run", file, "--out", "net.py/run")
     assert "pictures is not empty and holds no run" in refusal("run", file, "--out", "pictures")
-    assert cli("run", file, "--out", "out").exit_code == 0
+    with open_folder(experiment.load(str(file)), Path("out"), resume=False):
+        pass  # as a run leaves it that was killed before anything was finished
     assert "out holds another run" in refusal("run", file, "--out", "out")
     other = own.yaml(variants={"w8a8": {"seed": 7}})
     message = refusal("run", other, "--out", "out", "--resume")

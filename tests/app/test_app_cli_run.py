@@ -3,8 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -13,16 +15,17 @@ import torch
 import yaml
 
 from processor import exact_sums
-from subbyte.app import runner as pipeline
+from subbyte.app import experiment, runner
 from subbyte.data.digits import digits_split
-from subbyte.methods.reconstruction import blockwise as walk
 from subbyte.models import build
+from subbyte.utils.progress import Silent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .conftest import Cli, Own, Run
 
+T = TypeVar("T")
 EVERY = ["float", "w8a8", "w4a4"]
 # Parameters of the layers that are neither first nor last, from the network's definition.
 INNER_WEIGHTS = 9 * (
@@ -203,52 +206,77 @@ def test_a_run_is_resumed_and_keeps_what_is_finished(own: Own, cli: Cli) -> None
     assert [variant["name"] for variant in results["variants"]] == ["a", "b"]
 
 
-@pytest.mark.slow
-def test_a_fault_of_our_own_is_told_logged_and_costs_only_its_variant(
-    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    export = pipeline.onnx.export
+class Watching(Silent):
+    """A `Progress` that looks at a folder at each step."""
 
-    def fails_below_8_bits(captured: Any, *arguments: Any) -> None:
-        export(captured, *arguments)  # the file is there, and the variant is not yet finished
-        if captured.recipe.weights < 8:
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look = look
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            self.look()
+            yield item
+
+    def working(self, description: str) -> AbstractContextManager[object]:
+        self.look()
+        return super().working(description)
+
+
+@pytest.mark.slow
+def test_a_fault_of_our_own_is_logged_and_costs_only_its_variant(own: Own, cli: Cli) -> None:
+    out = own.path / "out"
+
+    def broken() -> None:
+        # The file is there, and the variant is not yet finished.
+        if list(out.glob("variants/.bad.*/model.onnx")):
             raise RuntimeError("a screw came loose")
 
     file = own.yaml(variants={"good": {}, "bad": {"weights": 4}})
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline.onnx, "export", fails_below_8_bits)
-        result = cli("run", file, "--out", "out")
-    assert (result.exit_code, result.stdout) == (1, "")
-    log = (own.path / "out/run.log").read_text()
+    with pytest.raises(RuntimeError, match="a screw came loose"):
+        runner.run(experiment.load(str(file)), out, progress=Watching(broken))
+    log = (out / "run.log").read_text()
     assert "Traceback (most recent call last)" in log
     assert "RuntimeError: a screw came loose" in log
-    assert "a screw came loose" in result.stderr
-    assert [path.name for path in (own.path / "out/variants").iterdir()] == ["good"]
+    assert [path.name for path in (out / "variants").iterdir()] == ["good"]
     assert [variant["name"] for variant in own.results()["variants"]] == ["good"]
     assert cli("run", file, "--out", "out", "--resume").exit_code == 0
     assert [v["name"] for v in own.results()["variants"]] == ["good", "bad"]
 
 
+def test_a_fault_of_our_own_is_told(own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a screw came loose")
+
+    monkeypatch.setattr(runner, "run", broken)
+    result = cli("run", own.yaml())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "please report it" in result.stderr
+    assert "RuntimeError: a screw came loose" in result.stderr
+
+
 @pytest.mark.slow
-def test_a_run_interrupted_in_a_method_goes_on_behind_the_last_finished_block(
-    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn, learned = walk._learn_block, list[str]()
-
-    def interrupted_once(captured: Any, block: Any, *arguments: Any) -> bool:
-        learned.append(block.name)
-        if learned == ["edges", "mix"]:
-            raise KeyboardInterrupt
-        return learn(captured, block, *arguments)
-
+def test_a_run_interrupted_in_a_method_goes_on_behind_the_last_finished_block(own: Own) -> None:
     method = {"name": "qdrop", "steps": 10}
-    file = own.yaml(variants={"a": {"weights": 3, "method": method}})
-    assert cli("run", file, "--out", "whole").exit_code == 0
-    monkeypatch.setattr(walk, "_learn_block", interrupted_once)
-    assert cli("run", file, "--out", "out").exit_code == 130
-    assert (own.path / "out/unfinished/a").is_dir()
-    assert cli("run", file, "--out", "out", "--resume").exit_code == 0
-    assert learned == ["edges", "mix", "mix", "head"]
-    assert not (own.path / "out/unfinished").exists()
+    chosen = experiment.load(str(own.yaml(variants={"a": {"weights": 3, "method": method}})))
+    whole, out = own.path / "whole", own.path / "out"
+    runner.run(chosen, whole)
+
+    def kept() -> dict[str, int]:
+        """The blocks that are finished in a variant that is not, and when each was written."""
+        return {path.name: path.stat().st_mtime_ns for path in (out / "unfinished/a").glob("*")}
+
+    def interrupted() -> None:
+        if kept():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(chosen, out, progress=Watching(interrupted))
+    first, seen = kept(), list[dict[str, int]]()
+    assert first
+    runner.run(chosen, out, resume=True, progress=Watching(lambda: seen.append(kept())))
+    # What was finished is not written again, and more comes to it.
+    assert all(first.items() <= later.items() for later in seen if later)
+    assert max(map(len, seen)) > len(first)
+    assert not (out / "unfinished").exists()
     for name in ("variants/a/model.onnx", "variants/a/layers.csv"):
-        assert (own.path / "out" / name).read_bytes() == (own.path / "whole" / name).read_bytes()
+        assert (out / name).read_bytes() == (whole / name).read_bytes()

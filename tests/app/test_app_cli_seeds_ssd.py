@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,19 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import nn
 
-from subbyte import api
 from subbyte.app import experiment
+from subbyte.app.experiment import Experiment
 from subbyte.data import categories
-from subbyte.models import build
-from subbyte.placement.insert import check_overrides
+from subbyte.data.config import Splits
+from subbyte.models import ModelConfig, build
 from subbyte.recipe import Recipe
 
 if TYPE_CHECKING:
     from .conftest import Cli, Refusal
 
-RANGES = {"w8a8": 8, "w7a7": 7, "w6a6": 6, "w5a5": 5, "w4a4": 4}
+BITS = {"w8a8": 8, "w7a7": 7, "w6a6": 6, "w5a5": 5, "w4a4": 4}
 # The numbers of COCO's 80 categories, which are not in a row.
 COCO_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 WIDTH, HEIGHT = 320, 240
@@ -115,72 +117,114 @@ def voc(root: Path, model: torch.nn.Module) -> None:
         (root / f"ImageSets/Main/{split}.txt").write_text(listed)
 
 
-def run(cli: Cli, name: str, out: Path, *settings: str, only: tuple[str, ...] = ()) -> Any:
-    """The results of a built-in experiment."""
-    chosen = [part for setting in settings for part in ("--set", setting)]
-    chosen += [part for variant in only for part in ("--only", variant)]
-    result = cli("run", f"seeds/{name}", *chosen, "--out", out, "--quiet")
+def settings(name: str) -> Experiment:
+    """A built-in experiment, with a folder of images that nobody has looked for."""
+    return experiment.load(f"seeds/{name}", ["data.root=images"])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "published"),
+    [
+        ("ssd300-nvidia", "nvidia_ssd300_resnet50", "epoch_64.pt"),
+        ("ssd-checkpoint", "ssd300_vgg16_amdegroot", "ssd300_mAP_77.43_v2.pth"),
+    ],
+)
+def test_the_recipes_by_ranges_are_those_of_the_contract(
+    name: str, model: str, published: str
+) -> None:
+    chosen = settings(name)
+    assert chosen.model == ModelConfig(name=model, checkpoint=Path(published))
+    by_ranges = {"symmetric_weights": False, "ranges": "avg", "method": "range", "first_last": None}
+    assert chosen.variants == {
+        key: Recipe(weights=bits, activations=bits, **by_ranges) for key, bits in BITS.items()
+    }
+
+
+def test_pytorch_hubs_is_quantized_by_the_default_recipe() -> None:
+    chosen = settings("ssd-hub")
+    published = Path("nvidia_ssdpyt_amp_200703.pt")
+    assert chosen.model == ModelConfig(name="nvidia_ssd300_resnet50", checkpoint=published)
+    assert chosen.data.format == "coco"
+    assert chosen.variants == {
+        key: Recipe(weights=bits, activations=bits) for key, bits in BITS.items()
+    }
+
+
+def test_the_recipe_by_lapq_is_that_of_the_contract() -> None:
+    chosen = settings("ssd-lapq-voc")
+    assert (chosen.model.name, chosen.data.calibration_images) == ("mb1_ssd", 194)
+    (recipe,) = chosen.variants.values()
+    lapq = {"name": "lapq", "start": "laplace", "max_evaluations": 1680}
+    assert recipe == Recipe(
+        weights=4, activations=8, per_channel=False, method=lapq, overrides=recipe.overrides
+    )
+    assert all((o.weights, o.activations) == (None, None) for o in recipe.overrides.values())
+    layers = [
+        name
+        for name, module in build("mb1_ssd").named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    in_float = {n for n in layers if any(re.fullmatch(p, n) for p in recipe.overrides)}
+    heads = {name for name in layers if "_headers." in name}
+    assert in_float == {layers[0]} | heads
+    assert len(heads) > 2
+
+
+@pytest.mark.parametrize("name", ["ssd-checkpoint", "ssd-lapq-voc"])
+def test_on_voc_the_splits_are_the_challenges(name: str) -> None:
+    data = settings(name).data
+    assert data.format == "voc"
+    assert data.splits == Splits(calibration="trainval", evaluation="test")
+
+
+def run(cli: Cli, name: str, out: Path, *changes: str) -> Any:
+    """The results of a built-in experiment's first variant, in the simulation alone."""
+    chosen = [part for change in ("runtimes=[]", *changes) for part in ("--set", change)]
+    first = next(iter(settings(name).variants))
+    result = cli("run", f"seeds/{name}", *chosen, "--only", first, "--out", out, "--quiet")
     assert result.exit_code == 0, result.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["task"] == "detection"
     assert results["primary_metric"] == "AP"
     assert (results["calibration_images"], results["evaluation_images"]) == (TRAIN, VAL)
+    assert [entry["name"] for entry in results["variants"]] == [first]
     for entry in (results["float"], *results["variants"]):
-        assert set(entry["deployed"]) == {"onnxruntime", "openvino"}
-        for measured in (entry, *entry["deployed"].values()):
-            assert measured["images"] == VAL
-            assert 0 <= measured["metrics"]["AP"] <= 1
+        assert entry["images"] == VAL
+        assert 0 <= entry["metrics"]["AP"] <= 1
     return results
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "only"), [("ssd300-nvidia", ()), ("ssd-hub", ("w8a8",))])
-def test_nvidias_on_coco(name: str, only: tuple[str, ...], tmp_path: Path, cli: Cli) -> None:
+def test_a_run_on_coco_reads_the_models_own_labels(tmp_path: Path, cli: Cli) -> None:
     file = tmp_path / "published.pt"
     # In small: the file's ResNet-50 takes minutes.
     model = checkpoint("nvidia_ssd300_resnet18", file)
     expected, detections = coco(tmp_path / "coco", model)
     assert detections > 4 * VAL
-    settings = [f"data.root={tmp_path / 'coco'}", f"model.checkpoint={file}"]
-    settings.append("model.name=nvidia_ssd300_resnet18")
-    results = run(cli, name, tmp_path / "out", *settings, only=only)
+    changes = f"data.root={tmp_path / 'coco'}", f"model.checkpoint={file}"
+    small = "model.name=nvidia_ssd300_resnet18"
+    results = run(cli, "ssd300-nvidia", tmp_path / "out", *changes, small)
     # By the model's own labels, 1 to 80, and not by the categories' ids.
     assert results["float"]["metrics"]["AP"] == pytest.approx(expected, abs=0.02)
     assert expected > 0.5
-    entries = {entry["name"]: entry for entry in results["variants"]}
-    assert list(entries) == list(only or RANGES)
-    for variant, entry in entries.items():
-        assert (entry["weights"], entry["activations"]) == (RANGES[variant], RANGES[variant])
 
 
-@pytest.mark.slow
-def test_amdegroots_on_voc(tmp_path: Path, cli: Cli) -> None:
+@pytest.mark.whole
+def test_a_run_on_voc_by_lapq(tmp_path: Path, cli: Cli) -> None:
     file = tmp_path / "published.pth"
-    voc(tmp_path / "VOCdevkit/VOC2007", checkpoint("ssd300_vgg16_amdegroot", file))
-    settings = [f"data.root={tmp_path}", f"model.checkpoint={file}"]
-    results = run(cli, "ssd-checkpoint", tmp_path / "out", *settings, only=("w8a8",))
-    assert [entry["name"] for entry in results["variants"]] == ["w8a8"]
-
-
-@pytest.mark.slow
-def test_qfgaohaos_on_voc_by_lapq(tmp_path: Path, cli: Cli) -> None:
-    file = tmp_path / "published.pth"
-    voc(tmp_path / "voc", checkpoint("mb1_ssd", file))
-    settings = [f"data.root={tmp_path / 'voc'}", f"model.checkpoint={file}"]
-    settings += [f"data.calibration_images={TRAIN}", "variants.w4a8.method.max_evaluations=10"]
-    results = run(cli, "ssd-lapq-voc", tmp_path / "out", *settings)
-    (entry,) = results["variants"]
-    assert (entry["name"], entry["method"]) == ("w4a8", "lapq")
+    voc(tmp_path / "VOCdevkit/VOC2007", checkpoint("mb1_ssd", file))
+    changes = [f"data.root={tmp_path}", f"model.checkpoint={file}"]
+    changes += [f"data.calibration_images={TRAIN}", "variants.w4a8.method.max_evaluations=2"]
+    (entry,) = run(cli, "ssd-lapq-voc", tmp_path / "out", *changes)["variants"]
+    assert entry["method"] == "lapq"
     assert (entry["weights"], entry["activations"]) == (4, 8)
 
 
-@pytest.mark.slow
-def test_what_stays_in_float_is_in_the_model() -> None:
-    settings = ["data.root=voc", "model.checkpoint=file.pth"]
-    recipe = experiment.load("seeds/ssd-lapq-voc", settings).variants["w4a8"]
-    nothing = Recipe(weights=None, activations=None)
-    captured = api.prepare(build("mb1_ssd"), ([torch.rand(3, 300, 300)],), nothing)
-    check_overrides(recipe, [layer.name for layer in captured.layers])
+@pytest.mark.whole
+def test_amdegroots_on_voc(tmp_path: Path, cli: Cli) -> None:
+    file = tmp_path / "published.pth"
+    voc(tmp_path / "VOCdevkit/VOC2007", checkpoint("ssd300_vgg16_amdegroot", file))
+    changes = f"data.root={tmp_path}", f"model.checkpoint={file}"
+    run(cli, "ssd-checkpoint", tmp_path / "out", *changes)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
+from subbyte.errors import SubbyteError
 from subbyte.models import build
 from subbyte.targets import base as targets
+from subbyte.targets.onnx.export import Files
 from subbyte.tasks import measure as measuring
 from subbyte.utils.progress import Silent
 
@@ -30,9 +32,16 @@ from subbyte.utils.progress import Silent
 @pytest.fixture(scope="module", autouse=True)
 def _no_onnx() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("export", "export_float"):
-            patch.setattr(pipeline.onnx, name, lambda captured, path, *_: path.write_bytes(b""))
+        patch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
+        patch.setattr(pipeline.onnx, "write_files", written)
         yield
+
+
+def written(_: Any, folder: Path, __: Any, runtimes: Sequence[str], **___: Any) -> Files:
+    """An empty file for all runtimes."""
+    path = folder / "model.onnx"
+    path.write_bytes(b"")
+    return Files(path, dict.fromkeys(runtimes, path))
 
 
 FOLDER = os.environ.get("SUBBYTE_DATA")
@@ -232,6 +241,16 @@ def test_results_say_on_how_many_images_each_figure_was_measured(
         truth = [int(names[i].parent.name) for i in saved["images"]]
         assert saved["labels"].tolist() == truth
         assert set(truth) == set(range(10))
+
+
+def test_a_number_of_images_for_the_simulation_is_at_least_one(pictures: Path) -> None:
+    data = {"calibration": pictures / "full", "evaluation": pictures / "val"}
+    known: dict[str, Any] = {"model": {"name": "digits"}, "data": data, "variants": {"w8a8": {}}}
+    assert Experiment(**known).simulation_images == 2000
+    assert Experiment(**known, simulation_images=None).simulation_images is None
+    for wrong in (0, -1, 1.5, "some"):
+        with pytest.raises(SubbyteError, match="simulation_images"):
+            Experiment(**known, simulation_images=wrong)
 
 
 @pytest.mark.slow

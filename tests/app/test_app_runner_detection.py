@@ -21,6 +21,7 @@ from small_detectors import detector, pictures
 from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
 from subbyte.errors import SubbyteError
+from subbyte.targets.onnx.export import Files
 from subbyte.tasks.metrics import detection as task
 
 METRICS = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
@@ -38,8 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no file is run none needs writing, which takes longer than all else."""
-    for name in ("export", "export_float"):
-        monkeypatch.setattr(pipeline.onnx, name, lambda captured, path, *_: path.write_bytes(b""))
+
+    def written(_: Any, folder: Path, *__: Any, **___: Any) -> Files:
+        path = folder / "model.onnx"
+        path.write_bytes(b"")
+        return Files(path)
+
+    monkeypatch.setattr(pipeline.onnx, "write_files", written)
+    monkeypatch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
 
 
 def experiment(folder: Path, data: Any = None, **changes: Any) -> Experiment:

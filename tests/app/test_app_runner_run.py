@@ -71,7 +71,7 @@ def test_a_variant_stands_alone(experiment: Experiment, tmp_path: Path) -> None:
 def test_bad_input_found_late_leaves_nothing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SubbyteError("the model cannot be written as ONNX")
 
     monkeypatch.setattr(pipeline.onnx, "export_float", refuse)

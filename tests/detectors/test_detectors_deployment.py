@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import nn
 import subbyte
 from processor import FITTING, exact_sums
 from small_detectors import LARGE, NAMES, detector, large, pictures
-from subbyte.detectors.deployment import _facts_of
-from subbyte.detectors.nms import OUTPUTS, nms_scores
+from subbyte.detectors.common.nms import OUTPUTS
+from subbyte.detectors.deployment import deployment, detections_of
+from subbyte.detectors.ssd import anchored_of
 from subbyte.errors import SubbyteError
 from subbyte.postprocessing import Anchored
 from subbyte.targets import base as verify
@@ -111,6 +113,59 @@ def test_regions_that_float_code_connects_have_inputs_of_their_own(tmp_path: Pat
         assert [len(x) for x in outputs] == [3, 3, 3, 3, 7, 7]
 
 
+def tensors_and_attributes(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Copies of a model's tensors, and of each of its modules the attributes themselves."""
+    tensors = {
+        name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()
+    }
+    return tensors, {name: dict(vars(module)) for name, module in model.named_modules()}
+
+
+def not_run(captured: Any) -> Any:
+    """A copy of Faster R-CNN whose pool is as in a model that has not run yet."""
+    fresh = copy.deepcopy(captured)
+    pool = fresh.model.roi_heads.box_roi_pool
+    pool.scales = pool.map_levels = None
+    return fresh
+
+
+def check_unchanged(captured: Any, images: torch.Tensor) -> None:
+    tensors, attributes = tensors_and_attributes(captured.model)
+    for postprocess in (True, False):
+        deployed = deployment(captured.model, captured, (images,), postprocess)
+        assert not any(part.training for part in deployed.module.modules())
+    detections_of(captured, (images,))
+    after, found = tensors_and_attributes(captured.model)
+    assert found.keys() == attributes.keys()
+    for module, own in attributes.items():
+        assert found[module].keys() == own.keys()
+        assert [key for key, value in own.items() if found[module][key] is not value] == []
+    assert after.keys() == tensors.keys()
+    for key, (tensor, value) in tensors.items():
+        assert after[key][0] is tensor
+        assert torch.equal(after[key][1], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_that_is_given_changes(name: str) -> None:
+    """A quantized model and the float model, and of these the attributes of every module."""
+    images, simulation = torch.stack(pictures(2)), quantized(name)
+    check_unchanged(not_run(simulation) if name == "fasterrcnn" else simulation, images)
+    check_unchanged(simulation.float_model, images)
+
+
+def test_a_pool_that_has_not_run_learns_the_same_strides() -> None:
+    images = torch.stack(pictures(2, seed=9))
+    captured = quantized("fasterrcnn")
+    with torch.no_grad():
+        expected, found = (
+            deployment(each.model, each, (images,), True).module(images)
+            for each in (captured, not_run(captured))
+        )
+    assert int(expected[3].min()) > 0
+    assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+
+
 def test_what_is_behind_the_last_detection_is_zero(tmp_path: Path) -> None:
     model = quantized("ssd")
     subbyte.export(model, tmp_path / "model.onnx", pictures(2))
@@ -163,9 +218,9 @@ class Own(nn.Module):
 
     subbyte_regions = ("network",)
 
-    def __init__(self, inner: Any, facts: Anchored) -> None:
+    def __init__(self, inner: Any, anchored: Anchored) -> None:
         super().__init__()
-        self.network, self.inner, self.subbyte_postprocessing = Network(inner), [inner], facts
+        self.network, self.inner, self.subbyte_postprocessing = Network(inner), [inner], anchored
 
     def forward(self, images: list[torch.Tensor]) -> Any:
         inner = self.inner[0]
@@ -189,26 +244,14 @@ class Network(nn.Module):
 
 def test_a_model_may_say_itself_what_happens_around_its_network(tmp_path: Path) -> None:
     inner, images = detector("ssd"), pictures(3)
-    facts = _facts_of(inner, torch.stack(images))
-    model = subbyte.quantize(Own(inner, facts).eval(), [images], RANGE)
+    anchored = anchored_of(inner, torch.stack(images))
+    model = subbyte.quantize(Own(inner, anchored).eval(), [images], RANGE)
     assert model.region_names == ("network",)
     with torch.no_grad():
         expected = model(images)
     subbyte.export(model, tmp_path / "model.onnx", images)
     for runtime in RUNTIMES:
         assert min(shares_matched(expected, run(tmp_path / "model.onnx", runtime, images))) >= 0.94
-
-
-def test_suppression_against_an_example_worked_by_hand() -> None:
-    boxes = torch.tensor([[[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 4], [20, 20, 30, 30.0]]])
-    scores = torch.tensor([[[0.9, 0.8, 0.7, 0.05], [0.1, 0.8, 0.9, 0.3]]])
-    # Overlaps of the first three: 0.8, 0.4 and 0.5.
-    expected = torch.tensor([[[0.9, 0, 0.7, 0], [0, 0.8, 0.9, 0.3]]])
-    torch.testing.assert_close(nms_scores(boxes, scores, 0.55, 0.2, 4), expected)
-    expected = torch.tensor([[[0.9, 0, 0.7, 0], [0, 0, 0.9, 0.3]]])
-    torch.testing.assert_close(nms_scores(boxes, scores, 0.45, 0.2, 4), expected)
-    expected = torch.tensor([[[0.9, 0, 0, 0], [0, 0, 0.9, 0]]])
-    torch.testing.assert_close(nms_scores(boxes, scores, 0.45, 0.2, 1), expected)
 
 
 @pytest.mark.parametrize(

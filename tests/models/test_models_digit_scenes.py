@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from subbyte.detectors import label_count
 from subbyte.errors import SubbyteError
-from subbyte.models import ModelConfig, build, label_count, load
+from subbyte.models import ModelConfig, build, load
 from subbyte.models.families.digit_scenes import WEIGHTS
 
 

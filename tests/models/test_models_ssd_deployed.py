@@ -13,12 +13,17 @@ from subbyte import models
 
 
 @pytest.mark.slow
-def test_its_network_is_the_region_and_its_file_gives_boxes(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = models.build("mb2_ssd_lite", num_classes=5).eval()
-    images = torch.rand(4, 3, 300, 300)
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("digit_scenes", 128), pytest.param("mb2_ssd_lite", 300, marks=pytest.mark.whole)],
+)
+def test_its_network_is_the_region_and_its_file_gives_boxes(
+    name: str, side: int, tmp_path: Path
+) -> None:
+    model = models.build(name, num_classes=5).eval()
+    images = torch.rand(4, 3, side, side)
     quantized = subbyte.quantize(
-        model, [list(images[:2]), list(images[2:])], subbyte.Recipe(**FITTING)
+        model, [list(images[:2]), list(images[2:])], subbyte.Recipe(method="range", **FITTING)
     )
     assert quantized.region_names == ("network",)
     subbyte.export(quantized, tmp_path / "model.onnx", images[:2])

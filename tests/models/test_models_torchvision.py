@@ -17,28 +17,20 @@ from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, build, load
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine threads that wait for each other take longer than these small images."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """torch.hub's folder of weights, empty and without a network behind it."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
 
     def no_network(*args: Any, **options: Any) -> None:
         raise URLError("no network in tests")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    folder = tmp_path / "hub" / "checkpoints"
+    folder = tmp_path / "hub/checkpoints"
     folder.mkdir(parents=True)
-    return folder
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(folder.parent))
+    yield folder
+    torch.hub.set_dir(before)
 
 
 def theirs(name: str, seed: int = 5, **options: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ SMALL = "ssdlite320_mobilenet_v3_large"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path: Path) -> Iterator[Path]:
     """torch.hub's folder of weights, empty."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    folder = tmp_path / "hub" / "checkpoints"
+    folder = tmp_path / "hub/checkpoints"
     folder.mkdir(parents=True)
-    return folder
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(folder.parent))
+    yield folder
+    torch.hub.set_dir(before)
 
 
 def theirs(name: str, labels: int = 91) -> nn.Module:
@@ -82,7 +84,7 @@ def test_every_kind_of_head_tells_its_labels(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_frozen_norms_of_published_weights_are_as_torchvision_has_them(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

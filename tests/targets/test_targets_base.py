@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from targets_helpers import Pooled, images, seeded
 
+import subbyte
+from processor import FITTING
+from subbyte import targets
+from subbyte.errors import SubbyteError
 from subbyte.targets import base as verify
-from subbyte.targets import onnxruntime, openvino
+from subbyte.targets import names, onnxruntime, openvino
+from subbyte.targets.onnx.export import write_files
 from subbyte.utils.progress import Silent
 
 
@@ -85,6 +92,32 @@ def test_latency_of_a_slow_model_is_measured_for_a_limited_time(
     session = Recorded([0.0] * verify.WARM_UP + [0.03])
     assert verify.latency_ms(session, np.zeros(1)) >= 30
     assert len(session.inputs) == verify.WARM_UP + 1
+
+
+def test_the_runtimes_are_the_files_there_are() -> None:
+    assert names() == ("onnxruntime", "openvino")
+    with pytest.raises(SubbyteError, match="openvino"):
+        verify.runtime("openvin")
+    for name in ("base", "portable"):
+        with pytest.raises(SubbyteError):
+            verify.runtime(name)
+
+
+def test_a_runtime_is_there_by_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+    code = page[page.index("## A runtime") :].split("```python\n")[1].split("```")[0]
+    (tmp_path / "reference.py").write_text(code)
+    monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
+    monkeypatch.setattr(targets, "reference", None, raising=False)
+    monkeypatch.setitem(sys.modules, "subbyte.targets.reference", None)
+    del sys.modules["subbyte.targets.reference"]  # which monkeypatch will leave out again
+    assert names() == ("onnxruntime", "openvino", "reference")
+    quantized = subbyte.quantize(seeded(Pooled), [images()], subbyte.Recipe(**FITTING))
+    files = write_files(quantized, tmp_path, (images(2),), ["reference"])
+    assert files.of_runtime == {"reference": tmp_path / "model.onnx"}
+    runtime = verify.runtime("reference")
+    (found,) = runtime.load(files.path, 1).run(images(5).numpy())
+    np.testing.assert_allclose(found, quantized(images(5)), rtol=0, atol=1e-5)
 
 
 def test_a_runtime_by_its_name() -> None:

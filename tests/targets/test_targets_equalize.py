@@ -43,7 +43,7 @@ def test_limits_are_kept_on_integers_in_both_runtimes(
     limits = [
         numpy_helper.to_array(value)
         for value in onnx.load(str(path)).graph.initializer
-        if value.name.endswith("_levels") and list(value.dims) == [1, 16, 1, 1]
+        if value.name.endswith("_highest") and list(value.dims) == [1, 16, 1, 1]
     ]
     assert [limit.dtype.name for limit in limits] == ["uint8", "uint8"]
     for name, runtime in RUNTIMES.items():

@@ -8,13 +8,31 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from targets_helpers import RUNTIMES, OneConv, TwoConvs, deploy, differences, images, run, seeded
+from targets_helpers import (
+    RUNTIMES,
+    OneConv,
+    Pooled,
+    TwoConvs,
+    deploy,
+    differences,
+    images,
+    normal,
+    run,
+    seeded,
+)
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformer
 
+import small_detectors
 import subbyte
 from subbyte.api import prepare
 from subbyte.errors import SubbyteError
-from subbyte.targets.onnx.export import export_float, read_metadata
+from subbyte.targets.onnx.export import (
+    export_float,
+    output_names,
+    read_metadata,
+    write_files,
+)
 
 
 class Bessel(OneConv):
@@ -159,6 +177,85 @@ def test_metadata_of_a_file_from_elsewhere_is_empty(tmp_path: Path) -> None:
     model.metadata_props.add(key="author", value="someone")
     onnx.save(model, str(tmp_path / "other.onnx"))
     assert read_metadata(tmp_path / "other.onnx") == {}
+
+
+def test_export_leaves_the_quantized_model_as_it_is(tmp_path: Path) -> None:
+    # Whose windows are in the batch: nothing may be learned of its size.
+    torch.manual_seed(0)
+    model = SwinTransformer([4, 4], 8, [2], [2], [4, 4], num_classes=3)
+    quantized = subbyte.quantize(model, [normal(4, 3, 32, 32)], subbyte.Recipe(method="range"))
+    batches = [normal(size, 3, 32, 32, seed=size) for size in (1, 3, 4)]
+    before, state = [quantized(batch) for batch in batches], _copied(quantized)
+    for target in (None, *RUNTIMES):
+        subbyte.export(quantized, tmp_path / "model.onnx", batches[0], target=target)
+    for batch, outputs in zip(batches, before, strict=True):
+        torch.testing.assert_close(quantized(batch), outputs, rtol=0, atol=0)
+    assert state.keys() == quantized.state_dict().keys()
+    assert all(torch.equal(state[name], x) for name, x in quantized.state_dict().items())
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "bits", "own"),
+    [
+        (Pooled, 8, []),
+        (Pooled, 4, ["openvino"]),
+        (TwoConvs, 8, ["onnxruntime"]),  # whose last convolution is a product there
+    ],
+)
+def test_all_files_are_made_of_one_export(
+    make: type[nn.Module],
+    bits: int,
+    own: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    recipe = subbyte.Recipe(weights=bits, activations=bits, first_last=None)
+    quantized = subbyte.quantize(seeded(make), [images()], recipe)
+    exported, export = [], torch.onnx.export
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        exported.append(args)
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", counting)
+    files = write_files(quantized, tmp_path, (images(2),), RUNTIMES)
+    assert len(exported) == 1
+    assert files.path == tmp_path / "model.onnx"
+    assert not files.raw
+    for name in RUNTIMES:
+        path = tmp_path / (f"model.{name}.onnx" if name in own else "model.onnx")
+        assert files.of_runtime[name] == path
+        alone = tmp_path / "alone.onnx"
+        subbyte.export(quantized, alone, images(2), target=name if name in own else None)
+        assert path.read_bytes() == alone.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2 + len(own)
+
+
+def test_a_detectors_files_and_those_of_its_raw_outputs(tmp_path: Path) -> None:
+    model, batch = small_detectors.detector("ssd"), small_detectors.pictures(2, (64, 64), 0)
+    quantized = subbyte.quantize(model, [batch], subbyte.Recipe(method="range"))
+    (tmp_path / "raw").mkdir()
+    files = write_files(quantized, tmp_path, (batch,), ["onnxruntime"], raw_folder=tmp_path / "raw")
+    raw = files.raw["onnxruntime"]
+    assert raw == tmp_path / "raw" / files.of_runtime["onnxruntime"].name
+    assert output_names(files.of_runtime["onnxruntime"]) == ["boxes", "scores", "labels", "count"]
+    assert output_names(raw) == ["bbox_regression", "cls_logits"]
+    assert read_metadata(raw) == read_metadata(files.of_runtime["onnxruntime"])
+    found = RUNTIMES["onnxruntime"].load(raw, 1).run(torch.stack(batch).numpy())
+    with quantized.placed_for("onnxruntime"):
+        simulated = quantized.raw(batch)
+    assert sorted(x.shape for x in found) == sorted(tuple(x.shape) for x in simulated)
+
+
+def test_the_float_model_by_the_same_way(tmp_path: Path) -> None:
+    quantized = subbyte.quantize(seeded(TwoConvs), [images()], subbyte.Recipe(weights=2))
+    files = write_files(quantized, tmp_path, (images(2),), RUNTIMES, integers=False)
+    assert set(files.of_runtime.values()) == {files.path}
+    assert {node.op_type for node in onnx.load(str(files.path)).graph.node} == {"Conv", "Relu"}
 
 
 def test_the_exporter_reads_its_operators_once(

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from targets_helpers import RUNTIMES, differences, images, operators, seeded
 from torch import Tensor, nn
 
 import subbyte
 from processor import FITTING
-from subbyte.targets.onnx.operators import OPS
 
 TINY = 0.05  # of one step of the integer sums
 DIGITS = 5e-7  # what float32 leaves open of values of about 1
@@ -68,25 +66,3 @@ def test_the_file_for_both_keeps_its_convolutions(tmp_path: Path) -> None:
     quantized = subbyte.quantize(seeded(Heads), [batch])
     subbyte.export(quantized, path, batch[:2])
     assert (operators(path)["MatMul"], operators(path)["Conv"]) == (0, 7)
-
-
-@pytest.mark.parametrize(
-    ("sides", "stride", "padding", "dilation"),
-    [
-        ((3, 3), (1, 1), (1, 1), (1, 1)),
-        ((2, 3), (2, 1), (0, 2), (1, 2)),
-        ((1, 1), (3, 2), (0, 0), (1, 1)),
-    ],
-)
-def test_patches_are_those_of_unfold(
-    sides: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> None:
-    x = images()
-    settings = [list(values) for values in (sides, stride, padding, dilation)]
-    found = OPS.patches(x, 0.1, 3, *settings)
-    expected = F.unfold(x, sides, dilation, padding, stride)  # [N, channels · taps, places]
-    expected = expected.reshape(len(x), 3, sides[0] * sides[1], *found.shape[1:3])
-    torch.testing.assert_close(found, expected.permute(0, 3, 4, 2, 1).flatten(3))

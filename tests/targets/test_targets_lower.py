@@ -21,7 +21,7 @@ from targets_helpers import (
 from torch import Tensor, nn
 
 import subbyte
-from subbyte.targets.onnx.lower import lower
+from subbyte.targets.onnx.neutral import neutral
 
 
 class Pools(nn.Module):
@@ -82,13 +82,22 @@ def test_it_leaves_the_model_alone_and_computes_the_same(weights: int) -> None:
     quantized = subbyte.quantize(seeded(SideBySide), [images()], subbyte.Recipe(weights=weights))
     rows, state = subbyte.layers(quantized), dict(quantized.state_dict())
     before = quantized(images())
-    lowered = lower(quantized)(images())
+    lowered = neutral(quantized)(images())
     after = quantized(images())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(state[key], value) for key, value in quantized.state_dict().items())
     assert subbyte.layers(quantized) == rows
     for a, b in zip(before, lowered, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_float_weights_are_not_held_twice() -> None:
+    recipe = subbyte.Recipe(weights=None, activations=None, first_last=None)
+    quantized = subbyte.quantize(seeded(TwoConvs), [images()], recipe)
+    lowered = dict(neutral(quantized).named_parameters())
+    for name, parameter in quantized.model.named_parameters():
+        assert lowered[name].data_ptr() == parameter.data_ptr()
+        assert lowered[name] is not parameter  # which stays where it is if the copy is moved
 
 
 def test_global_average_pooling_is_one_operator(tmp_path: Path) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from annotated import FACTORY, coco_set, seen_by, voc_set, write_coco, write_images
 from small_detectors import detector
+from subbyte.api import capture, quantize_captured
 from subbyte.data import DataConfig
+from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, ModelSpec, load
+from subbyte.recipe import Recipe
 from subbyte.tasks import classification, detection
 from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils.progress import Silent
@@ -168,3 +173,26 @@ def test_the_simulation_takes_some_of_the_images(own: ModelSpec, tmp_path: Path)
     assert task.score(some)[0]["images"] == 2
     task.illustrate(tmp_path, "w8a8", some, common)
     assert (tmp_path / "scenes.png").is_file()
+
+
+def test_noise_is_that_against_the_users_own_model(own: ModelSpec, tmp_path: Path) -> None:
+    task = opened(own, {"root": coco_set(tmp_path, own.module)})
+    float_model = capture(own.module, task.example)
+    batches = ArgumentsOf(task.data.calibration, torch.device("cpu"))
+    recipe = Recipe(weights=4, activations=8, first_last=None, method="bias_correction")
+    quantized = quantize_captured(float_model, batches, recipe)
+    assert quantized.params.biases  # so that a float model with these biases is another
+    found = outputs(task, own.module)
+    entry = task.compare_with_float(found, outputs(task, quantized), quantized, float_model)
+
+    signal = noise = 0.0
+    model: Any = own.module
+    for batch in task.data.evaluation:
+        with torch.no_grad():
+            images, _ = model.transform(batch["inputs"])
+            heads = model.head(list(model.backbone(images.tensors).values()))
+            raw = pytree.tree_leaves(quantized.raw(batch["inputs"]))
+        for exact, other in zip(heads.values(), raw, strict=True):
+            signal += float(exact.double().square().sum())
+            noise += float((exact - other).double().square().sum())
+    assert entry["sqnr_db"] == pytest.approx(10 * math.log10(signal / noise), abs=0.01)

@@ -65,7 +65,7 @@ class Interrupting:
 
 def _config(**changes: Any) -> Training:
     fields: dict[str, Any] = {
-        "model": "sq_ssd_lite",
+        "model": "digit_scenes",
         "epochs": 2,
         "batch_size": 2,
         "learning_rate": 1e-3,
@@ -79,14 +79,6 @@ def _count(model: SSD) -> Mapping[str, float]:
     assert not model.training
     (found,) = model([torch.full((3, 50, 50), 0.5)])
     return {"found": len(found["scores"])}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +109,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "part")]
     first, second = (safetensors.torch.load_file(file) for file in files)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert {value.dtype for value in first.values()} == {torch.float32}
+    floats = [value for value in first.values() if value.is_floating_point()]
+    assert {value.dtype for value in floats} == {torch.float32}
     ours, theirs = (
         [{k: v for k, v in row.items() if k in ("step", "classification")} for row in run.rows]
         for run in (resumed, whole)
@@ -136,9 +129,9 @@ def test_what_comes_out(tmp_path: Path) -> None:
         (1, 2, False),
         (2, 4, True),
     ]
-    assert progress.descriptions[0] == "sq_ssd_lite, epoch 1 of 2"
-    assert progress.descriptions[1].startswith("sq_ssd_lite, epoch 2 of 2, loss ")
-    spec = load(ModelConfig(name="sq_ssd_lite", checkpoint=out))
+    assert progress.descriptions[0] == "digit_scenes, epoch 1 of 2"
+    assert progress.descriptions[1].startswith("digit_scenes, epoch 2 of 2, loss ")
+    spec = load(ModelConfig(name="digit_scenes", checkpoint=out))
     assert spec.classes == ("red", "green")
     image = torch.rand(3, 64, 64)
     with torch.no_grad():
@@ -151,17 +144,14 @@ def test_what_comes_out(tmp_path: Path) -> None:
     assert torch.equal(again.model([image])[0]["scores"], ours["scores"])
 
 
-@pytest.mark.slow
 def test_the_loss_of_what_it_is_shown_falls(tmp_path: Path) -> None:
-    config = _config(
-        model="mb2_ssd_lite", epochs=12, batch_size=4, learning_rate=4e-3, clip_gradient=None
-    )
+    config = _config(epochs=12, batch_size=4, learning_rate=4e-3, clip_gradient=None)
     trained = train(config, Squares(), None, tmp_path / "run")
     losses = [row["bbox_regression"] + row["classification"] for row in trained.rows]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_processes_that_torchrun_starts_share_the_batches(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -186,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_weights(tmp_pat
     config = _config(learning_rate=1e30, clip_gradient=None, warmup_steps=0)
     with pytest.raises(SubbyteError, match=r"the (loss|gradient) .* at step \d of 4, at a learn"):
         train(config, Squares(), None, tmp_path / "run")
-    model = build("sq_ssd_lite", checkpoint=tmp_path / "run" / "last_good.safetensors")
+    model = build("digit_scenes", checkpoint=tmp_path / "run" / "last_good.safetensors")
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

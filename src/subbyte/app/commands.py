@@ -43,13 +43,13 @@ def quantize_model(
     module = spec.module.to(device)
     chosen = {"images": images, "seed": recipe.seed, "batch_size": batch_size}
     task = task_file(spec.task)
-    batches, facts = task.calibration(calibration, spec, chosen, device, progress)
+    batches, preparation = task.calibration(calibration, spec, chosen, device, progress)
     quantized = api.quantize(module, batches, recipe, progress=progress)
     quantized.metadata |= {
         "task": spec.task,
         "model": spec.name,
         "classes": None if spec.classes is None else list(spec.classes),
-        **facts,
+        **preparation,
     }
     api.save(quantized, out)
     return api.layers(quantized), list(batches.notes)

@@ -100,7 +100,7 @@ def run_variant(
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            deployed = _write_variant(quantized, path, setup, Path(scratch))
+            deployed = _write_variant(quantized, part, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
@@ -153,16 +153,17 @@ def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Pat
     return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
 
 
-def _write_variant(quantized: Simulation, path: Path, setup: Setup, scratch: Path) -> Deployed:
-    """Write `path`, and `model.RUNTIME.onnx` where it is another; to `scratch` without the rest."""
-    example, postprocess = setup.task.written, setup.task.postprocess
-    onnx.export(quantized, path, example, None, postprocess, scratch / path.name)
-    paths: dict[str, Path] = dict.fromkeys(setup.experiment.runtimes, path)
-    for key in onnx.own_files(quantized, paths):
-        paths[key] = path.with_suffix(f".{key}.onnx")
-        own = scratch / paths[key].name
-        onnx.export(quantized, paths[key], example, key, postprocess, own)
-    return _deployed(quantized, paths, scratch)
+def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: Path) -> Deployed:
+    """Write a variant's files from one export; to `scratch` those without post-processing."""
+    files = onnx.write_files(
+        quantized,
+        folder,
+        setup.task.written,
+        setup.experiment.runtimes,
+        postprocess=setup.task.postprocess,
+        raw_folder=scratch,
+    )
+    return Deployed(quantized, files.of_runtime, files.raw)
 
 
 def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:

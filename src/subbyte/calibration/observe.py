@@ -23,6 +23,7 @@ from subbyte.numerics.qparams import (
     sqnr_db,
 )
 from subbyte.numerics.qspec import QSpec
+from subbyte.numerics.rounding import fake_quantize
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.recipe import Choice
@@ -149,9 +150,8 @@ def sample_sqnr_db(
 ) -> float:
     """Energy of what was seen over that of its error by these parameters, in dB."""
     values = sample.values
-    quantized = torch.fake_quantize_per_channel_affine(
-        values, scale.to(values.device), zero_point.to(values.device), 0, spec.low, spec.high
-    )
+    device = values.device
+    quantized = fake_quantize(values, scale.to(device), zero_point.to(device), spec)
     counts = torch.ones(()) if sample.counts is None else sample.counts
     signal = (values.double().square() * counts).sum()
     noise = ((quantized - values).double().square() * counts).sum()

@@ -1,1 +1,49 @@
-"""Detectors: one file a family, and what they share."""
+"""Detectors: one file a family; `base.Family` says what such a file holds."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from subbyte.detectors.base import TrainingLoss, family_of
+from subbyte.detectors.common.letterbox import Letterbox, Sizes
+from subbyte.graph.float_model import Regional
+
+REGIONS = "subbyte_regions"  # the attribute by which a model names its own regions
+
+
+def regions_of(model: nn.Module) -> tuple[str, ...] | None:
+    """The regions that a model names itself, or those that its family has; `None`: unknown."""
+    own = getattr(model, REGIONS, None)
+    return family_of(model).regions(model) if own is None else tuple(own)
+
+
+def label_count(model: nn.Module) -> int | None:
+    """How many labels a detector has, the background among them; `None`: unknown."""
+    return family_of(model).label_count(model)
+
+
+def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
+    """How a detector's file takes images of these sizes (height, width).
+
+    Images of one size stay as they are. Others are resized as the model's family does.
+    """
+    distinct = set(sizes)
+    if len(distinct) == 1:
+        return Letterbox(next(iter(distinct)))
+    return family_of(model).letterbox(model, distinct)
+
+
+def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:
+    """The sum of the losses that a detector returns in training mode, of its raw outputs.
+
+    Args:
+        captured: The captured model.
+        original: The model that was captured; its heads may compute losses themselves.
+
+    Returns:
+        A function of what `captured.raw` gives for a batch and of the batch's targets: a
+        dictionary for each image, of `boxes`, `labels` and the image's `size` (height, width), and
+        perhaps `iscrowd`. It raises `SubbyteError` if the targets do not fit. `None` for a model
+        without a known loss.
+    """
+    return family_of(original).training_loss(captured, original)

@@ -1,4 +1,4 @@
-"""Faster R-CNN: proposals, what is pooled of the feature maps for each, and their boxes."""
+"""torchvision's Faster R-CNN: proposals, what is pooled of feature maps for each, their boxes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,24 @@ import torch
 import torchvision
 from onnxscript import opset21 as op
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
 
-from subbyte.detectors.nms import Detections, best_of, clipped, nms_scores, rows
-from subbyte.detectors.preprocessing import Frame
+from subbyte.detectors.base import Deployment, Family
+from subbyte.detectors.common.chain import chained
+from subbyte.detectors.common.copies import evaluating
+from subbyte.detectors.common.nms import (
+    OUTPUTS,
+    Detections,
+    best_of,
+    clipped,
+    nms_scores,
+    rows,
+)
+from subbyte.detectors.common.one_stage import anchors_of, images_of, size_of
+from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
+from subbyte.graph.float_model import Regional
+
+REGIONS = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor")
 
 
 @torch.library.custom_op("subbyte::roi_align", mutates_args=())
@@ -45,39 +60,42 @@ def _onnx_roi_align(
     )
 
 
-TRANSLATIONS = {torch.ops.subbyte.roi_align.default: _onnx_roi_align}
-
-
 class TwoStages(nn.Module):
     """torchvision's Faster R-CNN from images [N, 3, H, W] of one size to detections.
 
-    anchors: [A, 4], those of the levels one after the other; lengths: how many each level has.
-    pool: the detector's own, after it has run on images of that size.
+    Args:
+        model: The detector, after it has run on images: only then does its pool know the feature
+            maps' strides.
+        preprocessing: From images to the backbone's batch.
+        anchors: [A, 4], those of one feature map after the other.
+        lengths: How many anchors each feature map has.
     """
 
-    def __init__(self, model: Any, frame: Frame, anchors: Tensor, lengths: list[int]) -> None:
+    def __init__(
+        self, model: Any, preprocessing: ImagePreprocessing, anchors: Tensor, lengths: list[int]
+    ) -> None:
         super().__init__()
-        self.frame, self.lengths = frame, lengths
+        self.preprocessing, self.lengths = preprocessing, lengths
         self.backbone, self.head = model.backbone, model.rpn.head
         self.box_head, self.predictor = model.roi_heads.box_head, model.roi_heads.box_predictor
-        self.rpn = Proposing(model.rpn, frame.resized)
-        self.boxes = Boxes(model.roi_heads, frame.resized)
-        self.pool = Pooling(model.roi_heads.box_roi_pool)
+        self.rpn = Proposals(model.rpn, preprocessing.resized)
+        self.boxes = FasterRcnnBoxes(model.roi_heads, preprocessing.resized)
+        self.pool = RoiPooling(model.roi_heads.box_roi_pool)
         self.register_buffer("anchors", anchors)
 
     def forward(self, images: Tensor) -> Detections:
         """Boxes [N, K, 4] in pixels, scores [N, K], labels [N, K], count [N]."""
-        features = self.backbone(self.frame(images))
+        features = self.backbone(self.preprocessing(images))
         features = {"0": features} if isinstance(features, Tensor) else features
         objectness, deltas = self.head(list(features.values()))
         anchors = torch.split(self.get_buffer("anchors"), self.lengths)
         proposals, scores = self.rpn(objectness, deltas, anchors)
         logits, regression = self.predictor(self.box_head(self.pool(features, proposals)))
         boxes, *rest = self.boxes(proposals, scores, logits, regression)
-        return self.frame.in_pixels(boxes), *rest
+        return self.preprocessing.in_pixels(boxes), *rest
 
 
-class Proposing(nn.Module):
+class Proposals(nn.Module):
     """The proposals of a region proposal network."""
 
     def __init__(self, rpn: Any, size: tuple[int, int]) -> None:
@@ -89,19 +107,19 @@ class Proposing(nn.Module):
     def forward(
         self, objectness: list[Tensor], deltas: list[Tensor], anchors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Proposals [N, P, 4] in the resized image, and scores [N, P]: 0 where there is none."""
-        levels = [self._level(*part) for part in zip(objectness, deltas, anchors, strict=True)]
-        boxes = torch.cat([level[0] for level in levels], 1)
+        """Proposals [N, P, 4] in the resized image; scores [N, P], 0 where there is no proposal."""
+        maps = [self._of_map(*part) for part in zip(objectness, deltas, anchors, strict=True)]
+        boxes = torch.cat([of_map[0] for of_map in maps], 1)
         alone = [
-            torch.cat([x if i == k else x * 0 for k, (_, x) in enumerate(levels)], 1)
-            for i in range(len(levels))
+            torch.cat([x if i == k else x * 0 for k, (_, x) in enumerate(maps)], 1)
+            for i in range(len(maps))
         ]
-        scores = torch.stack(alone, 1)  # N, levels, M
+        scores = torch.stack(alone, 1)  # N, maps, M
         kept = nms_scores(boxes, scores, self.iou, 0.0, self.count).sum(1)
         best, places = kept.topk(min(self.count, kept.shape[1]), 1)
         return rows(boxes, places), best
 
-    def _level(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_map(self, objectness: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         each = objectness.shape[1]  # anchors at a place
         logits = objectness.permute(0, 2, 3, 1).flatten(1)
         codes = torch.unflatten(deltas, 1, (each, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
@@ -114,7 +132,7 @@ class Proposing(nn.Module):
         return boxes, scores * wanted.to(scores.dtype)
 
 
-class Pooling(nn.Module):
+class RoiPooling(nn.Module):
     """RoIAlign on the feature map that suits each proposal's size."""
 
     def __init__(self, pool: Any) -> None:
@@ -140,7 +158,7 @@ class Pooling(nn.Module):
         return torch.stack(chosen).sum(0)
 
 
-class Boxes(nn.Module):
+class FasterRcnnBoxes(nn.Module):
     """From what the box predictor gives to detections."""
 
     def __init__(self, heads: Any, size: tuple[int, int]) -> None:
@@ -174,3 +192,28 @@ def _large(boxes: Tensor, smallest: float) -> Tensor:
     """Whether both sides of boxes [..., 4] are at least so long."""
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return (width >= smallest) & (height >= smallest)
+
+
+@torch.no_grad()
+def _deployment(
+    model: Any, captured: Regional, args: tuple[Any, ...], postprocess: bool
+) -> Deployment:
+    if not postprocess:
+        return chained(model, captured, args)
+    images = images_of(args)
+    preprocessing = preprocessing_of(model.transform, size_of(images)).to(images.device)
+    anchors, lengths = anchors_of(model, model.rpn.anchor_generator, preprocessing)
+    pool = model.roi_heads.box_roi_pool
+    if pool.scales is None or pool.map_levels is None:
+        model(list(images[:1]))
+    module = evaluating(TwoStages(model, preprocessing, anchors, lengths))
+    return Deployment(module, (images,), OUTPUTS)
+
+
+FAMILY = Family(
+    matches=lambda model: isinstance(model, FasterRCNN),
+    regions=lambda _: REGIONS,
+    deployment=_deployment,
+    label_count=lambda model: int(model.roi_heads.box_predictor.cls_score.out_features),
+    operators={torch.ops.subbyte.roi_align.default: _onnx_roi_align},
+)

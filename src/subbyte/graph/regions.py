@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.detectors.regions import WHOLE, known_regions
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.batch import are_images, leading
 from subbyte.graph.capture.export import (
@@ -23,7 +22,7 @@ from subbyte.graph.capture.export import (
     try_model,
 )
 from subbyte.graph.capture.passes.frozen_batch_norm import thaw
-from subbyte.graph.flow import Flow, Place
+from subbyte.graph.flow import WHOLE, Flow, Place
 
 LAYERS = (
     nn.Conv1d,
@@ -62,19 +61,20 @@ class _Call:
 def capture_regions(
     model: nn.Module, args: tuple[Any, ...], names: tuple[str, ...] | None
 ) -> Parts:
-    """A copy of a model in which the regions `names` are graphs; `None`: those that are found.
+    """A copy of a model in which its regions are graphs.
 
-    These are the ones that the model names in its attribute `subbyte_regions`, the parts of
-    torchvision's detectors, the whole model where it can be captured, and else the largest
-    submodules that can: tensors in, tensors out, and a convolution or a linear layer inside. A
-    model that returns one matrix, as a classifier does, is captured whole or not at all. `args`:
-    one batch.
+    Args:
+        model: It is left as it is.
+        args: Its arguments for one batch.
+        names: The regions' qualified names. `None`: the whole model where it can be captured, and
+            else the largest submodules that can: tensors in, tensors out, and a convolution or a
+            linear layer inside. A model that returns one matrix, as a classifier does, is captured
+            whole or not at all.
 
     Raises:
         SubbyteError: A region does not exist, does not run, runs in different ways, or cannot be
             captured; it is named.
     """
-    names = known_regions(model) if names is None else names
     if names is None:
         return _found(model, args)
     if tuple(names) == WHOLE:

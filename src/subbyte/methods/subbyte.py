@@ -1,29 +1,36 @@
-"""Every layer rounded in closed form for what it really reads, then all scales tuned together."""
+"""GPTQ with coordinate descent, layer by layer, then straight-through fine-tuning of all together.
+
+Each layer is fitted to what it really reads, behind quantized layers; in the end gradients move
+scales, biases and integers of the whole network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from subbyte.calibration.observe import choose_activations, choose_weights
+from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
+from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import portions
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
 from subbyte.methods.finetune.parameters import Rates
-from subbyte.methods.finetune.training_data import lessons_of
-from subbyte.methods.finetune.tune import FACTORS, Outcome, Tuning, tune
-from subbyte.methods.gptq.layerwise import Sampling, fit_layers, held_out
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.methods.finetune.training_data import TrainingData, training_data
+from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
+from subbyte.methods.gptq.chunks import held_out_images
+from subbyte.methods.gptq.layer_samples import Sampling
+from subbyte.methods.gptq.layerwise import Settings, quantize_layers
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import simulate
 from subbyte.utils.allocator import give_back
-from subbyte.utils.progress import Progress, Silent
 from subbyte.utils.validation import Checked
 
-AT_ONCE = 32  # images
+IMAGES_AT_ONCE = 32  # through the float network
 STEPS = 120
-PIXELS = 64_000_000
-MULTIPLY_ADDS = 1e13  # forward, once
+PIXELS_SEEN = 64_000_000  # by all steps together
+MULTIPLY_ADDS = 1e13  # forward, of all steps together
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
@@ -31,13 +38,17 @@ FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by whi
 class Options(Checked):
     """What can be set.
 
-    images: of the calibration, that are fitted to (the first ones). positions: rows taken of each,
-    at least. steps: of the tuning, of `batch` images each; `None`: 120, or as many as look at 64
-    million pixels or as take 10¹³ multiply-adds forward, if these are fewer. integers: its rate for
-    integers of 2 bits, in levels a step, twice that for every two bits more; 0: they stay. Where
-    `None` gives fewer steps than 120, all rates are smaller. features: what the error of what
-    blocks read counts in it at first. cache_memory: GB of values between layers that are kept in
-    memory; beyond, in temporary files.
+    Attributes:
+        images: Of the calibration, that layers are fitted to (the first ones).
+        positions: Rows taken of each, at least.
+        steps: Of the tuning; `None`: 120, or as many as look at 64 million pixels or as take 10¹³
+            multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller.
+        batch: Images in a step.
+        integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
+            more; 0: they stay.
+        features: What the error of what blocks read counts in the tuning at first.
+        cache_memory: GB of values between layers that are kept in memory; beyond, they lie in
+            temporary files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,54 +62,65 @@ class Options(Checked):
     cache_memory: float = Field(2.0, ge=0)
 
 
-def apply(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
+def quantize(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
     options: Options,
-    *,
-    loss: object = None,
-    progress: Progress | None = None,
-    resume: Path | None = None,
-) -> None:
-    """Choose all ranges in the float network, fit layer by layer, then tune scales and biases."""
-    del loss
-    progress = progress or Silent()
-    choose_weights(captured, progress)
-    choose_activations(captured, batches, progress, State.OFF)
+    context: Context,
+) -> QuantParams:
+    """Choose all ranges in the float network, fit layer by layer, then tune the whole network."""
+    params = QuantParams(weight_ranges(float_model, placement, context.progress))
+    simulation = simulate(float_model, placement, QuantParams())
+    found, seen = activation_ranges(simulation, batches, context.progress)
+    params = params.with_tensors(found)
     give_back()
-    some = list(portions(batches, options.images, AT_ONCE))
-    lessons = lessons_of(captured, some, options.images, held_out)
-    if lessons is not None:
-        some = lessons.portions(AT_ONCE)  # so that images are in memory once
-    cache = int(options.cache_memory * 2**30)
-    fit_layers(captured, some, cache, Sampling(options.positions), progress, resume)
+    images = list(portions(batches, options.images, IMAGES_AT_ONCE))
+    data = training_data(float_model, images, options.images, held_out_images)
+    if data is not None:
+        images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once
+    settings = Settings(int(options.cache_memory * 2**30), Sampling(options.positions))
+    params = quantize_layers(float_model, placement, params, images, settings, context)
     give_back()
     if options.steps == 0:
-        return
-    if lessons is None:
-        captured.facts.tuning = {"kept": False, "why": NO_ROWS}
-        return
+        return params
+    if data is None:
+        return params.with_reported(tuning={"kept": False, "why": NO_ROWS})
+    tuning = tuning_of(options, data)
+    params, outcome = tune(float_model, placement, params, data, tuning, context)
+    params = params.with_reported(tuning=_reported(tuning.steps, outcome))
+    return with_sqnr(placement, params, seen)
+
+
+def tuning_of(options: Options, data: TrainingData) -> Tuning:
+    """How a network is tuned on some images."""
     steps, share = options.steps, 1.0
     if steps is None:
-        steps = _steps(lessons.pixels, lessons.multiply_adds, options.batch)
+        steps = steps_for(data.pixels, data.multiply_adds, options.batch)
         share = (steps / STEPS) ** FEWER
     rates = Rates(integers=options.integers * share).times(share)
-    factors = FACTORS if share == 1 else FACTORS[1:]  # the first one is too much for few steps
-    tuning = Tuning(steps, options.batch, rates, options.features, factors)
-    captured.facts.tuning = _said(steps, tune(captured, lessons, tuning, progress))
+    # The first factor is too much for few steps.
+    factors = RATE_FACTORS if share == 1 else RATE_FACTORS[1:]
+    return Tuning(steps, options.batch, rates, options.features, factors)
 
 
-def _said(steps: int, outcome: Outcome) -> dict[str, Any]:
+def steps_for(pixels: int, multiply_adds: float, batch: int) -> int:
+    """Fewer for large images and for large networks, so that the time is not a multiple.
+
+    Args:
+        pixels: Of an image.
+        multiply_adds: For one, forward.
+        batch: Images in a step.
+    """
+    looks = min(PIXELS_SEEN / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
+    return max(1, min(STEPS, int(looks / batch)))
+
+
+def _reported(steps: int, outcome: Outcome) -> dict[str, Any]:
     """How the tuning went, for the results."""
     refused = [{"rates": factor, "why": why} for factor, why in outcome.refused.items()]
-    said: dict[str, Any] = {"steps": steps, "kept": outcome.kept, "rates": outcome.factor}
+    found: dict[str, Any] = {"steps": steps, "kept": outcome.kept, "rates": outcome.factor}
     if not outcome.kept:
-        said["why"] = refused[-1]["why"]
+        found["why"] = refused[-1]["why"]
     losses = {"loss_before": outcome.loss_before, "loss": outcome.loss}
-    return {**said, "refused": refused, **losses}
-
-
-def _steps(pixels: int, multiply_adds: float, batch: int) -> int:
-    """Fewer for large images and for large networks, so that the time is no multiple."""
-    looks = min(PIXELS / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
-    return max(1, min(STEPS, int(looks / batch)))
+    return {**found, "refused": refused, **losses}

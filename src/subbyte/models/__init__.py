@@ -15,15 +15,10 @@ from subbyte.models import factory, families
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
 from subbyte.models.families import timm as timm_family
 from subbyte.models.spec import ModelSpec
-from subbyte.utils import lazy
 from subbyte.utils.validation import explain
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from subbyte.models.detectors import label_count
-else:
-    __getattr__ = lazy.attributes(__name__, {"label_count": "subbyte.models.detectors"})
 
 __all__ = [
     "BUNDLED",
@@ -32,7 +27,6 @@ __all__ = [
     "build",
     "check",
     "is_classifier",
-    "label_count",
     "load",
     "names",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 
 from subbyte.numerics.qparams import TensorQParams, dequantize
 from subbyte.numerics.qspec import QSpec
+from subbyte.numerics.rounding import fake_quantize
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -107,17 +108,11 @@ class FakeQuantize(Quantizer):
         if self.clipping is not None:
             return self._counting(x, self.clipping)
         if not torch.is_grad_enabled() and x.dtype is torch.float32:
-            return self._in_steps(x)
+            return fake_quantize(x, self.scale, self.zero_point, self.spec)
         spec = self.spec
         return torch.fake_quantize_per_tensor_affine(
             x, self.scale, self.zero_point, spec.low, spec.high
         )
-
-    def _in_steps(self, x: torch.Tensor) -> torch.Tensor:
-        """What PyTorch's kernel computes, operation by operation, and three times as fast."""
-        zero_point = self.zero_point.to(x.dtype)
-        integers = torch.mul(x, self.scale.reciprocal()).round_().add_(zero_point)
-        return integers.clamp_(self.spec.low, self.spec.high).sub_(zero_point).mul_(self.scale)
 
     def _counting(self, x: torch.Tensor, clipping: Clipping) -> torch.Tensor:
         # What PyTorch's public function calls too; it keeps the first of the two results only.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from subbyte.numerics.qspec import QSpec, along
+from subbyte.numerics.rounding import fake_quantize
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +72,9 @@ def quantize_weight(
         zero_point: int32, the same shape.
         spec: The integers that there are.
     """
-    if spec.axis is None:
-        rounded = torch.fake_quantize_per_tensor_affine(
-            weight, scale, zero_point, spec.low, spec.high
-        )
-    else:
-        rounded = torch.fake_quantize_per_channel_affine(
-            weight, scale, zero_point, spec.axis, spec.low, spec.high
-        )
-    signed = (rounded / along(scale, weight, spec.axis)).round()
+    shaped = along(scale, weight, spec.axis), along(zero_point, weight, spec.axis)
+    rounded = fake_quantize(weight, *shaped, spec)
+    signed = rounded.div_(shaped[0]).round_()
     return weight_of_signed(signed, scale, zero_point, spec)
 
 

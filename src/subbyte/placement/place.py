@@ -191,11 +191,12 @@ class _Collector:
         if config is not None and config.weight is not None and layer.weight is not None:
             weight = self._weight(part, layer.weight, name, config)
         bias = layer.node.args[2] if len(layer.node.args) > 2 else None
-        if weight is not None and activations and isinstance(bias, fx.Node):
-            if bias.op == "get_attr":
-                self.biases.append(
-                    QuantizedBias(part.region, layer.node.name, bias.name, activations[0], weight)
-                )
+        reads_parameter = isinstance(bias, fx.Node) and bias.op == "get_attr"
+        if weight is not None and activations and reads_parameter:
+            assert isinstance(bias, fx.Node)
+            self.biases.append(
+                QuantizedBias(part.region, layer.node.name, bias.name, activations[0], weight)
+            )
         reason = layer.reason or ("" if weight or activations else "the recipe leaves it in float")
         self.layers.append(
             PlacedLayer(

@@ -1,9 +1,9 @@
 """A quantized model as a file: parameters, recipe, and by what its float model is known again.
 
 A safetensors file. Tensors: `grid.LAYER.ROLE.scale`, `.zero_point`, of a weight `.integers`, and
-`bias.NAME` for each bias that differs from the float model's. Metadata `subbyte`: JSON with version,
-recipe, the example's shapes and the fingerprints of the float weights, by which `load` knows that
-it was given the same model.
+`bias.NAME` for each bias that differs from the float model's. Metadata `subbyte`: JSON with
+version, recipe, the example's shapes and the fingerprints of the float weights, by which `load`
+knows that it was given the same model.
 """
 
 from __future__ import annotations

@@ -178,6 +178,3 @@ def _quantizer(tensor: QuantizedTensor, params: QuantParams, device: torch.devic
     kind = QuantizedWeight if tensor.role == "weight" else FakeQuantize
     made: Quantizer = kind(tensor.spec, tensor.layer, found)
     return made.to(device)
-
-
-Captured = Simulation  # until every package speaks of the two values

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -12,6 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from subbyte.errors import unknown
+from subbyte.targets import module, names
+from subbyte.targets.onnx.graph import Rewrite
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress
 
@@ -32,7 +34,11 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """What a file in this folder offers for its runtime: the same verbs everywhere."""
+    """What a file in this folder offers for its runtime: the same verbs everywhere.
+
+    It may have `REWRITES`, which make its own form of an exported graph, one after the other;
+    without them it is given the file for all.
+    """
 
     def load(self, path: Path, threads: int) -> Session:
         """Load an ONNX file."""
@@ -44,10 +50,24 @@ class Runtime(Protocol):
 
 
 def runtime(name: str) -> Runtime:
-    """The runtime of this name, "onnxruntime" or "openvino"."""
-    module: Any = importlib.import_module(f"subbyte.targets.{name}")
-    loaded: Runtime = module
+    """The runtime of this name: the file in this folder that is called so.
+
+    Raises:
+        SubbyteError: There is no such file.
+    """
+    if name not in names():
+        raise unknown("runtime", name, names())
+    loaded: Runtime = module(name)
     return loaded
+
+
+def rewrites(name: str | None) -> Sequence[Rewrite]:
+    """What makes a runtime's form of an exported graph; `None`: the form for all runtimes."""
+    common: Sequence[Rewrite] = module("portable").REWRITES
+    if name is None:
+        return common
+    own: Sequence[Rewrite] = getattr(runtime(name), "REWRITES", common)
+    return own
 
 
 def simulated(model: torch.nn.Module, device: str) -> Run:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: load, run, count what really runs on integers, measure."""
+"""ONNX Runtime on the CPU: its own files, and how they are loaded, run and counted in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,36 @@ import numpy as np
 import onnx
 
 from subbyte.errors import SubbyteError
+from subbyte.placement.placement import TargetHints
+from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
+from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
+from subbyte.targets.onnx.rewrites.limits import merge_limits
+from subbyte.targets.onnx.rewrites.output_name import rename_output
+from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
+from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntime
+from subbyte.targets.onnx.rewrites.repeat_grids import repeat_grids
+from subbyte.targets.onnx.rewrites.runtimes import only_for
+from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import refused
 
 EXTRA = "onnxruntime"
+# It runs a convolution with an int8 kernel only if all that the convolution gives is quantized.
+HINTS = TargetHints("onnxruntime", quantized_results=True)
+REWRITES = (
+    only_for("onnxruntime"),
+    merge_limits,
+    keep_float_weights,
+    split_linears,
+    write_products_for_onnxruntime,
+    repeat_grids,
+    write_last_convolutions,  # which then read a grid, or one that is repeated
+    write_own_operators,
+    ask_first,
+    pack,
+    rename_output,
+)
 INTEGER_OPS = {
     "ConvInteger",
     "DynamicQuantizeMatMul",

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: load, run, count what really runs on integers, measure."""
+"""OpenVINO on the CPU: its own files, and how they are loaded, run and counted in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,34 @@ from typing import Any
 import numpy as np
 
 from subbyte.errors import SubbyteError
+from subbyte.placement.placement import TargetHints
+from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
+from subbyte.targets.onnx.rewrites.limits import merge_limits
+from subbyte.targets.onnx.rewrites.output_name import rename_output
+from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
+from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
+from subbyte.targets.onnx.rewrites.runtimes import only_for
+from subbyte.targets.onnx.rewrites.split_linears import split_linears
+from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.refusal import refused
 
 EXTRA = "openvino"
+# It computes a convolution and what reads it in one kernel, in float: there a grid costs accuracy.
+HINTS = TargetHints("openvino", quantized_results=False)
+REWRITES = (
+    only_for("openvino"),
+    merge_limits,
+    style_for_openvino,
+    keep_float_weights,
+    split_linears,
+    write_products_for_openvino,
+    write_own_operators,
+    ask_first,
+    pack,
+    rename_output,
+)
 LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}
 ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of attention
 

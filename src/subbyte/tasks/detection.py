@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from subbyte.data import (
     DetectionData,
@@ -22,13 +21,15 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors.letterbox import Canvas, canvas_for, canvas_of
-from subbyte.detectors.nms import OUTPUTS
-from subbyte.detectors.raw_outputs import detections_of, running_in
+from subbyte.detectors import label_count, letterbox_for
+from subbyte.detectors.common.letterbox import Letterbox, letterbox_of
+from subbyte.detectors.common.nms import OUTPUTS
+from subbyte.detectors.common.own_code import computed_by
+from subbyte.detectors.deployment import detections_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
 from subbyte.graph.float_model import FloatModel
-from subbyte.models import ModelSpec, label_count
+from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
 from subbyte.targets.onnx.export import output_names
@@ -36,6 +37,7 @@ from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
+from subbyte.tasks.metrics.raw_noise import raw_sqnr_db
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
 
@@ -60,7 +62,7 @@ class Detection:
     module: torch.nn.Module
     data: DetectionData
     images: list[torch.Tensor]
-    letterbox: Canvas
+    letterbox: Letterbox
     device: str
     simulated_images: tuple[int, ...]
     postprocess: bool = True
@@ -111,13 +113,7 @@ class Detection:
             return deployed(session, self.letterbox, made)
         if len(model.region_names) > 1:
             return None
-        run = self.simulated(model, as_written=True)
-
-        def around(inputs: Sequence[torch.Tensor]) -> list[Found]:
-            with running_in(session, model):
-                return run(inputs)  # type: ignore[no-any-return]
-
-        return around
+        return self.simulated(computed_by(session, model), as_written=True)
 
     def outputs(
         self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
@@ -159,9 +155,11 @@ class Detection:
         float_model: FloatModel,
     ) -> dict[str, Any]:
         """Which objects were lost and gained, and the noise in the raw outputs."""
+        evaluation = self.data.evaluation
+        few = replace(evaluation, limit=min(SQNR_IMAGES, evaluation.images))
         return {
             "agreement_with_float": metrics.agreement(reference, outputs),
-            "sqnr_db": self._sqnr_db(quantized, float_model),
+            "sqnr_db": raw_sqnr_db(quantized, float_model, few, self.device),
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
@@ -200,28 +198,9 @@ class Detection:
         return {
             "task": self.name,
             "preprocessing": None,
-            "images": self.letterbox.facts(),
+            "images": self.letterbox.metadata(),
             "classes": list(self.data.classes),
         }
-
-    @torch.no_grad()
-    def _sqnr_db(self, quantized: Simulation, float_model: FloatModel) -> float | None:
-        """Energy of the float raw outputs over that of the error, on the first images, in dB.
-
-        `None` without any error, and where the outputs are not of the same shape, as of proposals.
-        """
-        signal = noise = 0.0
-        images = min(SQNR_IMAGES, self.data.evaluation.images)
-        for batch in replace(self.data.evaluation, limit=images):
-            inputs = [image.to(self.device) for image in batch["inputs"]]
-            outputs = _tensors(quantized.raw(inputs))
-            exact = _tensors(float_model.raw(inputs))
-            if [x.shape for x in outputs] != [x.shape for x in exact]:
-                return None
-            for one, other in zip(exact, outputs, strict=True):
-                signal += float(one.double().square().sum())
-                noise += float((one.double() - other.double()).square().sum())
-        return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 
 def claims(data: DataConfig) -> bool:
@@ -244,7 +223,7 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
         check_detector(spec.module, images)
     data = found.labelled(label_count(spec.module), spec.classes)
     sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
-    letterbox = canvas_for(spec.module, sizes)
+    letterbox = letterbox_for(spec.module, sizes)
     opened = Detection(
         module=spec.module,
         data=replace(data, notes=(*data.notes, *_of_sizes(letterbox, sizes))),
@@ -266,8 +245,8 @@ def calibration(
     """Calibration images alone, and how a file takes images; see `tasks.base.TaskFile`."""
     batches = open_detection_calibration(source, **asked, progress=progress)
     check_detector(spec.module, _examples(batches, device))
-    letterbox = canvas_for(spec.module, {found.size for found in batches.objects})
-    return batches, {"preprocessing": None, "images": letterbox.facts()}
+    letterbox = letterbox_for(spec.module, {found.size for found in batches.objects})
+    return batches, {"preprocessing": None, "images": letterbox.metadata()}
 
 
 def evaluate(
@@ -308,7 +287,7 @@ def scores(
     return entry | {"per_class": found.per_class}, list(found.notes)
 
 
-def deployed(session: Session, letterbox: Canvas, made: Any = list) -> Run:
+def deployed(session: Session, letterbox: Letterbox, made: Any = list) -> Run:
     """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
 
     def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
@@ -379,7 +358,7 @@ def _run(file: OnnxFile) -> Run:
             f"{file.path} gives raw outputs and no boxes: name a file that was written with "
             "post-processing (export.postprocess: true)"
         )
-    return deployed(file.load(), canvas_of(file.metadata["images"]))
+    return deployed(file.load(), letterbox_of(file.metadata["images"]))
 
 
 def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict[str, Any]]:
@@ -395,7 +374,7 @@ def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict
     ]
 
 
-def _of_sizes(letterbox: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
+def _of_sizes(letterbox: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
     """What is done where images are of several sizes and files take one."""
     if len(sizes) == 1:
         return []
@@ -413,8 +392,3 @@ def _of_sizes(letterbox: Canvas, sizes: set[tuple[int, int]]) -> list[str]:
 
 def _arrays(found: Mapping[str, torch.Tensor]) -> Found:
     return {key: found[key].detach().cpu().numpy() for key in metrics.KEYS}
-
-
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(outputs)
-    return [x for x in leaves if isinstance(x, torch.Tensor) and x.is_floating_point()]

@@ -12,6 +12,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -294,7 +295,7 @@ def _first_line(error: BaseException) -> str:
 
 def _at(error: BaseException) -> str:
     """Where in the user's own code an error arose: the last frame outside of torch and of us."""
-    ours = os.path.dirname(os.path.dirname(__file__))
+    ours = str(Path(__file__).parents[2])
     theirs = os.path.dirname(torch.__file__)
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):

@@ -1,4 +1,4 @@
-"""First and second moments of what a layer reads and should give, gathered in streams."""
+"""The Hessian of a layer's squared error, summed up over samples in streams."""
 
 from __future__ import annotations
 
@@ -8,25 +8,35 @@ import torch
 
 
 @dataclass
-class Moments:
-    """Sums over rows of inputs x (groups, inputs) and targets t (groups, outputs) of one layer.
+class HessianAccumulator:
+    """Sums over samples of inputs x and targets t of one layer, which is linear in x.
 
-    `count` is the sum of the rows' weights. `x0`, `t0`: what was taken from inputs and targets
-    first, the means of the first rows, so that large means leave differences their digits.
+    They give H and C of the layer's squared error wᵀHw − 2wᵀC, and the error at any weights.
+
+    Attributes:
+        count: The sum of the samples' weights.
+        x0: What was taken from inputs first, (groups, inputs): the mean of the first samples, so
+            that large means leave differences their digits.
+        t0: What was taken from targets first, (groups, outputs).
+        x: Σ x, (groups, inputs).
+        t: Σ t, (groups, outputs).
+        xx: Σ xxᵀ, (groups, inputs, inputs).
+        xt: Σ xtᵀ, (groups, inputs, outputs).
+        tt: Σ t², (groups, outputs).
     """
 
     count: float
-    x0: torch.Tensor  # (groups, inputs)
-    t0: torch.Tensor  # (groups, outputs)
-    x: torch.Tensor  # (groups, inputs)
-    t: torch.Tensor  # (groups, outputs)
-    xx: torch.Tensor  # (groups, inputs, inputs)
-    xt: torch.Tensor  # (groups, inputs, outputs)
-    tt: torch.Tensor  # (groups, outputs)
+    x0: torch.Tensor
+    t0: torch.Tensor
+    x: torch.Tensor
+    t: torch.Tensor
+    xx: torch.Tensor
+    xt: torch.Tensor
+    tt: torch.Tensor
 
     @classmethod
-    def none(cls, like: torch.Tensor) -> Moments:
-        """No rows yet; `like`: the layer's weight as (groups, outputs, inputs)."""
+    def none(cls, like: torch.Tensor) -> HessianAccumulator:
+        """No samples yet, of a layer whose weight is like this: (groups, outputs, inputs)."""
         groups, outputs, inputs = like.shape
         new = like.new_zeros
         return cls(
@@ -41,9 +51,12 @@ class Moments:
         )
 
     def add(self, x: torch.Tensor, t: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        """Add rows: x (rows, groups, inputs) and t (rows, groups, outputs).
+        """Add samples.
 
-        weights: (rows,), what a squared error in each row counts; `None`: all alike.
+        Args:
+            x: (samples, groups, inputs).
+            t: (samples, groups, outputs).
+            weights: What a squared error in each sample counts, (samples,); `None`: all alike.
         """
         if not self.count and len(x):
             self.x0, self.t0 = x.mean(0), t.mean(0)
@@ -59,9 +72,11 @@ class Moments:
         self.xt.baddbmm_(weighed.transpose(1, 2), t)
 
     def loss(self, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Mean over rows of (w · x + b − t)², (groups, outputs).
+        """Mean over samples of (w · x + b − t)², (groups, outputs).
 
-        weights: (groups, outputs, inputs); bias: (groups, outputs), or `None` without one.
+        Args:
+            weights: w, (groups, outputs, inputs).
+            bias: b, (groups, outputs); `None` without one.
         """
         n = self.count or 1
         columns = weights.transpose(1, 2)
@@ -74,7 +89,10 @@ class Moments:
     def normal(self, centred: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """H, (groups, inputs, inputs), and C, (groups, inputs, outputs), of the normal equations.
 
-        With them the loss is wᵀHw − 2wᵀC and a constant. centred: the bias is what suits best.
+        With them the loss is wᵀHw − 2wᵀC and a constant.
+
+        Args:
+            centred: There is a bias, which is always the best one for the weights.
         """
         n = self.count or 1
         h, c, mean, target = self.xx / n, self.xt / n, self.x / n, self.t / n
@@ -90,3 +108,6 @@ class Moments:
         n = self.count or 1
         mean, target = self.x0 + self.x / n, self.t0 + self.t / n
         return target - (weights @ mean[..., None])[..., 0]
+
+
+Moments = HessianAccumulator  # until methods.reconstruction says so

@@ -17,14 +17,14 @@ from subbyte.utils import files
 KEY = "subbyte"
 
 
-def claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Make `folder` the place of unfinished work described by `facts` (plain data).
+def claim(folder: Path, work: dict[str, Any]) -> None:
+    """Make `folder` the place of unfinished work that plain data describe.
 
     Raises:
         SubbyteError: The work in it is another one; what differs is named.
     """
     file = folder / "work.json"
-    here = json.loads(json.dumps(facts))
+    here = json.loads(json.dumps(work))
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
         for key in [*there, *here]:

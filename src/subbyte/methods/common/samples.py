@@ -1,4 +1,4 @@
-"""A convolution or linear layer as what it is: matrix products of rows with weights."""
+"""Samples of a convolution or linear layer: the rows (im2col) that its weight multiplies."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from subbyte.graph.operators import CONV, LINEAR
 class Geometry:
     """How a layer reads its input.
 
-    groups: of channels that do not mix. kernel, stride, padding, dilation: one number a spatial
-    dimension, padding with its two ends; all empty for a linear layer. axis: the weight's dimension
-    of outputs.
+    Attributes:
+        groups: Of channels that do not mix.
+        kernel: One number a spatial dimension; empty for a linear layer, as the following are.
+        stride: Likewise.
+        padding: Likewise, at both ends.
+        dilation: Likewise.
+        axis: The weight's dimension of outputs.
     """
 
     groups: int
@@ -51,13 +55,19 @@ def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
 
 
 def as_matrices(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """A weight as (groups, outputs, inputs) of one group each."""
+    """A weight as matrices (groups, outputs of a group, inputs of a group)."""
     each = channel_rows(weight, geometry.axis)
     return each.reshape(geometry.groups, -1, each.shape[1])
 
 
 def as_weight(matrices: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """The inverse of `as_matrices`, in the shape of `weight`."""
+    """The inverse of `as_matrices`.
+
+    Args:
+        matrices: (groups, outputs, inputs).
+        weight: Has the shape that comes out.
+        geometry: How the layer reads its input.
+    """
     shape = weight.movedim(geometry.axis, 0).shape
     return matrices.reshape(shape).movedim(0, geometry.axis)
 
@@ -69,14 +79,26 @@ def positions(outputs: torch.Tensor, geometry: Geometry) -> int:
 
 
 def output_rows(outputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """Some rows of a layer's outputs: (rows, groups, outputs of a group)."""
+    """Some rows of a layer's outputs, (rows, groups, outputs of a group).
+
+    Args:
+        outputs: As the layer gives them, images first.
+        chosen: The rows' numbers: places within an image, image after image.
+        geometry: How the layer reads its input.
+    """
     moved = outputs.movedim(_channels(outputs, geometry), -1)
     rows = moved.reshape(-1, moved.shape[-1])[chosen]
     return rows.reshape(len(rows), geometry.groups, -1)
 
 
 def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-    """What the layer multiplies for these rows: (rows, groups, inputs of a group)."""
+    """What the layer multiplies with its weight for some rows, (rows, groups, inputs of a group).
+
+    Args:
+        inputs: As the layer reads them, images first.
+        chosen: The rows' numbers: places within an image of outputs, image after image.
+        geometry: How the layer reads its input.
+    """
     if not geometry.kernel:
         rows = inputs.reshape(-1, inputs.shape[-1])[chosen]
         return rows[:, None]
@@ -121,5 +143,12 @@ def _each(value: int | list[int] | tuple[int, ...], kernel: tuple[int, ...]) -> 
 
 
 def rows_wanted(inputs: int, images: int, least: int, share: int) -> int:
-    """Rows to take of each image: `least`, and enough for `share` rows an input in all."""
+    """How many rows to take of each image.
+
+    Args:
+        inputs: Of the layer, in a group.
+        images: How many there are.
+        least: So many of each at least.
+        share: So many of all images for each input at least.
+    """
     return max(least, math.ceil(share * inputs / max(images, 1)))

@@ -2,53 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from subbyte.graph.blocks import find_blocks
-from subbyte.numerics.fake_quantize import FakeQuantize
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 
-class Features:
-    """The tensors that blocks read, in front of their grids.
+def feature_keys(simulation: Simulation) -> list[str]:
+    """The keys of the quantized tensors that blocks read.
 
     Those that no layer has touched, such as images, are left out.
     """
+    keys: dict[str, None] = {}
+    for position, name in enumerate(simulation.region_names):
+        region = simulation.region(name)
+        quantizers = {
+            id(quantizer): tensor.key
+            for tensor, quantizer in simulation.activations()
+            if tensor.region == name
+        }
+        layers = {
+            layer.node: layer.name
+            for layer in simulation.placement.layers
+            if layer.region == name and not layer.reason
+        }
+        for block in find_blocks(region, name, layers):
+            for node in block.inputs:
+                if node.op != "placeholder" or position:
+                    key = _first_quantizer(region, node, quantizers)
+                    keys |= {} if key is None else {key: None}
+    return list(keys)
 
-    def __init__(self, captured: Captured) -> None:
-        grids: dict[int, FakeQuantize] = {}
-        for position, region in enumerate(captured.region_names):
-            called = {
-                tensor.module: quantizer
-                for tensor, quantizer in captured.quantizers("activation")
-                if tensor.region == region
-            }
-            for block in find_blocks(captured, region):
-                for node in block.inputs:
-                    if node.op != "placeholder" or position:
-                        grid = _in_front(node, called)
-                        grids |= {} if grid is None else {id(grid): grid}
-        self.grids = list(grids.values())
 
-    @contextmanager
-    def recorded(self) -> Iterator[list[torch.Tensor]]:
-        """A list to which each run of the network adds its features, in its own order."""
-        found: list[torch.Tensor] = []
+@contextmanager
+def recorded(simulation: Simulation, keys: Collection[str]) -> Iterator[list[torch.Tensor]]:
+    """A list to which each run adds the tensors of some keys in front of their quantizers.
 
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            found.append(args[0])
+    They come in the order in which the network runs.
+    """
+    found: list[torch.Tensor] = []
 
-        handles = [grid.register_forward_pre_hook(hook) for grid in self.grids]
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        found.append(args[0])
+
+    with ExitStack() as stack:
+        for key in keys:
+            handle = simulation.quantizer(key).register_forward_pre_hook(hook)
+            stack.callback(handle.remove)
+        yield found
 
 
 def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Tensor:
@@ -60,9 +66,13 @@ def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.T
     return torch.stack(errors).mean()
 
 
-def _in_front(node: fx.Node, called: dict[str, FakeQuantize]) -> FakeQuantize | None:
-    """The first grid that reads a node."""
+def _first_quantizer(
+    region: fx.GraphModule, node: fx.Node, quantizers: dict[int, str]
+) -> str | None:
+    """The key of the first quantizer that reads a node."""
     for reader in node.users:
-        if reader.op == "call_module" and str(reader.target) in called:
-            return called[str(reader.target)]
+        if reader.op == "call_module":
+            key = quantizers.get(id(region.get_submodule(str(reader.target))))
+            if key is not None:
+                return key
     return None

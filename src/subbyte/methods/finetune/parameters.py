@@ -1,4 +1,4 @@
-"""What is learned when a whole network is tuned, in place in it: scales, integers and biases.
+"""What is learned when a whole network is tuned: scales, integers and biases of a simulation.
 
 Step sizes are learned as in Esser et al. 2020, "Learned Step Size Quantization", but as logarithms,
 so that one rate suits all of them. Integers move by numbers that are rounded to them, gradients
@@ -9,27 +9,31 @@ Stochastic Neurons").
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from subbyte.calibration.bias_correction import biased_layers
-from subbyte.numerics.fake_quantize import BiasQuantize, FakeQuantize
-from subbyte.numerics.qspec import along
+from subbyte.numerics.fake_quantize import BiasQuantize
+from subbyte.numerics.qparams import TensorQParams, signed_integers, weight_of_signed
+from subbyte.numerics.qspec import QSpec, along
 from subbyte.numerics.straight_through import gradients, on_steps
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Adam's rates: of log scales of activations and of weights, of biases, and of integers.
+    """Adam's rates.
 
-    One log scale a channel where a weight has one grid a channel. Integers in levels of 2 bits, and
-    twice as many for every two bits more, since a level is a smaller part of the range then; 0:
-    they stay.
+    Attributes:
+        activations: Of the logarithms of activations' scales.
+        weights: Of the logarithms of weights' scales.
+        biases: Of biases.
+        integers: Of integers of 2 bits, in integers a step, and twice that for every two bits more,
+            since a step is a smaller part of the range then; 0: they stay.
     """
 
     activations: float = 3e-3
@@ -44,138 +48,141 @@ class Rates:
         )
 
 
-@dataclass
-class _Weight:
-    """A weight's grid, its integers less their zero points as they are learned, and its scales."""
+class LearnedWeight:
+    """A weight whose integers and scales are learned.
 
-    quantizer: FakeQuantize
-    levels: nn.Parameter
-    log: nn.Parameter
-    low: torch.Tensor
-    high: torch.Tensor
+    Attributes:
+        spec: Its integers.
+        zero_point: As of the parameters that it starts from.
+        signed: Integers less their zero points, not rounded.
+        log_scale: The logarithms of the scales.
+        low: The least integer less the zero points.
+        high: The greatest.
+    """
 
-    def integers(self) -> torch.Tensor:
-        """The integers less their zero points."""
-        return self.levels.detach().round().clamp(self.low, self.high)
+    def __init__(self, params: TensorQParams, spec: QSpec) -> None:
+        self.spec, self.zero_point = spec, params.zero_point
+        self.signed = nn.Parameter(signed_integers(params, spec))
+        self.log_scale = nn.Parameter(params.scale.log())
+        zero_point = along(params.zero_point, self.signed, spec.axis).to(self.signed.dtype)
+        self.low, self.high = spec.low - zero_point, spec.high - zero_point
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight of these integers and scales, whatever the parameter holds."""
-        levels: torch.Tensor = _Rounded.apply(self.levels, self.low, self.high)
-        return levels * along(self.log.exp(), weight, self.quantizer.spec.axis)
+        rounded: torch.Tensor = _Rounded.apply(self.signed, self.low, self.high)
+        return rounded * along(self.log_scale.exp(), weight, self.spec.axis)
+
+    def params(self) -> TensorQParams:
+        """What has been learned so far."""
+        signed = self.signed.detach().round().clamp(self.low, self.high)
+        scale = self.log_scale.detach().exp()
+        return weight_of_signed(signed, scale, self.zero_point, self.spec)
 
 
-class _Stepped:
-    """An activation on a grid with a learned scale."""
+class LearnedActivation:
+    """An activation whose scale is learned.
 
-    def __init__(self, grid: FakeQuantize) -> None:
-        self.quantizer = grid
-        self.log = nn.Parameter(grid.scale.log())
-        zero_point = int(grid.zero_point)
-        self.low, self.high = grid.spec.low - zero_point, grid.spec.high - zero_point
+    Attributes:
+        before: The parameters that it starts from.
+        log_scale: The logarithm of the scale.
+        low: The least integer less the zero point.
+        high: The greatest.
+    """
+
+    def __init__(self, params: TensorQParams, spec: QSpec) -> None:
+        self.before = params
+        self.log_scale = nn.Parameter(params.scale.log())
+        zero_point = int(params.zero_point)
+        self.low, self.high = spec.low - zero_point, spec.high - zero_point
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = _FakeQuantize.apply(x, self.log, self.low, self.high)
+        """`x` quantized with the scale of now."""
+        output: torch.Tensor = _FakeQuantize.apply(x, self.log_scale, self.low, self.high)
         return output
+
+    def params(self) -> TensorQParams:
+        """What has been learned so far."""
+        return replace(self.before, scale=self.log_scale.detach().exp())
 
 
 class Parameters:
-    """Log scales, integers and biases of a captured network, in place in it while it is tuned."""
+    """Log scales, integers and biases of a simulation, in place in it while it is tuned.
 
-    def __init__(self, captured: Captured) -> None:
-        self.weights: list[_Weight] = []
-        self.activations: list[_Stepped] = []
-        for tensor, quantizer in captured.quantizers():
-            if tensor.role == "weight":
-                self.weights.append(_weight(captured.weight(tensor), quantizer))
-            else:
-                self.activations.append(_Stepped(quantizer))
-        self.biases = list({id(x.bias): x.bias for x in biased_layers(captured)}.values())
+    Attributes:
+        weights: By the tensors' keys.
+        activations: By the tensors' keys.
+        biases: The simulation's own.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.weights: dict[str, LearnedWeight] = {}
+        self.activations: dict[str, LearnedActivation] = {}
+        for tensor, quantizer in simulation.quantizers():
+            params = quantizer.params
+            if params is not None and tensor.role == "weight":
+                self.weights[tensor.key] = LearnedWeight(params, tensor.spec)
+            elif params is not None:
+                self.activations[tensor.key] = LearnedActivation(params, tensor.spec)
+        self.biases = _own_biases(simulation)
+        self._simulation = simulation
 
     def groups(self, rates: Rates) -> list[dict[str, Any]]:
         """Adam's groups."""
+        activations, weights = self.activations.values(), self.weights.values()
         groups = [
-            {"params": [x.log for x in self.activations], "lr": rates.activations},
-            {"params": [x.log for x in self.weights], "lr": rates.weights},
+            {"params": [x.log_scale for x in activations], "lr": rates.activations},
+            {"params": [x.log_scale for x in weights], "lr": rates.weights},
             {"params": self.biases, "lr": rates.biases},
         ]
         if rates.integers:
             groups += [
-                {
-                    "params": [x.levels],
-                    "lr": rates.integers * 2 ** ((x.quantizer.spec.bits - 2) / 2),
-                }
-                for x in self.weights
+                {"params": [x.signed], "lr": rates.integers * 2 ** ((x.spec.bits - 2) / 2)}
+                for x in weights
             ]
         return groups
 
     @contextmanager
-    def in_place(self, captured: Captured) -> Iterator[None]:
-        """While it lasts, the network computes with these, and gradients reach them."""
-        rounding = [m for m in captured.modules() if isinstance(m, BiasQuantize)]
-        learned: list[_Weight | _Stepped] = [*self.weights, *self.activations]
-        try:
-            for part in learned:
-                part.quantizer.instead = part
-            for module in rounding:
-                module.exact = True
+    def in_place(self) -> Iterator[None]:
+        """While it lasts, the simulation computes with these, and gradients reach them."""
+        learned: dict[str, LearnedWeight | LearnedActivation] = {**self.weights, **self.activations}
+        with ExitStack() as stack:
+            for key, own in learned.items():
+                stack.enter_context(self._simulation.quantizer(key).replaced_by(own))
+            stack.enter_context(_unrounded(self._simulation))
             for bias in self.biases:
+                stack.callback(bias.requires_grad_, bias.requires_grad)
                 bias.requires_grad_(True)
             yield
-        finally:
-            for part in learned:
-                part.quantizer.instead = None
-            for module in rounding:
-                module.exact = False
-            for bias in self.biases:
-                bias.requires_grad_(False)
 
     @torch.no_grad()
-    def keep(self, captured: Captured) -> None:
-        """Give the quantizers what was found."""
-        for part in self.activations:
-            part.quantizer.scale.copy_(part.log.exp())
-        tensors = {id(q): t for t, q in captured.quantizers("weight")}
-        for found in self.weights:
-            quantizer = found.quantizer
-            weight = captured.weight(tensors[id(quantizer)])
-            quantizer.scale.copy_(found.log.exp())
-            scale = along(quantizer.scale, weight, quantizer.spec.axis)
-            quantizer.offset = found.integers() - weight / scale
+    def put(self) -> None:
+        """Give the simulation what has been learned so far; biases have it already."""
+        for key, weight in self.weights.items():
+            self._simulation.put(key, weight.params())
+        for key, activation in self.activations.items():
+            self._simulation.put(key, activation.params())
 
 
-class Saved:
-    """All grids and biases as they are now, to be put back."""
-
-    def __init__(self, captured: Captured) -> None:
-        self.grids = [(q, q.scale.clone(), q.offset) for _, q in captured.quantizers()]
-        biases = {id(x.bias): x.bias for x in biased_layers(captured)}.values()
-        self.biases = [(bias, bias.detach().clone()) for bias in biases]
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Make grids and biases what they were."""
-        for grid, scale, offset in self.grids:
-            grid.scale.copy_(scale)
-            grid.offset = offset
-        self.put_back_biases()
-
-    @torch.no_grad()
-    def put_back_biases(self) -> None:
-        """Make biases what they were."""
-        for bias, value in self.biases:
-            bias.copy_(value)
+def _own_biases(simulation: Simulation) -> list[torch.Tensor]:
+    """The biases of layers with a quantized weight, as tensors that the simulation alone has."""
+    found = biased_layers(simulation.float_model, simulation.placement)
+    names = list(dict.fromkeys(layer.bias for _, layer in found))
+    for name in names:
+        simulation.put_bias(name, simulation.bias(name))
+    return [simulation.bias(name) for name in names]
 
 
-def _weight(weight: torch.Tensor, quantizer: FakeQuantize) -> _Weight:
-    spec = quantizer.spec
-    zero_point = along(quantizer.zero_point, weight, spec.axis).to(weight.dtype)
-    return _Weight(
-        quantizer,
-        nn.Parameter(quantizer.levels(weight)),
-        nn.Parameter(quantizer.scale.log()),
-        spec.low - zero_point,
-        spec.high - zero_point,
-    )
+@contextmanager
+def _unrounded(simulation: Simulation) -> Iterator[None]:
+    """While it lasts, biases are not rounded."""
+    modules = [module for module in simulation.modules() if isinstance(module, BiasQuantize)]
+    for module in modules:
+        module.exact = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.exact = False
 
 
 class _Rounded(torch.autograd.Function):
@@ -183,9 +190,9 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        level = x.round()
-        inside = level.clamp(low, high)
-        ctx.save_for_backward(level.sub_(inside).abs_().clamp_(max=1))
+        rounded = x.round()
+        inside = rounded.clamp(low, high)
+        ctx.save_for_backward(rounded.sub_(inside).abs_().clamp_(max=1))
         return inside
 
     @staticmethod

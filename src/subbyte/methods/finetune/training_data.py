@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,23 +12,24 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from subbyte.graph.batch import are_images, pixels_of
-from subbyte.methods.finetune.parameters import Saved
-from subbyte.placement.simulation import Captured
+from subbyte.graph.float_model import FloatModel
 
 SHIFT = 16  # images are moved by up to this part of their sides
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Inputs, each (images, …), and the float network's own biases.
+class TrainingData:
+    """Images that a network is tuned on.
 
-    lists: which of the inputs the model takes as a list of images. held_out: images that are not
-    learned from and judge instead. multiply_adds: of the network for one image, forward.
+    Attributes:
+        inputs: One tensor, (images, …), for each of the model's arguments.
+        lists: Which of them the model takes as a list of images.
+        held_out: Images that are not learned from and judge instead.
+        multiply_adds: Of the network for one image, forward.
     """
 
     inputs: list[torch.Tensor]
     lists: list[bool]
-    own: Saved
     held_out: torch.Tensor
     multiply_adds: float
 
@@ -40,8 +40,8 @@ class Lessons:
 
     @property
     def pixels(self) -> int:
-        """Of an image, all inputs together; 1 of what is no image."""
-        return pixels_of(tuple(self._arguments([x[:1] for x in self.inputs])))
+        """Of an image, all inputs together; 1 of what is not an image."""
+        return pixels_of(tuple(_arguments([x[:1] for x in self.inputs], self.lists)))
 
     @property
     def learned(self) -> torch.Tensor:
@@ -51,12 +51,12 @@ class Lessons:
 
     def images(self, chosen: torch.Tensor) -> list[Any]:
         """The model's positional arguments for some images."""
-        return self._arguments([x[chosen] for x in self.inputs])
+        return _arguments([x[chosen] for x in self.inputs], self.lists)
 
-    def portions(self, size: int) -> list[tuple[Any, ...]]:
+    def chunks(self, size: int) -> list[tuple[Any, ...]]:
         """All images as the model's arguments, so many at once, in place."""
         return [
-            tuple(self._arguments([x[start : start + size] for x in self.inputs]))
+            tuple(_arguments([x[start : start + size] for x in self.inputs], self.lists))
             for start in range(0, self.count, size)
         ]
 
@@ -65,42 +65,46 @@ class Lessons:
         found = [x[chosen] for x in self.inputs]
         mirrored = torch.rand(len(chosen), generator=generator) < 0.5
         way = 2 * torch.rand(len(chosen), 2, generator=generator) - 1
-        return self._arguments([_varied(x, mirrored, way) if x.dim() == 4 else x for x in found])
-
-    @contextmanager
-    def in_float(self, captured: Captured) -> Iterator[None]:
-        """While it lasts, the network computes what the float network does."""
-        now = Saved(captured)
-        self.own.put_back_biases()
-        try:
-            with captured.in_float():
-                yield
-        finally:
-            now.put_back_biases()
-
-    def _arguments(self, found: list[torch.Tensor]) -> list[Any]:
-        return [list(x) if apart else x for x, apart in zip(found, self.lists, strict=True)]
+        changed = [_varied(x, mirrored, way) if x.dim() == 4 else x for x in found]
+        return _arguments(changed, self.lists)
 
 
 @torch.no_grad()
-def lessons_of(
-    captured: Captured, batches: Any, images: int, held_out: Callable[[int], torch.Tensor]
-) -> Lessons | None:
-    """The first so many images, while the network's biases are those of the float network.
+def training_data(
+    float_model: FloatModel,
+    batches: Iterable[tuple[Any, ...]],
+    images: int,
+    held_out: Callable[[int], torch.Tensor],
+) -> TrainingData | None:
+    """The first images to learn from.
 
-    held_out: which of a number of images are held out. `None` where images differ in size, or where
-    the outputs are not one row an image, as those of two-stage detectors.
+    Args:
+        float_model: The model; it runs once, on two images.
+        batches: The calibration images.
+        images: How many to take at most.
+        held_out: Which of a number of images are held out.
+
+    Returns:
+        The images; `None` where they differ in size, or where what the model gives is not one row
+        an image, as of two-stage detectors.
     """
     joined = _joined(batches, images)
     if joined is None:
         return None
-    lessons = Lessons(*joined, Saved(captured), held_out(len(joined[0][0])), 0.0)
-    some = torch.arange(min(2, lessons.count))
-    with captured.in_float(), FlopCounterMode(display=False) as counter:
-        leaves = pytree.tree_leaves(captured.raw(*lessons.images(some)))
-    if not all(isinstance(x, torch.Tensor) and len(x) == len(some) for x in leaves):
+    inputs, lists = joined
+    some = _arguments([x[:2] for x in inputs], lists)
+    count = min(2, len(inputs[0]))
+    with FlopCounterMode(display=False) as counter:
+        leaves = pytree.tree_leaves(float_model.raw(*some))
+    if not all(isinstance(x, torch.Tensor) and len(x) == count for x in leaves):
         return None
-    return replace(lessons, multiply_adds=counter.get_total_flops() / 2 / len(some))
+    multiply_adds = counter.get_total_flops() / 2 / count
+    return TrainingData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
+
+
+def _arguments(found: list[torch.Tensor], lists: list[bool]) -> list[Any]:
+    """The model's positional arguments, lists of images where it takes lists."""
+    return [list(x) if apart else x for x, apart in zip(found, lists, strict=True)]
 
 
 def _varied(x: torch.Tensor, mirrored: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
@@ -118,10 +122,12 @@ def _varied(x: torch.Tensor, mirrored: torch.Tensor, way: torch.Tensor) -> torch
     )
 
 
-def _joined(batches: Any, images: int) -> tuple[list[torch.Tensor], list[bool]] | None:
+def _joined(
+    batches: Iterable[tuple[Any, ...]], images: int
+) -> tuple[list[torch.Tensor], list[bool]] | None:
     """The first so many images, a tensor for each of the model's arguments, and which are lists.
 
-    `None` where an argument is no tensor or images differ in size.
+    `None` where an argument is not a tensor or images differ in size.
     """
     columns: list[list[torch.Tensor]] = []
     lists: list[bool] = []

@@ -8,47 +8,57 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from subbyte.graph.float_model import FloatModel
+from subbyte.methods.common.context import Context
 from subbyte.methods.common.output_loss import divergence, divergences
-from subbyte.methods.finetune.features import Features, distance
-from subbyte.methods.finetune.parameters import Parameters, Rates, Saved
-from subbyte.methods.finetune.training_data import Lessons
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
-from subbyte.utils.progress import Progress
+from subbyte.methods.finetune.features import distance, feature_keys, recorded
+from subbyte.methods.finetune.parameters import Parameters, Rates
+from subbyte.methods.finetune.training_data import TrainingData
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import Simulation, simulate
 
-AT_ONCE = 32  # images that are looked at
-PIXELS = 2**18  # whose intermediate results are in memory at a time, while it is learned
-FACTORS = (16.0, 4.0, 1.0)  # of the rates, one after the other until one is good
-LOOK = 4  # after this part of the steps, a factor is given up
-WORSE = 4.0  # if the loss has grown by that much
-SURE = 1.0  # standard errors by which the loss has grown where that is no chance
+IMAGES_JUDGED_AT_ONCE = 32
+PIXELS_IN_MEMORY = 2**18  # whose intermediate results are kept at a time, while it is learned
+RATE_FACTORS = (16.0, 4.0, 1.0)  # one after the other until one is good
+CHECKED_AFTER = 4  # after this part of the steps, a factor is given up
+TOO_MUCH = 4.0  # if the loss has grown by that much
+STANDARD_ERRORS = 1.0  # by which the loss has grown where that is not chance
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a network is tuned: steps of `batch` images each, Adam's rates, and what is learned from.
+    """How a network is tuned.
 
-    features: what the error of what blocks read counts at first, beside that of the outputs; it
-    falls to 0 along a line. factors: of the rates, one after the other until one is good.
+    Attributes:
+        steps: How many.
+        batch: Images in each.
+        rates: Adam's.
+        features: What the error of what blocks read counts at first, beside that of the outputs; it
+            falls to 0 along a line.
+        rate_factors: Of the rates, one after the other until one is good.
     """
 
     steps: int
     batch: int
     rates: Rates
     features: float
-    factors: tuple[float, ...] = FACTORS
+    rate_factors: tuple[float, ...] = RATE_FACTORS
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a tuning went.
 
-    factor: of the rates, with which it was kept; `None`: all is as it was. refused: for each factor
-    before, why it was not kept. loss_before, loss: means over the images that are held out, `None`
-    where there are none.
+    Attributes:
+        factor: Of the rates, with which it was kept; `None`: all is as it was.
+        refused: For each factor before, why it was not kept.
+        loss_before: Mean over the images that are held out; `None` where there are none.
+        loss: Likewise, in the end.
     """
 
     factor: float | None
@@ -62,79 +72,134 @@ class Outcome:
         return self.factor is not None
 
 
-def tune(captured: Captured, lessons: Lessons, tuning: Tuning, progress: Progress) -> Outcome:
+@dataclass(frozen=True)
+class _Task:
+    """What a student learns from.
+
+    Attributes:
+        teacher: The same network, in which nothing is quantized.
+        features: The keys of what blocks read.
+        data: The images.
+        seed: Of what is drawn.
+    """
+
+    teacher: Simulation
+    features: list[str]
+    data: TrainingData
+    seed: int
+
+
+def tune(
+    float_model: FloatModel,
+    placement: Placement,
+    params: QuantParams,
+    data: TrainingData,
+    tuning: Tuning,
+    context: Context,
+) -> tuple[QuantParams, Outcome]:
     """Tune scales, biases and integers for so many steps.
 
     Images that are held out judge. Where their loss has clearly grown in the end, or a loss was
-    infinite or NaN, it is tried again with the next factor of the rates; after the last one all is
-    as it was.
+    infinite or NaN, it is tried again with the next factor of the rates.
+
+    Args:
+        float_model: The model, which is learned from.
+        placement: What is quantized.
+        params: Of all that is quantized, to begin with.
+        data: The images.
+        tuning: How it is done.
+        context: Seed and progress.
+
+    Returns:
+        The parameters found, or those there were where no factor is good; and how it went.
     """
-    captured.set_state(State.QUANTIZE)
-    before = Saved(captured)
-    at_first = _losses_of(captured, lessons, lessons.held_out)
+    student = simulate(float_model, placement, params)
+    teacher = simulate(float_model, placement, QuantParams())
+    task = _Task(teacher, feature_keys(student), data, context.seed)
+    before = _losses(student, data)
     refused: dict[float, str] = {}
-    for factor in tuning.factors:
+    for factor in tuning.rate_factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
-        found = _learn(captured, lessons, own, at_first, progress)
-        if isinstance(found, torch.Tensor):
-            return Outcome(factor, refused, _mean(at_first), _mean(found))
-        refused[factor] = found
-        before.put_back()
-    return Outcome(None, refused, _mean(at_first), _mean(at_first))
+        why = _learn(student, task, own, before, context)
+        if why is None:
+            losses = _losses(student, data)
+            if not has_grown(before, losses):
+                return student.params, Outcome(factor, refused, _mean(before), _mean(losses))
+            why = "the loss of images held out had grown"
+        refused[factor] = why
+        student = simulate(float_model, placement, params)
+    return params, Outcome(None, refused, _mean(before), _mean(before))
 
 
 def _learn(
-    captured: Captured, lessons: Lessons, tuning: Tuning, at_first: torch.Tensor, progress: Progress
-) -> torch.Tensor | str:
-    """All steps; the losses of the images held out, or why these steps may not stand.
+    student: Simulation, task: _Task, tuning: Tuning, before: torch.Tensor, context: Context
+) -> str | None:
+    """All steps; why they were not gone to the end, or `None`.
 
-    What was found is in the quantizers then.
+    Args:
+        student: Has what was learned in the end.
+        task: What it learns from.
+        tuning: How it is done.
+        before: The losses of the images held out before.
+        context: Progress.
     """
-    steps = tuning.steps
-    generator = torch.Generator().manual_seed(captured.recipe.seed + 1)
-    parameters, features = Parameters(captured), Features(captured)
+    steps, data = tuning.steps, task.data
+    generator = torch.Generator().manual_seed(task.seed + 1)
+    parameters = Parameters(student)
     adam = torch.optim.Adam(parameters.groups(tuning.rates))
-    warm = max(1.0, 0.05 * steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda i: min(1.0, (i + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * i / steps))
-    )
-    batches = _batches(lessons.learned, tuning.batch, generator)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: _share_of_rate(i, steps))
+    batches = _batches(data.learned, tuning.batch, generator)
     try:
-        for step in progress.track(range(steps), "tuning the network"):
+        for step in context.progress.track(range(steps), "tuning the network"):
             chosen = next(batches)
             adam.zero_grad()
-            for part in torch.split(chosen, max(1, PIXELS // lessons.pixels)):
-                args = lessons.varied(part, generator)
-                with torch.no_grad(), lessons.in_float(captured), features.recorded() as expected:
-                    targets = captured.raw(*args)
-                with torch.enable_grad(), parameters.in_place(captured):
-                    with features.recorded() as found:
-                        loss = divergence(captured.raw(*args), targets)
-                    if found:
-                        strength = tuning.features * (1 - step / steps)
-                        loss = loss + strength * distance(found, expected)
+            for part in torch.split(chosen, max(1, PIXELS_IN_MEMORY // data.pixels)):
+                args = data.varied(part, generator)
+                strength = tuning.features * (1 - step / steps)
+                with torch.enable_grad(), parameters.in_place():
+                    loss = _loss(student, task, args, strength)
                     if not math.isfinite(float(loss.detach())):
                         return "its loss was no number"
                     torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
             schedule.step()
-            if step + 1 == steps // LOOK:
-                parameters.keep(captured)
-                found_so_far = _losses_of(captured, lessons, lessons.held_out)
-                if found_so_far.sum() > WORSE * at_first.sum():
+            if step + 1 == steps // CHECKED_AFTER:
+                parameters.put()
+                if _losses(student, data).sum() > TOO_MUCH * before.sum():
                     return "the loss of images held out had grown fourfold on the way"
     finally:
         adam.zero_grad()
-    parameters.keep(captured)
-    losses = _losses_of(captured, lessons, lessons.held_out)
-    return "the loss of images held out had grown" if _grown(at_first, losses) else losses
+    parameters.put()
+    return None
+
+
+def _share_of_rate(step: int, steps: int) -> float:
+    """A cosine that falls to 0, behind a short rise."""
+    rise = max(1.0, 0.05 * steps)
+    return min(1.0, (step + 1) / rise) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def _loss(student: Simulation, task: _Task, args: list[Any], strength: float) -> torch.Tensor:
+    """How far outputs and features are from the float network's.
+
+    Args:
+        student: Computes with what is learned.
+        task: What it learns from.
+        args: The model's arguments for some images.
+        strength: What the error of features counts.
+    """
+    with torch.no_grad(), recorded(task.teacher, task.features) as expected:
+        targets = task.teacher.raw(*args)
+    with recorded(student, task.features) as found:
+        loss = divergence(student.raw(*args), targets)
+    return loss + strength * distance(found, expected) if found else loss
 
 
 def _mean(losses: torch.Tensor) -> float | None:
     return float(losses.double().mean()) if len(losses) else None
 
 
-def _grown(before: torch.Tensor, after: torch.Tensor) -> bool:
+def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Whether the same images' losses have grown, and by more than chance.
 
     Few images have most of the loss, so that a mean of some hundred tells little by itself.
@@ -144,7 +209,7 @@ def _grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     more = (after - before).double()
     if len(more) < 2:
         return bool(more.sum() > 0)
-    return bool(more.mean() > SURE * more.std() / len(more) ** 0.5)
+    return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
 
 
 def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -156,14 +221,11 @@ def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Ite
 
 
 @torch.no_grad()
-def _losses_of(captured: Captured, lessons: Lessons, images: torch.Tensor) -> torch.Tensor:
-    """The loss of each of some images."""
+def _losses(student: Simulation, data: TrainingData) -> torch.Tensor:
+    """The loss of each of the images held out."""
     losses = [torch.zeros(0)]
-    with captured.holding_weights():
-        for chosen in torch.split(images, AT_ONCE):
-            args = lessons.images(chosen)
-            outputs = captured.raw(*args)
-            with lessons.in_float(captured):
-                targets = captured.raw(*args)
-            losses.append(divergences(outputs, targets).cpu())
+    for chosen in torch.split(data.held_out, IMAGES_JUDGED_AT_ONCE):
+        args = data.images(chosen)
+        outputs, targets = student.raw(*args), student.float_model.raw(*args)
+        losses.append(divergences(outputs, targets).cpu())
     return torch.cat(losses)

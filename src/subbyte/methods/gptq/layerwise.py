@@ -1,383 +1,255 @@
-"""From layer to layer in the graph's order: what each reads on its grids, and its fit to that."""
+"""From layer to layer in the graph's order: integers that suit what each one reads, quantized."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
 
-from subbyte.calibration.bias_correction import bias_of
-from subbyte.graph.blocks import Block, leading_to
-from subbyte.methods.common.activation_cache import AT_ONCE, Values, images_of, picked, recorded
-from subbyte.methods.common.hessian import Moments
+from subbyte.calibration.bias_correction import bias_name
+from subbyte.graph.float_model import FloatModel, parameter_name
+from subbyte.methods.common.activation_cache import of_regions_before
+from subbyte.methods.common.context import Context
 from subbyte.methods.common.resume import keep, restore
-from subbyte.methods.common.samples import (
-    Geometry,
-    as_matrices,
-    as_weight,
-    geometry_of,
-    input_rows,
-    output_rows,
-    positions,
-    rows_wanted,
-)
+from subbyte.methods.common.samples import Geometry, as_matrices, as_weight, geometry_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.gptq.order import Order
-from subbyte.methods.gptq.row_weights import row_importance
-from subbyte.methods.gptq.solution import Fit, fit
-from subbyte.methods.gptq.solve import Grid
+from subbyte.methods.gptq.layer_samples import SampledLayer, Samples, Sampling, collect_samples
+from subbyte.methods.gptq.order import LayerOrder, Operand
+from subbyte.methods.gptq.region_values import RegionValues
+from subbyte.methods.gptq.row_weights import row_weights
+from subbyte.methods.gptq.solution import LayerSolution, solve_layer
+from subbyte.methods.gptq.solve import GroupedQParams
 from subbyte.numerics import ranges
-from subbyte.numerics.fake_quantize import FakeQuantize, State
-from subbyte.numerics.qspec import along
-from subbyte.placement.simulation import Captured, Layer, QuantizedTensor
+from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize, weight_of_signed
+from subbyte.placement.placement import PlacedLayer, Placement, QuantizedTensor
+from subbyte.placement.simulation import Simulation, float_weight, simulate
 from subbyte.utils.allocator import give_back
-from subbyte.utils.progress import Progress
 
-HELD_OUT = 5  # of every so many portions of images, one is held out to judge by
+RowWeights = dict[tuple[str, str], torch.Tensor]  # of a region's node
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Rows taken: at least so many of each image, and so many for each input of a layer in all."""
+class Settings:
+    """How layers are fitted.
 
-    least: int = 16
-    share: int = 8
-
-
-@dataclass
-class Walk:
-    """A region on its way: the values of what is read further on, and the layers not fitted yet.
-
-    importance: what a squared error counts in each row of a layer's outputs. biases: those that
-    were changed, with what they were.
+    Attributes:
+        cache_bytes: Memory for the values between layers; beyond, they lie in files.
+        sampling: How many rows are taken of each layer.
     """
 
-    captured: Captured
-    region: str
-    store: Store
+    cache_bytes: int
     sampling: Sampling
-    order: Order
-    generator: torch.Generator
-    importance: dict[fx.Node, torch.Tensor]
-    values: dict[fx.Node, Values]
-    biases: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.grids = [quantizer for _, quantizer in self.captured.quantizers()]
-
-    @contextmanager
-    def in_float(self) -> Iterator[None]:
-        """While it lasts, grids are off and biases are the model's own."""
-        fitted = [bias.clone() for bias, _ in self.biases]
-        for bias, own in self.biases:
-            bias.copy_(own)
-        for grid in self.grids:
-            grid.state = State.OFF
-        try:
-            yield
-        finally:
-            for grid in self.grids:
-                grid.state = State.QUANTIZE
-            for (bias, _), value in zip(self.biases, fitted, strict=True):
-                bias.copy_(value)
-
-    def keep(
-        self, wholes: list[torch.Tensor], outputs: list[torch.Tensor], chosen: slice, count: int
-    ) -> None:
-        """Put some images' outputs where those of all are, which is made for the first."""
-        for i, output in enumerate(outputs):
-            if len(wholes) <= i:
-                wholes.append(self.store.empty((count, *output.shape[1:]), output.dtype))
-            wholes[i][chosen] = output
-        self.store.let_go()
 
 
-def held_out(count: int) -> torch.Tensor:
-    """Which of so many images judge layers and are not fitted to; none, where there are few."""
-    if count < HELD_OUT:
-        return torch.zeros(0, dtype=torch.int64)
-    judging = _portions(count)[HELD_OUT - 1 :: HELD_OUT]
-    return torch.cat([torch.arange(part.start, part.stop) for part in judging])
+@dataclass(frozen=True)
+class _Region:
+    """A region whose layers are fitted one after the other.
 
-
-def fit_layers(
-    captured: Captured,
-    batches: Iterable[tuple[Any, ...]],
-    cache: int,
-    sampling: Sampling,
-    progress: Progress,
-    resume: Path | None = None,
-) -> None:
-    """Fit every weight on a grid to what its layer reads on its grids, layer by layer.
-
-    All grids have ranges. How it went is noted in `captured.facts.blocks`. cache: bytes. resume: a
-    folder to which what is found for each layer is written, and from which it is taken if it is
-    there already.
+    Attributes:
+        simulation: The method's own, which takes what is found.
+        order: Of its layers.
+        values: What they read.
+        sampling: How many rows are taken of each layer.
+        row_weights: What a squared error in each row of a layer's outputs counts.
+        generator: By which rows are drawn.
     """
-    device = next(captured.parameters()).device
-    store = Store(cache, device)
-    orders = {region: Order(captured, region) for region in captured.region_names}
-    importance = _importance(captured, orders, batches, progress)
-    walks = [
-        _begin(captured, order, batches, store, sampling, importance) for order in orders.values()
-    ]
+
+    simulation: Simulation
+    order: LayerOrder
+    values: RegionValues
+    sampling: Sampling
+    row_weights: RowWeights
+    generator: torch.Generator
+
+
+def quantize_layers(
+    float_model: FloatModel,
+    placement: Placement,
+    params: QuantParams,
+    batches: Iterable[tuple[Any, ...]],
+    settings: Settings,
+    context: Context,
+) -> QuantParams:
+    """Fit every quantized weight to what its layer reads behind quantizers, layer by layer.
+
+    Each layer's integers, scales and bias are those with which it gives, for its quantized input,
+    what the float layer gives for the float one (layer-wise least squares with the rounding of
+    Frantar et al. 2023, "GPTQ", and coordinate descent). A layer that gains nothing by it on images
+    held out keeps what it has, but for its bias.
+
+    Args:
+        float_model: The model.
+        placement: What is quantized.
+        params: With parameters of all that is quantized.
+        batches: The calibration images.
+        settings: How it is done.
+        context: The seed; progress; the folder to which what is found for each layer is written,
+            and from which it is taken if it is there already.
+
+    Returns:
+        The parameters with those of the weights and the biases found; `blocks` says how it went
+        with each layer.
+    """
+    simulation = simulate(float_model, placement, params)
+    store = Store(settings.cache_bytes, float_model.device)
+    orders = {name: LayerOrder(float_model, placement, name) for name in float_model.region_names}
+    weights = _row_weights(float_model, placement, orders, batches, context)
     give_back()
-    for walk in walks:
-        if walk.region != captured.region_names[0]:
-            # What it reads on grids is known now; in float it was before biases were changed.
-            given = recorded(captured, walk.region, batches, store, State.QUANTIZE)
-            walk.values = {
-                node: Values(value.exact, given[node].quantized)
-                if _alike(value.exact, given[node].quantized)
-                else value
-                for node, value in walk.values.items()
-            }
-        captured.set_state(State.QUANTIZE)
-        for i, layer in enumerate(progress.track(walk.order.layers, "fitting layers")):
-            key = f"fitting {walk.region} {i}".replace(" ", "-")
-            captured.facts.blocks.append(_settled(walk, layer, resume, key))
-    for _, quantizer in captured.quantizers("weight"):
-        quantizer.instead = None
-    captured.set_state(State.QUANTIZE)
+    notes: list[dict[str, Any]] = []
+    for order in orders.values():
+        values = _values_of(simulation, order, store, batches)
+        generator = torch.Generator().manual_seed(context.seed)
+        region = _Region(simulation, order, values, settings.sampling, weights, generator)
+        for i, layer in enumerate(context.progress.track(order.layers, "fitting layers")):
+            key = f"fitting {order.region} {i}".replace(" ", "-")
+            notes.append(_settle(region, layer, context.resume, key))
+    return simulation.params.with_reported(blocks=notes)
 
 
-def _begin(
-    captured: Captured,
-    order: Order,
+def _row_weights(
+    float_model: FloatModel,
+    placement: Placement,
+    orders: dict[str, LayerOrder],
     batches: Iterable[tuple[Any, ...]],
-    store: Store,
-    sampling: Sampling,
-    importance: dict[fx.Node, torch.Tensor],
-) -> Walk:
-    """A region before anything is fitted, with what it reads in float."""
-    generator = torch.Generator().manual_seed(captured.recipe.seed)
-    values = recorded(captured, order.region, batches, store)
-    return Walk(captured, order.region, store, sampling, order, generator, importance, values)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return getattr(one, "shape", None) == getattr(other, "shape", None)
-
-
-def _importance(
-    captured: Captured,
-    orders: dict[str, Order],
-    batches: Iterable[tuple[Any, ...]],
-    progress: Progress,
-) -> dict[fx.Node, torch.Tensor]:
+    context: Context,
+) -> RowWeights:
     """What a squared error in each row of each layer's outputs counts, (images, rows)."""
-    layers: dict[str, dict[fx.Node, Geometry]] = {region: {} for region in orders}
-    for region, order in orders.items():
-        for layer in order.layers:
-            node = order.nodes[layer.name]
-            layers[region][node] = geometry_of(node, captured.weight(order.weight(layer)))
-    return row_importance(captured, layers, batches, progress)
+    layers: dict[str, dict[str, Geometry]] = {}
+    for name, order in orders.items():
+        layers[name] = {
+            layer.node: geometry_of(
+                order.nodes[layer.node], float_weight(float_model, _weight(placement, layer))
+            )
+            for layer in order.layers
+        }
+    return row_weights(float_model, layers, batches, context.progress)
+
+
+def _values_of(
+    simulation: Simulation,
+    order: LayerOrder,
+    store: Store,
+    batches: Iterable[tuple[Any, ...]],
+) -> RegionValues:
+    """What a region reads in float, and behind the regions before it, which have their integers."""
+    before = of_regions_before(
+        simulation.float_model,
+        simulation.placement,
+        simulation.params,
+        order.region,
+        {"weight", "activation"},
+    )
+    return RegionValues(simulation, order, store, before, batches)
 
 
 @torch.no_grad()
-def _settled(walk: Walk, layer: Layer, resume: Path | None, key: str) -> dict[str, Any]:
+def _settle(region: _Region, layer: PlacedLayer, resume: Path | None, key: str) -> dict[str, Any]:
     """Give a layer what is kept of it or what is found now, go on to what follows, and note it."""
-    captured, order = walk.captured, walk.order
-    quantizer, weight = (
-        captured.quantizer(order.weight(layer)),
-        captured.weight(order.weight(layer)),
-    )
-    bias = bias_of(captured.region(walk.region), order.nodes[layer.name])
-    if bias is not None:
-        walk.biases.append((bias, bias.clone()))
-    random = walk.generator.get_state()  # where the rows of the next layer are drawn from
-    kept = {"random": random} | ({} if bias is None else {"bias": bias})
-    note = None if resume is None else restore(resume, key, [quantizer], kept)
-    partner = order.partner(order.nodes[layer.name])
-    order.fitted(layer)
-    fresh = [n for n in order.frontier() if n not in walk.values]
-    if note is None:
+    simulation, order, values = region.simulation, region.order, region.values
+    device = simulation.float_model.device
+    kept = None if resume is None else restore(resume, key, device)
+    branch = order.residual_branch(layer)
+    order.settle(layer)
+    fresh = values.fresh()
+    if kept is None:
         started = time.perf_counter()
-        found = _fit(walk, layer, bias, partner, fresh)
+        sampled = _sampled(region, layer, branch)
+        samples = collect_samples(sampled, values, fresh, region.sampling, region.generator)
+        found, note = _solve(simulation, layer, sampled, samples)
         seconds = round(time.perf_counter() - started, 3)
-        note = {"block": layer.name, "seconds": seconds, "fell_back": found is None}
-        if found is None:
-            note["why"] = "nothing better than rounding was found"
-        else:
-            note |= {"damping": found.damping, "gain": round(found.gain, 3)}
+        note = {"block": layer.name, "seconds": seconds, **note}
         if resume is not None:
-            kept["random"] = walk.generator.get_state()
-            keep(resume, key, [quantizer], note, kept)
+            keep(resume, key, found, note, {"random": region.generator.get_state()})
     else:
-        walk.generator.set_state(random)
-        _in_float(walk, fresh)
-    quantizer.hold(quantizer.quantize(weight))
-    _advance(walk, fresh)
+        found, others, note = kept
+        region.generator.set_state(others["random"])
+        values.compute_exact(fresh)
+    _take(simulation, found)
+    values.advance(fresh)
     return note
 
 
-def _fit(
-    walk: Walk,
-    layer: Layer,
-    bias: torch.Tensor | None,
-    partner: fx.Node | None,
-    fresh: list[fx.Node],
-) -> Fit | None:
-    """Fit one layer and give it what was found; the float values of the nodes `fresh` are kept."""
-    captured, order = walk.captured, walk.order
-    node, tensor = order.nodes[layer.name], order.weight(layer)
-    quantizer, weight = captured.quantizer(tensor), captured.weight(tensor)
+def _sampled(region: _Region, layer: PlacedLayer, branch: Operand | None) -> SampledLayer:
+    node = region.order.nodes[layer.node]
+    weight = region.simulation.weight(_weight(region.simulation.placement, layer))
     geometry = geometry_of(node, weight)
-    seen, held = _moments(walk, node, as_matrices(weight, geometry), geometry, partner, fresh)
-    rounded = as_matrices(quantizer.quantize(weight), geometry)
-    found = None
-    if seen.count and held.count:
-        found = fit(
-            seen,
-            held,
-            as_matrices(weight, geometry),
+    weights = region.row_weights.get((layer.region, layer.node))
+    return SampledLayer(node, as_matrices(weight, geometry), geometry, branch, weights)
+
+
+def _solve(
+    simulation: Simulation, layer: PlacedLayer, sampled: SampledLayer, samples: Samples
+) -> tuple[QuantParams, dict[str, Any]]:
+    """What is found for a layer, its weight's parameters and its bias, and how it went."""
+    tensor = _weight(simulation.placement, layer)
+    before = simulation.quantizer(tensor.key).params
+    assert before is not None
+    rounded = as_matrices(dequantize(before, tensor.spec), sampled.geometry)
+    bias = bias_name(sampled.node)
+    solution = None
+    if samples.train.count and samples.held_out.count:
+        solution = solve_layer(
+            samples.train,
+            samples.held_out,
+            sampled.matrices,
             rounded,
-            lambda w: _grid(tensor, quantizer, w),
-            centred=bias is not None,
-            single=quantizer.spec.axis is None,
+            lambda weights: _chosen(tensor, weights),
+            with_bias=bias is not None,
+            one_scale=tensor.spec.axis is None,
         )
-    if found is not None:
-        _give(quantizer, weight, found, geometry)
-    if bias is not None and seen.count:
-        best = seen.bias(rounded) if found is None or found.bias is None else found.bias
-        bias.copy_(best.reshape(-1))
-    return found
+    found = QuantParams({tensor.key: before})
+    if solution is not None:
+        weight = simulation.weight(tensor)
+        found = QuantParams({tensor.key: _params(tensor, weight, solution, sampled.geometry)})
+    if bias is not None and samples.train.count:
+        best = samples.train.bias(rounded) if solution is None else solution.bias
+        assert best is not None
+        found = found.with_biases({parameter_name(layer.region, bias): best.reshape(-1)})
+    return found, _note(solution)
 
 
-def _moments(
-    walk: Walk,
-    node: fx.Node,
-    matrices: torch.Tensor,
-    geometry: Geometry,
-    partner: fx.Node | None,
-    fresh: list[fx.Node],
-) -> tuple[Moments, Moments]:
-    """What a layer reads on its grids and should give for that: to fit to, and to judge by.
-
-    Meanwhile the float values of the nodes `fresh` are kept.
-    """
-    extra = () if partner is None else (partner,)
-    known = set(walk.values)
-    exact = _part(walk, (node, *extra, *fresh), known)
-    given = _part(walk, (_read_by(node), *extra), known)
-    count = images_of([v.exact for v in exact.values])
-    per_image = rows_wanted(matrices.shape[2], count, walk.sampling.least, walk.sampling.share)
-    seen, held = Moments.none(matrices), Moments.none(matrices)
-    wholes: list[torch.Tensor] = []
-    for i, chosen in enumerate(_portions(count)):
-        with walk.in_float():
-            target, *rest = exact.run(chosen, count, quantized=False)
-        inputs, *others = given.run(chosen, count, quantized=True)
-        if partner is not None:
-            target = target + (rest.pop(0) - others[0])
-        total = positions(target, geometry)
-        rows = torch.randperm(total, generator=walk.generator).to(target.device)
-        rows = rows[: per_image * (chosen.stop - chosen.start)]
-        x, t = input_rows(inputs, rows, geometry), output_rows(target, rows, geometry)
-        weights = None
-        if len(walk.importance.get(node, ())) == count:
-            weights = walk.importance[node][chosen].reshape(-1)[rows]
-        if count >= HELD_OUT:  # other images judge
-            (held if i % HELD_OUT == HELD_OUT - 1 else seen).add(x, t, weights)
-        else:
-            first = torch.arange(len(rows), device=rows.device) < len(rows) // HELD_OUT
-            for moments, some in ((held, first), (seen, ~first)):
-                moments.add(x[some], t[some], None if weights is None else weights[some])
-        walk.keep(wholes, rest, chosen, count)
-    for n, whole in zip(fresh, wholes, strict=True):
-        walk.values[n] = Values(whole, whole)
-    return seen, held
+def _note(solution: LayerSolution | None) -> dict[str, Any]:
+    if solution is None:
+        return {"fell_back": True, "why": "nothing better than rounding was found"}
+    return {"fell_back": False, "damping": solution.damping, "gain": round(solution.gain, 3)}
 
 
-def _in_float(walk: Walk, fresh: list[fx.Node]) -> None:
-    """Compute what the nodes `fresh` give in the float network."""
-    for n, whole in zip(fresh, _computed(walk, fresh, quantized=False), strict=True):
-        walk.values[n] = Values(whole, whole)
+def _take(simulation: Simulation, found: QuantParams) -> None:
+    for key, params in found.tensors.items():
+        simulation.put(key, params)
+    for name, value in found.biases.items():
+        simulation.put_bias(name, value)
 
 
-def _advance(walk: Walk, fresh: list[fx.Node]) -> None:
-    """Compute what the nodes `fresh` give behind quantized layers, and drop what is not read."""
-    for n, whole in zip(fresh, _computed(walk, fresh, quantized=True), strict=True):
-        walk.values[n] = Values(walk.values[n].exact, whole)
-    needed = set(walk.order.frontier())
-    walk.values = {n: v for n, v in walk.values.items() if n in needed}
+def _weight(placement: Placement, layer: PlacedLayer) -> QuantizedTensor:
+    assert layer.weight is not None
+    return placement.tensor(layer.weight)
 
 
-def _computed(walk: Walk, fresh: list[fx.Node], *, quantized: bool) -> list[torch.Tensor]:
-    """What each of the nodes `fresh` gives for all images, on the grids or in the float network."""
-    if not fresh:
-        return []
-    part = _part(walk, tuple(fresh), set(walk.values) - set(fresh))
-    count = images_of([v.exact for v in part.values])
-    wholes: list[torch.Tensor] = []
-    for chosen in _portions(count):
-        with nullcontext() if quantized else walk.in_float():
-            outputs = part.run(chosen, count, quantized=quantized)
-        walk.keep(wholes, outputs, chosen, count)
-    return wholes
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of the region from nodes whose values are known to some others."""
-
-    module: fx.GraphModule
-    values: list[Values]
-    device: torch.device
-
-    def run(self, chosen: slice, count: int, *, quantized: bool) -> list[torch.Tensor]:
-        """What the nodes give for some of `count` images, in the state in which the grids are."""
-        known = [v.quantized if quantized else v.exact for v in self.values]
-        return list(self.module(*picked(known, chosen, count, self.device)))
-
-
-def _part(walk: Walk, outputs: tuple[fx.Node, ...], known: set[fx.Node]) -> _Part:
-    inputs = walk.order.sources(list(outputs), known)
-    module = walk.captured.region(walk.region)
-    block = leading_to(walk.captured, Block("", walk.region, module, tuple(inputs), ()), outputs)
-    return _Part(block.module, [walk.values[n] for n in inputs], walk.store.device)
-
-
-def _portions(count: int) -> list[slice]:
-    """All images in portions, at least as many as there have to be for some to be held out."""
-    size = min(AT_ONCE, max(1, count // HELD_OUT))
-    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
-
-
-def _read_by(node: fx.Node) -> fx.Node:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    return source
-
-
-def _grid(tensor: QuantizedTensor, quantizer: FakeQuantize, w: torch.Tensor) -> Grid:
-    """The grid that the tensor's own rule gives for weights (groups, inputs, outputs)."""
-    groups, _, outputs = w.shape
-    spec = quantizer.spec
-    each = w.transpose(1, 2).reshape(groups * outputs, -1)
-    sample = ranges.sample_of(each if spec.axis is not None else each.reshape(1, -1))
+def _chosen(tensor: QuantizedTensor, weights: torch.Tensor) -> GroupedQParams:
+    """The scales and zero points that a tensor's own rule gives for (groups, inputs, outputs)."""
+    groups, _, outputs = weights.shape
+    spec = tensor.spec
+    rows = weights.transpose(1, 2).reshape(groups * outputs, -1)
+    sample = ranges.sample_of(rows if spec.axis is not None else rows.reshape(1, -1))
     scale, zero_point = ranges.choose(tensor.rule.name, tensor.rule.options, sample, spec)
-    shape = (groups, outputs)
-    return Grid(
-        scale.expand(groups * outputs).reshape(shape).contiguous(),
-        zero_point.to(scale.dtype).expand(groups * outputs).reshape(shape).contiguous(),
-        spec.low,
-        spec.high,
-    )
+
+    def grouped(value: torch.Tensor) -> torch.Tensor:
+        return value.expand(groups * outputs).reshape(groups, outputs).contiguous()
+
+    return GroupedQParams(grouped(scale), grouped(zero_point.to(scale.dtype)), spec.low, spec.high)
 
 
-def _give(quantizer: FakeQuantize, weight: torch.Tensor, found: Fit, geometry: Geometry) -> None:
-    """Let a quantizer give exactly the weights that were found."""
-    scale, zero_point = found.scale.reshape(-1), found.zero_point.reshape(-1)
-    if quantizer.spec.axis is None:
+def _params(
+    tensor: QuantizedTensor, weight: torch.Tensor, solution: LayerSolution, geometry: Geometry
+) -> TensorQParams:
+    """A solution as parameters of the layer's weight."""
+    scale, zero_point = solution.scale.reshape(-1), solution.zero_point.reshape(-1)
+    if tensor.spec.axis is None:
         scale, zero_point = scale[:1], zero_point[:1]
-    quantizer.scale.copy_(scale)
-    quantizer.zero_point.copy_(zero_point)
-    integers = as_weight(found.integers, weight, geometry)
-    quantizer.offset = integers - weight / along(quantizer.scale, weight, quantizer.spec.axis)
+    signed = as_weight(solution.signed, weight, geometry)
+    return weight_of_signed(signed, scale, zero_point.to(torch.int32), tensor.spec)

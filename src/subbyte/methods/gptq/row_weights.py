@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,62 +12,83 @@ from torch import fx
 
 from subbyte.calibration.gradients import random_sum
 from subbyte.graph.batch import batch_size, images_of_pixels, portions
+from subbyte.graph.float_model import FloatModel, interpreted
 from subbyte.methods.common.samples import Geometry, mean_squares
 from subbyte.methods.common.store import Store
-from subbyte.placement.simulation import Captured
 from subbyte.utils.progress import Progress
 
-AT_ONCE = (8, 64)  # least and most images whose intermediate results are in memory at a time
-PIXELS = 2**18  # of them, unless these are more images than the most, or fewer than the least
-ALL = 2**62
+PIXELS_IN_MEMORY = 2**18  # of images whose intermediate results are kept at a time
+FEWEST_IMAGES, MOST_IMAGES = 8, 64  # of them, however large or small they are
+UNLIMITED = sys.maxsize
 
 
-def row_importance(
-    captured: Captured,
-    layers: dict[str, dict[fx.Node, Geometry]],
+def row_weights(
+    float_model: FloatModel,
+    layers: Mapping[str, Mapping[str, Geometry]],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
-) -> dict[fx.Node, torch.Tensor]:
-    """For each layer of each region, (images, rows): squared gradients in the float network.
+) -> dict[tuple[str, str], torch.Tensor]:
+    """What a squared error in each row of a layer's outputs costs: the mean squared gradient there.
 
-    They are means over channels. The gradient is that of all outputs with random signs, whose
-    square is in expectation the sum of the squared gradients of each one. In each layer the mean is
-    1. One that no gradient reaches, or whose outputs are not of the images, is left out.
+    Means are over channels. The gradient is that of the sum of all of the model's raw outputs with
+    random signs, whose square is in expectation the sum of the squared gradients of each one
+    (Hutchinson 1990).
+
+    Args:
+        float_model: The model; all of its regions run once for each image.
+        layers: Region → a layer's node → how the layer reads its input.
+        batches: The calibration images.
+        progress: Shows how far it is.
+
+    Returns:
+        Region and node → (images, rows), with a mean of 1. A layer that no gradient reaches, or
+        whose outputs are not of the images, is left out.
     """
-    size = images_of_pixels(next(iter(batches), ()), PIXELS)
-    parts = list(portions(batches, ALL, min(max(size, AT_ONCE[0]), AT_ONCE[1])))
-    counts = [batch_size(args) for args in parts]
-    watches = [_Watch(captured.region(region), its, sum(counts)) for region, its in layers.items()]
+    size = images_of_pixels(next(iter(batches), ()), PIXELS_IN_MEMORY)
+    size = min(max(size, FEWEST_IMAGES), MOST_IMAGES)
+    chunks = list(portions(batches, UNLIMITED, size))
+    counts = [batch_size(args) for args in chunks]
+    watches = {
+        region: _GradientWatch(float_model.region(region), its, sum(counts))
+        for region, its in layers.items()
+    }
     with ExitStack() as stack:
-        stack.enter_context(captured.in_float())
-        for region, watch in zip(layers, watches, strict=True):
-            stack.enter_context(captured.interpreted(region, watch))
+        for region, watch in watches.items():
+            stack.enter_context(interpreted(float_model.region(region), watch))
         stack.enter_context(torch.enable_grad())
         first = 0
-        for args, count in zip(progress.track(parts, "weighing rows"), counts, strict=True):
-            for watch in watches:
+        for args, count in zip(progress.track(chunks, "weighing rows"), counts, strict=True):
+            for watch in watches.values():
                 watch.first, watch.images = first, count
-            total = random_sum(captured.raw(*args), range(first, first + count))
+            total = random_sum(float_model.raw(*args), range(first, first + count))
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
             first += count
-    return {node: value for watch in watches for node, value in watch.weights(first).items()}
+    return {
+        (region, node): value
+        for region, watch in watches.items()
+        for node, value in watch.weights(first).items()
+    }
 
 
-class _Watch(fx.Interpreter):
+class _GradientWatch(fx.Interpreter):
     """Runs a region whose layers' outputs tell of their gradients.
 
-    found: for each layer, (count, rows), filled from image `first` on; seen: how many images are.
+    Attributes:
+        first: The number of the first of the images that run.
+        images: How many run.
+        found: Node → (count, rows), filled image by image.
+        seen: Node → of how many images it is filled.
     """
 
-    def __init__(self, region: fx.GraphModule, layers: dict[fx.Node, Geometry], count: int) -> None:
+    def __init__(self, region: fx.GraphModule, layers: Mapping[str, Geometry], count: int) -> None:
         super().__init__(region)
         self.layers, self.count = layers, count
         self.images = self.first = 0
-        self.found: dict[fx.Node, torch.Tensor] = {}
+        self.found: dict[str, torch.Tensor] = {}
         self.seen = dict.fromkeys(layers, 0)
 
-    def weights(self, images: int) -> dict[fx.Node, torch.Tensor]:
+    def weights(self, images: int) -> dict[str, torch.Tensor]:
         """What was found, with a mean of 1 each; of layers that so many images were seen of."""
         whole = {node: value for node, value in self.found.items() if self.seen[node] == images}
         means = {node: float(value.mean(dtype=torch.float64)) for node, value in whole.items()}
@@ -74,18 +96,18 @@ class _Watch(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        if n in self.layers:
+        if n.name in self.layers:
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             if output.shape[0] % self.images == 0:
-                output.register_hook(lambda gradient: self._keep(n, gradient))
+                output.register_hook(lambda gradient: self._keep(n.name, gradient))
         return output
 
-    def _keep(self, n: fx.Node, gradient: torch.Tensor) -> None:
-        rows = mean_squares(gradient, self.layers[n]).reshape(self.images, -1)
-        if n not in self.found:
+    def _keep(self, node: str, gradient: torch.Tensor) -> None:
+        rows = mean_squares(gradient, self.layers[node]).reshape(self.images, -1)
+        if node not in self.found:
             # Apart from what comes and goes, in which many small results would leave gaps.
             shape = (self.count, rows.shape[1])
-            self.found[n] = Store(ALL, rows.device).empty(shape, rows.dtype)
-        self.found[n][self.first : self.first + self.images] = rows
-        self.seen[n] += self.images
+            self.found[node] = Store(UNLIMITED, rows.device).empty(shape, rows.dtype)
+        self.found[node][self.first : self.first + self.images] = rows
+        self.seen[node] += self.images

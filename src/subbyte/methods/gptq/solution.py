@@ -1,4 +1,4 @@
-"""One layer's fit: which damping, which scales, which integers, and whether it pays."""
+"""One layer's solution: which damping, which scales, which integers, and whether it pays."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from subbyte.methods.common.hessian import Moments
+from subbyte.methods.common.hessian import HessianAccumulator
 from subbyte.methods.gptq.solve import (
     FLOOR,
-    Grid,
+    GroupedQParams,
+    coordinate_descent,
     damped_solution,
-    descend,
-    feedback,
+    gptq_round,
     losses,
-    refitted,
+    refit_scales,
     with_damping,
 )
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)  # of the mean diagonal of H
-FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1)  # of the scales that the range rule gives
-ROUNDS = 3
+SCALE_FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1)  # of the scales that the range rule gives
+ROUNDS = 3  # of coordinate descent, and of scales that suit what it finds
 
-GridFor = Callable[[torch.Tensor], Grid]  # of weights (groups, inputs, outputs)
+ChooseQParams = Callable[[torch.Tensor], GroupedQParams]  # of weights (groups, inputs, outputs)
 
 
 @dataclass
-class Fit:
-    """Integers less zero points (groups, outputs, inputs), scales, zero points and biases.
+class LayerSolution:
+    """What is found for a layer.
 
-    (groups, outputs) each; bias `None` for a layer without one. damping: the one chosen; gain: of
-    the squared error on rows that were not fitted to, what rounding leaves over what this leaves.
+    Attributes:
+        signed: Integers less zero points, (groups, outputs, inputs).
+        scale: (groups, outputs).
+        zero_point: (groups, outputs).
+        bias: (groups, outputs); `None` for a layer without one.
+        damping: The share of the mean diagonal of H that was chosen.
+        gain: Squared error of rounding to nearest over that of this, on samples held out.
     """
 
-    integers: torch.Tensor
+    signed: torch.Tensor
     scale: torch.Tensor
     zero_point: torch.Tensor
     bias: torch.Tensor | None
@@ -42,68 +47,96 @@ class Fit:
     gain: float
 
 
-def fit(
-    seen: Moments,
-    held: Moments,
+@dataclass(frozen=True)
+class _Problem:
+    """wᵀHw − 2wᵀC, with a little on the diagonal that pulls to the float weights.
+
+    Attributes:
+        h: (groups, inputs, inputs).
+        c: (groups, inputs, outputs).
+        columns: The float weights, (groups, inputs, outputs).
+        mean: Of the diagonal of H, (groups,); 1 where there is nothing.
+    """
+
+    h: torch.Tensor
+    c: torch.Tensor
+    columns: torch.Tensor
+    mean: torch.Tensor
+
+    def damped(self, share: float) -> _Problem:
+        """The same with so much more of the mean diagonal."""
+        damping = share * self.mean
+        h = with_damping(self.h, damping)
+        return replace(self, h=h, c=self.c + damping[:, None, None] * self.columns)
+
+
+def solve_layer(
+    train: HessianAccumulator,
+    held_out: HessianAccumulator,
     weights: torch.Tensor,
     rounded: torch.Tensor,
-    grid_for: GridFor,
+    choose: ChooseQParams,
     *,
-    centred: bool,
-    single: bool,
-) -> Fit | None:
-    """The fit of a layer, or `None` where it is no better than rounding on the rows held out.
+    with_bias: bool,
+    one_scale: bool,
+) -> LayerSolution | None:
+    """The integers, scales and bias of a layer.
 
-    `None` as well where what it reads or should give is not finite.
+    The least-squares weights are rounded by GPTQ; then integers and scales take turns.
 
-    weights, rounded: (groups, outputs, inputs), in float and by rounding to nearest. grid_for: the
-    grid that the range rule gives for weights. centred: the layer has a bias. single: one scale for
-    all outputs.
+    Args:
+        train: Of the samples that it is fitted to.
+        held_out: Of the samples that judge.
+        weights: In float, (groups, outputs, inputs).
+        rounded: Rounded to nearest, the same shape.
+        choose: The scales and zero points that the range rule gives for weights.
+        with_bias: The layer has a bias.
+        one_scale: All outputs have the same scale.
+
+    Returns:
+        The solution, or `None` where it is no better than rounding on the samples held out, or
+        where what the layer reads or should give is not finite.
     """
-    h, c = seen.normal(centred)
+    problem = _problem(train, weights, with_bias)
+    if problem is None:
+        return None
+    best, share = _damped(problem, train, held_out, with_bias)
+    problem = problem.damped(share)
+    u, qparams = _integers(best, problem, choose(best), one_scale)
+    for _ in range(ROUNDS):
+        u = coordinate_descent(u, problem.h, problem.c, qparams)
+        scale = refit_scales(u, problem.h, problem.c, qparams, one_scale=one_scale)
+        qparams = replace(qparams, scale=scale)
+    found = (u * qparams.scale[:, None]).transpose(1, 2)
+    bias = train.bias(found) if with_bias else None
+    before = held_out.loss(rounded, train.bias(rounded) if with_bias else None).sum()
+    after = held_out.loss(found, bias).sum()
+    if not bool(torch.isfinite(after)) or after >= before:
+        return None
+    gain = float(before / after.clamp(min=1e-30))
+    signed = u.transpose(1, 2).contiguous()
+    return LayerSolution(signed, qparams.scale, qparams.zero_point, bias, share, gain)
+
+
+def _problem(train: HessianAccumulator, weights: torch.Tensor, with_bias: bool) -> _Problem | None:
+    """What the samples ask for; `None` where they are not finite."""
+    h, c = train.normal(with_bias)
     if not bool(torch.isfinite(h).all() & torch.isfinite(c).all()):
         return None
     mean = h.diagonal(dim1=1, dim2=2).mean(1)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
-    h = with_damping(h, FLOOR * mean)
-    columns = weights.transpose(1, 2).contiguous()
-    c = c + (FLOOR * mean)[:, None, None] * columns
-    best, share = _damped(seen, held, h, c, columns, mean, centred)
-    lam = share * mean
-    damped, target = with_damping(h, lam), c + lam[:, None, None] * columns
-    del h, c
-    grid = grid_for(best)
-    u, grid = _integers(best, damped, target, grid, single)
-    for _ in range(ROUNDS):
-        u = descend(u, damped, target, grid)
-        grid = replace(grid, scale=refitted(u, damped, target, grid, single=single))
-    found = (u * grid.scale[:, None]).transpose(1, 2)
-    bias = seen.bias(found) if centred else None
-    before = held.loss(rounded, seen.bias(rounded) if centred else None).sum()
-    after = held.loss(found, bias).sum()
-    if not bool(torch.isfinite(after)) or after >= before:
-        return None
-    integers = u.transpose(1, 2).contiguous()
-    return Fit(
-        integers, grid.scale, grid.zero_point, bias, share, float(before / after.clamp(min=1e-30))
-    )
+    return _Problem(h, c, weights.transpose(1, 2).contiguous(), mean).damped(FLOOR)
 
 
 def _damped(
-    seen: Moments,
-    held: Moments,
-    h: torch.Tensor,
-    c: torch.Tensor,
-    columns: torch.Tensor,
-    mean: torch.Tensor,
-    centred: bool,
+    problem: _Problem, train: HessianAccumulator, held_out: HessianAccumulator, with_bias: bool
 ) -> tuple[torch.Tensor, float]:
-    """The least-squares weights with the damping that is best on the rows held out, and it."""
+    """The least-squares weights with the damping that is best on samples held out, and it."""
     found: list[tuple[float, torch.Tensor, float]] = []
     for share in DAMPINGS:
-        w = damped_solution(h, c, columns, share * mean)
+        w = damped_solution(problem.h, problem.c, problem.columns, share * problem.mean)
         rows = w.transpose(1, 2)
-        loss = held.loss(rows, seen.bias(rows) if centred else None).sum()
+        loss = held_out.loss(rows, train.bias(rows) if with_bias else None).sum()
         if found and not loss < found[-1][0]:
             break
         found.append((float(loss), w, share))
@@ -111,25 +144,27 @@ def _damped(
 
 
 def _integers(
-    w: torch.Tensor, h: torch.Tensor, c: torch.Tensor, grid: Grid, single: bool
-) -> tuple[torch.Tensor, Grid]:
-    """Integers by error feedback with the best of some scales, and the grid with it refitted."""
-    outputs, count = w.shape[2], len(FACTORS)
-    scale = torch.cat([grid.scale * factor for factor in FACTORS], 1)
-    many = replace(grid, scale=scale, zero_point=grid.zero_point.repeat(1, count))
-    u = feedback(w.repeat(1, 1, count), h, many)
-    targets = c.repeat(1, 1, count)
+    w: torch.Tensor, problem: _Problem, qparams: GroupedQParams, one_scale: bool
+) -> tuple[torch.Tensor, GroupedQParams]:
+    """Integers by GPTQ with the best of some scales, and the scales that suit them."""
+    h, outputs, count = problem.h, w.shape[2], len(SCALE_FACTORS)
+    scale = torch.cat([qparams.scale * factor for factor in SCALE_FACTORS], 1)
+    many = replace(qparams, scale=scale, zero_point=qparams.zero_point.repeat(1, count))
+    u = gptq_round(w.repeat(1, 1, count), h, many)
+    c = problem.c.repeat(1, 1, count)
     shape = (-1, count, outputs)
-    if single:
-        parts = [x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, targets)]
-        grids = [replace(grid, scale=part) for part in scale.view(shape).unbind(1)]
-        each = [refitted(x, h, t, g, single=True) for x, t, g in zip(*parts, grids, strict=True)]
-        totals = [float(losses(x, s, h, t).sum()) for x, t, s in zip(*parts, each, strict=True)]
+    if one_scale:
+        us, cs = (x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, c))
+        tried = [replace(qparams, scale=part) for part in scale.view(shape).unbind(1)]
+        scales = [
+            refit_scales(x, h, t, q, one_scale=True) for x, t, q in zip(us, cs, tried, strict=True)
+        ]
+        totals = [float(losses(x, s, h, t).sum()) for x, s, t in zip(us, scales, cs, strict=True)]
         best = totals.index(min(totals))
-        return parts[0][best].contiguous(), replace(grid, scale=each[best])
-    scale = refitted(u, h, targets, many, single=False)
-    which = losses(u, scale, h, targets).view(shape).argmin(1, keepdim=True)
+        return us[best].contiguous(), replace(qparams, scale=scales[best])
+    scale = refit_scales(u, h, c, many, one_scale=False)
+    which = losses(u, scale, h, c).view(shape).argmin(1, keepdim=True)
     scale = scale.view(shape).gather(1, which)[:, 0]
     u = u.view(*u.shape[:2], count, outputs)
     u = u.gather(2, which[:, None].expand(-1, u.shape[1], -1, -1))[:, :, 0]
-    return u.contiguous(), replace(grid, scale=scale)
+    return u.contiguous(), replace(qparams, scale=scale)

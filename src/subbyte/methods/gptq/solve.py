@@ -1,7 +1,7 @@
-"""Integers and scales with which a layer gives its targets best, in closed form.
+"""Integers and scales with which a layer gives its targets best.
 
 All in the layout (groups, inputs, outputs), so that what is done input by input lies together. A
-weight is (q − z) · s with integers q, and its loss wᵀHw − 2wᵀC.
+weight is (q − z) · s with integers q, and its loss wᵀHw − 2wᵀC. What is called u is q − z.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ from dataclasses import dataclass
 
 import torch
 
-AT_ONCE = 32  # inputs whose errors are passed on together
+INPUTS_AT_ONCE = 32  # whose errors are passed on together
 FLOOR = 1e-5  # of the mean diagonal: what keeps H positive definite, whatever the inputs
 
 
 @dataclass
-class Grid:
-    """Scales and zero points, (groups, outputs), and the smallest and the largest integer."""
+class GroupedQParams:
+    """Scales and zero points of a weight in groups.
+
+    Attributes:
+        scale: (groups, outputs).
+        zero_point: (groups, outputs), float.
+        low: The smallest integer.
+        high: The largest integer.
+    """
 
     scale: torch.Tensor
     zero_point: torch.Tensor
@@ -27,7 +34,14 @@ class Grid:
 def damped_solution(
     h: torch.Tensor, c: torch.Tensor, weights: torch.Tensor, damping: torch.Tensor
 ) -> torch.Tensor:
-    """The w of the least wᵀHw − 2wᵀC + λ|w − weights|², with a λ (damping) for each group."""
+    """The w of the least wᵀHw − 2wᵀC + λ|w − weights|².
+
+    Args:
+        h: (groups, inputs, inputs), positive definite.
+        c: (groups, inputs, outputs).
+        weights: (groups, inputs, outputs).
+        damping: λ, (groups,).
+    """
     damped = with_damping(h, damping)
     right = c + damping[:, None, None] * weights
     return torch.cholesky_solve(right.double(), cholesky(damped)).to(weights.dtype)
@@ -58,17 +72,29 @@ def with_damping(h: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
 
 
 def losses(u: torch.Tensor, scale: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """wᵀHw − 2wᵀC of w = u · scale, (groups, outputs)."""
+    """wᵀHw − 2wᵀC of w = u · scale, (groups, outputs).
+
+    Args:
+        u: (groups, inputs, outputs).
+        scale: (groups, outputs).
+        h: (groups, inputs, inputs).
+        c: (groups, inputs, outputs).
+    """
     w = u * scale[:, None]
     return ((h @ w - 2 * c) * w).sum(1)
 
 
-def feedback(w: torch.Tensor, h: torch.Tensor, grid: Grid) -> torch.Tensor:
+def gptq_round(w: torch.Tensor, h: torch.Tensor, qparams: GroupedQParams) -> torch.Tensor:
     """Integers less zero points of w, rounded input by input, errors passed on to what follows.
 
-    Frantar et al. 2023, "GPTQ"; in the order of the falling diagonal of the positive definite H.
-    With H = VVᵀ, V an upper triangle, the loss of errors e is |Vᵀe|²: an input is best where it
-    makes its own row of Vᵀe zero, whatever stands before it. No inverse is needed so.
+    Frantar et al. 2023, "GPTQ", in the order of the falling diagonal of H. With H = VVᵀ, V an upper
+    triangle, the loss of errors e is |Vᵀe|²: an input is best where it makes its own row of Vᵀe
+    zero, whatever stands before it. So no inverse is needed.
+
+    Args:
+        w: The weights to round, (groups, inputs, outputs).
+        h: (groups, inputs, inputs), positive definite.
+        qparams: Scales and zero points.
     """
     inputs, outputs = w.shape[1:]
     order = h.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True)
@@ -79,45 +105,53 @@ def feedback(w: torch.Tensor, h: torch.Tensor, grid: Grid) -> torch.Tensor:
     upper = cholesky(h).flip(1, 2)
     passed = (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).to(w.dtype)
     u, errors = torch.empty_like(w), torch.empty_like(w)
-    scale, z = grid.scale, grid.zero_point
-    low, high, reciprocal = grid.low - z, grid.high - z, 1 / grid.scale
-    for start in range(0, inputs, AT_ONCE):
-        end = min(start + AT_ONCE, inputs)
+    scale, z = qparams.scale, qparams.zero_point
+    low, high, reciprocal = qparams.low - z, qparams.high - z, 1 / qparams.scale
+    for start in range(0, inputs, INPUTS_AT_ONCE):
+        end = min(start + INPUTS_AT_ONCE, inputs)
         before = passed[:, :start, start:end].mT
         wanted = torch.baddbmm(w[:, start:end], before, errors[:, :start])
         inner = passed[:, start:end, start:end]
         for j in range(end - start):
-            level = torch.mul(wanted[:, j], reciprocal).round_().clamp_(low, high)
-            error = torch.addcmul(w[:, start + j], level, scale, value=-1)
-            u[:, start + j], errors[:, start + j] = level, error
+            rounded = torch.mul(wanted[:, j], reciprocal).round_().clamp_(low, high)
+            error = torch.addcmul(w[:, start + j], rounded, scale, value=-1)
+            u[:, start + j], errors[:, start + j] = rounded, error
             if j + 1 < end - start:
                 wanted[:, j + 1 :] += inner[:, j, j + 1 :, None] * error[:, None]
     return torch.empty_like(u).scatter_(1, rows, u)
 
 
-def descend(
-    u: torch.Tensor, h: torch.Tensor, c: torch.Tensor, grid: Grid, sweeps: int = 1
+def coordinate_descent(
+    u: torch.Tensor, h: torch.Tensor, c: torch.Tensor, qparams: GroupedQParams, sweeps: int = 1
 ) -> torch.Tensor:
-    """Each integer in turn at its best, the others as they are; the loss never grows."""
+    """Each integer in turn at its best, the others as they are; the loss never grows.
+
+    Args:
+        u: Integers less zero points to begin with, (groups, inputs, outputs).
+        h: (groups, inputs, inputs), positive definite.
+        c: (groups, inputs, outputs).
+        qparams: Scales and zero points.
+        sweeps: How often each integer has its turn.
+    """
     inputs = u.shape[1]
-    scale, z = grid.scale, grid.zero_point
-    low, high, reciprocal = grid.low - z, grid.high - z, 1 / grid.scale
+    scale, z = qparams.scale, qparams.zero_point
+    low, high, reciprocal = qparams.low - z, qparams.high - z, 1 / qparams.scale
     u = u.clone()
     w = u * scale[:, None]
     slope = h @ w - c
     diagonal = h.diagonal(dim1=1, dim2=2)
     for _ in range(sweeps):
-        for start in range(0, inputs, AT_ONCE):
-            end = min(start + AT_ONCE, inputs)
+        for start in range(0, inputs, INPUTS_AT_ONCE):
+            end = min(start + INPUTS_AT_ONCE, inputs)
             here = slope[:, start:end].clone()
             inner = h[:, start:end, start:end]
             changes = torch.empty_like(here)
             for j in range(end - start):
                 k = start + j
                 wanted = torch.addcdiv(w[:, k], here[:, j], diagonal[:, k, None], value=-1)
-                level = wanted.mul_(reciprocal).round_().clamp_(low, high)
-                change = (level - u[:, k]).mul_(scale)
-                u[:, k] = level
+                rounded = wanted.mul_(reciprocal).round_().clamp_(low, high)
+                change = (rounded - u[:, k]).mul_(scale)
+                u[:, k] = rounded
                 changes[:, j] = change
                 if j + 1 < end - start:
                     here[:, j + 1 :] += inner[:, j, j + 1 :, None] * change[:, None]
@@ -126,16 +160,26 @@ def descend(
     return u
 
 
-def refitted(
-    u: torch.Tensor, h: torch.Tensor, c: torch.Tensor, grid: Grid, *, single: bool
+def refit_scales(
+    u: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    qparams: GroupedQParams,
+    *,
+    one_scale: bool,
 ) -> torch.Tensor:
-    """The scales that suit the integers best, (groups, outputs); near the old ones, or these.
+    """The least-squares scales of integers, (groups, outputs); the old ones where they are far off.
 
-    single: one scale for all outputs.
+    Args:
+        u: Integers less zero points, (groups, inputs, outputs).
+        h: (groups, inputs, inputs).
+        c: (groups, inputs, outputs).
+        qparams: The scales so far.
+        one_scale: All outputs have the same one.
     """
     over, under = (u * c).sum(1), ((h @ u) * u).sum(1)
-    if single:
+    if one_scale:
         over, under = over.sum().expand_as(over), under.sum().expand_as(under)
     new = over / under.clamp(min=1e-30)
-    near = (new > 0.3 * grid.scale) & (new < 3 * grid.scale)
-    return torch.where(near, new, grid.scale)
+    near = (new > 0.3 * qparams.scale) & (new < 3 * qparams.scale)
+    return torch.where(near, new, qparams.scale)

@@ -1,82 +1,155 @@
-"""Writing a model as ONNX with Q/DQ, whole or not at all, with what belongs to it as metadata."""
+"""Writing a model as ONNX files from one export: one for all runtimes, others where they differ."""
 
 from __future__ import annotations
 
-import json
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import import_module
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnx.utils
+import onnx_ir as ir
 import torch
-from torch import fx, nn
+from torch.utils import _pytree as pytree
 
-from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
-from subbyte.detectors.regions import WHOLE
-from subbyte.errors import SubbyteError
-from subbyte.graph.batch import at_least_two
-from subbyte.graph.capture.export import cause, dynamic_shapes
-from subbyte.placement.simulation import Captured
-from subbyte.targets.onnx.batch_size import ask_first
-from subbyte.targets.onnx.lower import lower
-from subbyte.targets.onnx.names import free, names_of
-from subbyte.targets.onnx.operators import TRANSLATIONS
-from subbyte.targets.onnx.packing import pack
-from subbyte.utils.files import atomic
+from subbyte.graph.float_model import Regional
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
+from subbyte.targets import base
+from subbyte.targets.onnx.files import output_names, read_metadata, save
+from subbyte.targets.onnx.program import Program, deployed_as, outputs_alone, program_of, quiet
+from subbyte.targets.onnx.same import are_same
 
-OPSET = 21
-INPUT, OUTPUT = "input", "output"
+__all__ = [
+    "Files",
+    "arguments",
+    "export",
+    "export_float",
+    "output_names",
+    "own_files",
+    "quiet",
+    "read_metadata",
+    "write_files",
+]
+
+NAME = "model"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was written of a model.
+
+    path: the file for all runtimes. of_runtime: which file each runtime runs, that one or its own.
+    raw: likewise, of a detector's network without post-processing; empty where there is none.
+    """
+
+    path: Path
+    of_runtime: dict[str, Path] = field(default_factory=dict)
+    raw: dict[str, Path] = field(default_factory=dict)
+
+
+def write_files(
+    simulation: Simulation,
+    folder: Path,
+    example: tuple[Any, ...],
+    runtimes: Iterable[str],
+    *,
+    postprocess: bool = True,
+    raw_folder: Path | None = None,
+) -> Files:
+    """Write all files of a model into `folder`: `model.onnx`, and perhaps `model.RUNTIME.onnx`.
+
+    A runtime has a file of its own where its graph has other nodes or constants than the one for
+    all.
+
+    Args:
+        simulation: The quantized model, which stays as it is.
+        folder: Where files are written.
+        example: A batch's arguments; any batch size runs.
+        runtimes: Names of the runtimes that the files are for.
+        postprocess: Whether a detector is written with the whole way from images to boxes.
+        raw_folder: Where a one-stage detector's files up to its raw outputs are written, by the
+            same names, if it has post-processing; `None`: they are not.
+
+    Raises:
+        SubbyteError: The graph has an operator that ONNX lacks, or a file cannot be written.
+    """
+    program = program_of(simulation, example, postprocess)
+    common = program.form(base.rewrites(None))
+    path, metadata = folder / f"{NAME}.onnx", simulation.metadata
+    files = Files(path)
+    raw = None if raw_folder is None or not program.raw else raw_folder / path.name
+    _save(common, program.raw, path, raw, metadata)
+    for name in runtimes:
+        files.of_runtime[name] = path
+        if raw is not None:
+            files.raw[name] = raw
+        own = _own_form(program, name, common)
+        if own is not None:
+            files.of_runtime[name] = path.with_suffix(f".{name}.onnx")
+            own_raw = None if raw is None else raw.with_suffix(f".{name}.onnx")
+            _save(own, program.raw, files.of_runtime[name], own_raw, {**metadata, "target": name})
+            if own_raw is not None:
+                files.raw[name] = own_raw
+    return files
 
 
 def export(
-    captured: Captured,
+    simulation: Simulation,
     path: Path,
     example: tuple[Any, ...],
     target: str | None = None,
     postprocess: bool = True,
     raw: Path | None = None,
 ) -> None:
-    """Write the quantized model to `path`. `example`: a batch's arguments; any batch size runs.
+    """Write the quantized model to `path`.
 
-    `target`: the runtime that the file is for; `None` makes one for both. `postprocess`: a detector
-    is written with the whole way from images to boxes, and not its raw outputs; then to `raw`, if
-    it is given and the detector has one stage, the same up to these.
+    Args:
+        simulation: The quantized model, which stays as it is.
+        path: Of the file.
+        example: A batch's arguments; any batch size runs.
+        target: The runtime that the file is for; `None` makes one for all.
+        postprocess: Whether a detector is written with the whole way from images to boxes, and
+            not its raw outputs.
+        raw: Where the same up to the raw outputs is written, if `postprocess` and the detector has
+            one stage.
 
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
-    metadata = captured.facts.metadata
+    metadata = simulation.metadata
     metadata = metadata if target is None else {**metadata, "target": target}
-    deployed = _deployed(captured, lower(captured, target), example, postprocess)
-    _write(deployed, path, metadata, raw)
-
-
-def own_files(captured: Captured, targets: Iterable[str]) -> list[str]:
-    """Those of `targets` whose file has other nodes or constants than the one for all."""
-    common = lower(captured)
-    return [target for target in targets if not _same(common, lower(captured, target))]
+    program = program_of(simulation, example, postprocess)
+    _save(program.form(base.rewrites(target)), program.raw, path, raw, metadata)
 
 
 def export_float(
-    captured: Captured,
+    simulation: Simulation,
     path: Path,
     example: tuple[Any, ...],
     postprocess: bool = True,
     raw: Path | None = None,
 ) -> None:
     """Write the model before quantization: the same graph, all of it in float32."""
-    deployed = _deployed(captured, lower(captured, integers=False), example, postprocess)
-    _write(deployed, path, captured.facts.metadata, raw)
+    program = program_of(_in_float(simulation), example, postprocess)
+    _save(program.form(base.rewrites(None)), program.raw, path, raw, simulation.metadata)
+
+
+def own_files(simulation: Simulation, targets: Iterable[str]) -> list[str]:
+    """Those of `targets` whose file has other nodes or constants than the one for all."""
+    device = next((value.device for value in simulation.parameters()), "cpu")
+    example = pytree.tree_map(
+        lambda x: (
+            torch.zeros(x.shape, dtype=x.dtype, device=device) if isinstance(x, torch.Tensor) else x
+        ),
+        simulation.example,
+    )
+    program = program_of(simulation, example, postprocess=False)
+    common = program.form(base.rewrites(None))
+    return [target for target in targets if _own_form(program, target, common) is not None]
 
 
 def arguments(
-    captured: Captured, example: tuple[Any, ...], postprocess: bool = True
+    model: Regional, example: tuple[Any, ...], postprocess: bool = True
 ) -> tuple[torch.Tensor, ...]:
     """What a file of the model is run with for the images of `example`.
 
@@ -85,161 +158,34 @@ def arguments(
     Raises:
         SubbyteError: The whole way cannot be written for this kind of model.
     """
-    return _deployed(captured, captured.model, example, postprocess).args
+    return deployed_as(model, model.model, example, postprocess).args
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What `export` put into the file: recipe, version, preprocessing, class names.
-
-    Raises:
-        SubbyteError: `path` is missing or no ONNX file.
-    """
-    prefix = "subbyte."
-    return {
-        entry.key.removeprefix(prefix): json.loads(entry.value)
-        for entry in _read(path).metadata_props
-        if entry.key.startswith(prefix)
-    }
+def _in_float(simulation: Simulation) -> Simulation:
+    """The same model without any parameters of quantization."""
+    return simulate(simulation.float_model, simulation.placement, QuantParams())
 
 
-def output_names(path: Path) -> list[str]:
-    """What a file's outputs are called; raises `SubbyteError` as `read_metadata` does."""
-    return [output.name for output in _read(path).graph.output]
+def _own_form(program: Program, runtime: str, common: ir.Model) -> ir.Model | None:
+    """A runtime's form of a model; `None`: it is the one for all."""
+    rewrites = base.rewrites(runtime)
+    if rewrites is base.rewrites(None):
+        return None
+    form = program.form(rewrites)
+    return None if are_same(common, form) else form
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
-        raise SubbyteError(f"there is no file {path}: name an ONNX file") from None
-    except Exception as error:
-        raise SubbyteError(f"{path} is no ONNX file that can be read: {error}") from error
-    if not model.ir_version:
-        raise SubbyteError(f"{path} is no ONNX file that can be read: it holds nothing")
-    return model
-
-
-def _deployed(
-    captured: Captured, model: nn.Module, example: tuple[Any, ...], postprocess: bool
-) -> Deployment:
-    """What to write of a lowered model."""
-    if captured.region_names == WHOLE:
-        return Deployment(model, example)
-    return deployment(model, captured, example, postprocess)
-
-
-def _write(
-    deployed: Deployment, path: Path, metadata: dict[str, Any], raw: Path | None = None
+def _save(
+    form: ir.Model,
+    raw_names: tuple[str, ...],
+    path: Path,
+    raw: Path | None,
+    metadata: dict[str, Any],
 ) -> None:
-    model, args = deployed.module, at_least_two(deployed.args)
-    names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
-    taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    names = [free(name, taken) for name in names]
-    _read_operators_once()
-    try:
-        with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
-            program = torch.onnx.export(
-                model,
-                args,
-                dynamo=True,
-                dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
-                opset_version=OPSET,
-                input_names=names,
-                output_names=deployed.outputs,
-                verbose=False,
-            )
-    except Exception as error:
-        raise SubbyteError(f"the model cannot be written as ONNX: {cause(error)}") from error
-    assert program is not None
-    proto = program.model_proto
-    _rename_output(proto)
-    ask_first(proto)
-    pack(proto)
-    _set_metadata(proto, metadata)
-    if deployed.raw and raw is not None:
-        _save(_cut(proto, names, deployed.raw), raw)
-    for output in [output for output in proto.graph.output if output.name in deployed.raw]:
-        proto.graph.output.remove(output)
-    _save(proto, path)
-
-
-def _read_operators_once() -> None:
-    """Keep what `torch.onnx.export` reads of its operators, hundreds of functions' source.
-
-    It reads them again for every file, which for a small model takes half of the time. Where it has
-    them elsewhere, in another version, it goes on doing so.
-    """
-    with suppress(ImportError, AttributeError):
-        apis = import_module("torch.onnx._internal.exporter._registration").onnxscript_apis
-        if not hasattr(apis.get_torchlib_ops, "cache_info"):
-            apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
-
-
-def _save(proto: onnx.ModelProto, path: Path) -> None:
-    with atomic(path) as part:
-        onnx.save(proto, str(part))
-
-
-def _cut(proto: onnx.ModelProto, inputs: list[str], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """The part of a model that leads to some of its outputs."""
-    found: onnx.ModelProto = onnx.utils.Extractor(proto).extract_model(inputs, list(outputs))
-    found.metadata_props.extend(proto.metadata_props)
-    del found.graph.value_info[:]
-    return found
-
-
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two lowered copies of a model have the same graphs and the same tensors."""
-    codes, tensors = [], []
-    for model in (one, other):
-        codes.append([part.code for part in model.modules() if isinstance(part, fx.GraphModule)])
-        tensors.append(model.state_dict())
-    return (
-        codes[0] == codes[1]
-        and tensors[0].keys() == tensors[1].keys()
-        and all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
-    )
-
-
-def _rename_output(proto: onnx.ModelProto) -> None:
-    """Call a single output "output", as runtimes show it to their users."""
-    if len(proto.graph.output) != 1:
-        return
-    old = proto.graph.output[0].name
-    new = free(OUTPUT, names_of(proto.graph))
-    for node in proto.graph.node:
-        for i, name in enumerate(node.output):
-            if name == old:
-                node.output[i] = new
-        for i, name in enumerate(node.input):
-            if name == old:
-                node.input[i] = new
-    proto.graph.output[0].name = new
-
-
-def _set_metadata(proto: onnx.ModelProto, metadata: dict[str, Any]) -> None:
-    del proto.metadata_props[:]
-    for key, value in metadata.items():
-        proto.metadata_props.add(key=f"subbyte.{key}", value=json.dumps(value))
-    # The exporter notes on each node where in the user's source it arose: not for a file to ship.
-    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
-        del part.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Without warnings and the remarks of these loggers, which are about a tool's workings."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    """Write a form to `path` without its raw outputs, and the way to these to `raw`."""
+    if raw_names:
+        if raw is not None:
+            save(outputs_alone(form, raw_names), raw, metadata)
+        names = {str(output.name) for output in form.graph.outputs} - set(raw_names)
+        form = outputs_alone(form, names)
+    save(form, path, metadata)

@@ -23,17 +23,15 @@ def least_error(sample: Sample, spec: QSpec, p: float, factors: torch.Tensor | N
     """
     import torch
 
+    from subbyte.numerics.rounding import row_errors
+
     # In units near the largest value, so that no power of an error is lost to float32's limits.
     unit = 2.0 ** torch.maximum(-sample.low, sample.high).clamp(min=TINY).log2().floor()
     values = sample.values / unit[:, None]
 
     def loss(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         scale, zero_point = qparams_of(low, high, spec)
-        error = torch.fake_quantize_per_channel_affine(
-            values, scale, zero_point, 0, spec.low, spec.high
-        ).sub_(values)
-        error = error.square_() if p == 2 else error.abs_().pow_(p)
-        return (error if factors is None else error.mul_(factors)).sum(1)
+        return row_errors(values, scale, zero_point, spec, p, factors)
 
     low, high = search(sample.low / unit, sample.high / unit, spec, loss, errors=True)
     return low * unit, high * unit

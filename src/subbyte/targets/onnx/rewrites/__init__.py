@@ -1,0 +1,1 @@
+"""Rewrites of an exported graph, one a file: each changes how it is written and no value."""

@@ -1,0 +1,74 @@
+"""Our own operators, in those of ONNX: the last word on what the runtimes are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
+from subbyte.targets.onnx.graph import constant, prune, put, replace
+from subbyte.targets.onnx.grids import Grid, Style, is_grid, settings
+
+UINT8 = ir.DataType.UINT8
+
+
+def write_own_operators(model: ir.Model) -> None:
+    """Write each operator of our own as nodes that any runtime knows."""
+    for node in list(model.graph):
+        if is_grid(node):
+            _write_grid(model.graph, node)
+        elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
+            _write_linear(node)
+    prune(model)
+    model.opset_imports.pop(DOMAIN, None)
+
+
+def _write_grid(graph: ir.Graph, node: ir.Node) -> None:
+    grid, x, name = settings(node), node.inputs[0], node.outputs[0].name
+    highest = node.inputs[1] if len(node.inputs) > 1 else None
+    factor = constant(graph, f"{name}_scale", grid.scale, np.float32)
+    zero = constant(graph, f"{name}_zero_point", grid.zero_point, np.uint8)
+    integers = grid.style in (Style.INTEGERS, Style.POOL)
+    if grid.style == Style.LEAKY:
+        x = put(node, "LeakyRelu", [x], {"alpha": 1.0})
+    if grid.clips and not integers:
+        x = put(node, "Clip", [x, *_ends(graph, f"{name}", grid)])
+    q = put(node, "QuantizeLinear", [x, factor, zero], dtype=UINT8)
+    if grid.clips and integers:
+        ends = [
+            constant(graph, f"{name}_{side}", end, np.uint8)
+            for side, end in (("low", grid.low), ("high", grid.high))
+        ]
+        q = put(node, "Clip", [q, *ends], dtype=UINT8)
+    if highest is not None:
+        q = put(node, "Min", [q, highest], dtype=UINT8)
+    if grid.style == Style.POOL:
+        q = put(node, "MaxPool", [q], {"kernel_shape": [1, 1]}, dtype=UINT8)
+    if grid.style == Style.SHIFT:
+        none = constant(graph, f"{name}_no_zero_point", 0, np.uint8)
+        y = put(node, "DequantizeLinear", [q, factor, none])
+        shift = constant(graph, f"{name}_shift", -grid.zero_point * grid.scale, np.float32)
+        y = put(node, "Add", [y, shift])
+    else:
+        y = put(node, "DequantizeLinear", [q, factor, zero])
+    replace(node.outputs[0], y)
+
+
+def _ends(graph: ir.Graph, name: str, grid: Grid) -> list[ir.Value]:
+    """The values of the lowest and the highest integer."""
+    ends = (("low", grid.low), ("high", grid.high))
+    return [
+        constant(graph, f"{name}_{side}", (end - grid.zero_point) * grid.scale, np.float32)
+        for side, end in ends
+    ]
+
+
+def _write_linear(node: ir.Node) -> None:
+    """A MatMul, and a Sum with the bias.
+
+    Not a Gemm, nor an Add that would be fused to one: ONNX Runtime has an integer kernel for the
+    product of uint8 and int8 with a float result only as a MatMul of its own.
+    """
+    x, weight, *bias = node.inputs
+    y = put(node, "MatMul", [x, weight])
+    replace(node.outputs[0], put(node, "Sum", [y, *bias]) if bias else y)
