@@ -24,11 +24,11 @@ import subbyte
 from subbyte import models
 from subbyte.graph.blocks import find_blocks
 from subbyte.methods import method
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import method_names
 
 BATCH = 16
-IN_LAYERS = "subbyte"  # whose notes are of layers, not of blocks
+IN_LAYERS = "subbyte"  # which says how it went with layers, not with blocks
 
 
 def main() -> None:
@@ -79,31 +79,30 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         choice["activation_steps"] = max(1, options.steps // 2)
     started = time.perf_counter()
     recipe = subbyte.Recipe(weights=4, activations=4, method=choice)
-    captured = subbyte.quantize(model, batches, recipe)
+    quantized = subbyte.quantize(model, batches, recipe)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    blocks: list[Any] = [(note["block"], note["seconds"]) for note in captured.facts.blocks]
-    if name != IN_LAYERS:
-        blocks = _blocks(captured, batches[0][:1])
+    notes: list[dict[str, Any]] = quantized.reported.get("blocks", [])
+    blocks: list[Any] = [(note["block"], note["seconds"]) for note in notes]
+    if notes and name != IN_LAYERS:
+        blocks = _blocks(quantized, notes, batches[0][:1])
     return {"method": name, "seconds": seconds, "peak": peak, "blocks": blocks}
 
 
-def _blocks(captured: Captured, image: torch.Tensor) -> list[tuple[str, float, float]]:
+def _blocks(
+    quantized: Simulation, notes: list[dict[str, Any]], image: torch.Tensor
+) -> list[tuple[str, float, float]]:
     """Of each block that was learned: its name, million multiply-adds, seconds of all rounds."""
-    if not captured.facts.blocks:
-        return []
-    values: dict[Any, Any] = {}
     found = []
-    region = captured.region("")
-    placeholders = [node for node in region.graph.nodes if node.op == "placeholder"]
-    values.update(zip(placeholders, (image,), strict=True))
-    for block in find_blocks(captured, ""):
+    region = quantized.region("")
+    (placeholder,) = [node for node in region.graph.nodes if node.op == "placeholder"]
+    values: dict[Any, Any] = {placeholder: image}
+    layers = {layer.node: layer.name for layer in quantized.placement.layers if not layer.reason}
+    for block in find_blocks(region, "", layers):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             outputs = block.module(*[values[node] for node in block.inputs])
         values.update(zip(block.outputs, outputs, strict=True))
-        seconds = sum(
-            note["seconds"] for note in captured.facts.blocks if note["block"] == block.name
-        )
+        seconds = sum(note["seconds"] for note in notes if note["block"] == block.name)
         found.append((block.name, counter.get_total_flops() / 2e6, seconds))
     return found
 

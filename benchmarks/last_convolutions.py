@@ -4,7 +4,7 @@
 
 A convolution by itself, as the last ones of detectors' heads are: left in float behind a
 dequantization (`float`), ConvInteger, a matrix product of the patches that it reads (`product`,
-what Subbyte writes for ONNX Runtime), and QLinearConv, whose result is on a grid of 8 bits. On one
+what Subbyte writes for ONNX Runtime), and QLinearConv, whose result has 8 bits. On one
 thread, taking turns; times are those of the processor, ratios medians over the rounds.
 """
 
@@ -97,12 +97,12 @@ def in_float(channels: int, outputs: int, side: int, kernel: int, result: str = 
     return nodes, parameters(channels, outputs, kernel)
 
 
-def on_a_grid(channels: int, outputs: int, side: int, kernel: int) -> Graph:
+def quantized(channels: int, outputs: int, side: int, kernel: int) -> Graph:
     nodes, constants = in_float(channels, outputs, side, kernel, "c")
-    grid = ["y_scale", "y_zero"]
+    qparams = ["y_scale", "y_zero"]
     nodes += [
-        helper.make_node("QuantizeLinear", ["c", *grid], ["c_q"]),
-        helper.make_node("DequantizeLinear", ["c_q", *grid], ["y"]),
+        helper.make_node("QuantizeLinear", ["c", *qparams], ["c_q"]),
+        helper.make_node("DequantizeLinear", ["c_q", *qparams], ["y"]),
     ]
     return nodes, constants | {"y_scale": np.float32(0.5), "y_zero": np.uint8(128)}
 
@@ -150,7 +150,7 @@ WAYS: dict[str, Callable[[int, int, int, int], Graph]] = {
     "float": in_float,
     "ConvInteger": conv_integer,
     "product": product,
-    "QLinearConv": on_a_grid,
+    "QLinearConv": quantized,
 }
 
 if __name__ == "__main__":

@@ -28,21 +28,17 @@ from typing import Any
 
 import torch
 import yaml
-from learning import CPU, PLANS, plain
+from learning import CPU, SETTINGS, activations_of, calibrated, exact_of, plain, results_of
 
 import subbyte
-from subbyte import api
 from subbyte.app import experiment
-from subbyte.app.commands import recipe_of
+from subbyte.app.arguments import recipe_of
 from subbyte.app.setup import Setup, set_up
-from subbyte.calibration.observe import choose_activations, choose_weights
 from subbyte.data.batches import ArgumentsOf
-from subbyte.graph.blocks import find_blocks
-from subbyte.methods.common.activation_cache import recorded, states
+from subbyte.methods.common.activation_cache import recorded
+from subbyte.methods.common.simulated_blocks import blocks_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.reconstruction.blockwise import Walk, _exact, _results
-from subbyte.methods.reconstruction.learn import Lesson
-from subbyte.numerics.fake_quantize import State
+from subbyte.methods.reconstruction.learn import TrainingData
 from subbyte.utils.progress import Silent
 
 EXPERIMENT = Path(__file__).parent / "cifar10_resnet20.yaml"
@@ -143,27 +139,22 @@ def yardstick(
     seed = setup.experiment.seed
     batches = ArgumentsOf([batch["inputs"] for batch in setup.task.data.calibration], CPU)
     began = time.process_time()
-    captured = api.prepare(setup.module, next(iter(batches)), recipe_of(bits, [], seed=seed))
-    choose_weights(captured, Silent())
-    choose_activations(captured, batches, Silent(), State.OFF)
-    plan = replace(PLANS["qdrop"], steps=steps)
-    walk = Walk(captured, batches, plan, Store(2**33, CPU))
-    values = recorded(captured, "", batches, walk.store)
+    simulation = calibrated(setup.module, batches, recipe_of(bits, [], seed=seed))
+    settings, store = replace(SETTINGS["qdrop"], steps=steps), Store(2**33, CPU)
+    values = recorded(simulation.float_model, None, "", batches, store)
     learning = 0.0
-    for i, block in enumerate(find_blocks(captured, "")):
-        inputs = [values[node] for node in block.inputs]
-        exact = _exact(walk, block, inputs)
-        grids = [quantizer for _, quantizer in block.tensors(captured, "activation")]
+    for i, block in enumerate(blocks_of(simulation, "")):
+        inputs = [values[node.name] for node in block.inputs]
+        exact = exact_of(simulation, block, inputs, store)
+        activations = activations_of(simulation, block)
         generator = torch.Generator().manual_seed(i)
         started = time.process_time()
-        with states(captured, block, State.QUANTIZE, plan.activation_state), torch.enable_grad():
-            plain(captured, block, Lesson(inputs, exact), grids, plan, generator)
+        data = TrainingData(inputs, exact)
+        plain(simulation, block, data, activations, settings, generator)
         learning += time.process_time() - started
-        values |= _results(walk, block, values, exact)
+        values |= results_of(block, inputs, exact, store)
     seconds = time.process_time() - began + learning * (STEPS / steps - 1)
-    for _, quantizer in captured.quantizers():
-        quantizer.state = State.QUANTIZE
-    return {"top1": accuracy(captured), "seconds": round(seconds, 1), "steps": steps}
+    return {"top1": accuracy(simulation), "seconds": round(seconds, 1), "steps": steps}
 
 
 def in_turns(setup: Setup, options: argparse.Namespace) -> None:
