@@ -97,7 +97,7 @@ class Kind:
     """How detectors of one kind are built, run and compared.
 
     build: the model and the side of its images. batch: images [N, 3, H, W] as the model takes them.
-    everything: all that the model gives, comparable. outputs: what a model gives that its file gives
+    everything: all that the model gives, comparable. outputs: of a model that which its file gives
     too; of_file: the same of the file. error: found, expected and float outputs → row; equality:
     the same of what must be equal. whole: whether files go from images to boxes.
     """
@@ -205,7 +205,7 @@ def calm(module: nn.Module, batch: Any) -> None:
 
     Else sizes are exp() of large numbers, and many scores are 1 to the last digit.
     """
-    deviations: dict[nn.Module, list[float]] = {}
+    deviations: dict[Any, list[float]] = {}
 
     def keep(head: nn.Module, _: Any, outputs: torch.Tensor) -> None:
         deviations.setdefault(head, []).append(float(outputs.std()))

@@ -107,7 +107,8 @@ def timed(
     name: str,
 ) -> tuple[Times, dict[str, int]]:
     """Seconds of each contender in a runtime, (loads, rounds); and its int8 kernels."""
-    loads, kernels = [], {}
+    loads: list[Times] = []
+    kernels: dict[str, int] = {}
     order = np.random.default_rng(0)
     for i in Bars().track(range(options.loads), f"{name}, {key}"):
         sessions = {

@@ -50,7 +50,7 @@ def main() -> None:
 
 def write(program: Program, runtime: str, folder: Path) -> dict[str, Path]:
     """The same model with its weights written in each way."""
-    paths = {}
+    paths: dict[str, Path] = {}
     for way, change in WAYS.items():
         paths[way] = folder / f"{len(paths)}.onnx"
         rewrites = [change if it is pack else it for it in verify.rewrites(runtime)]

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from held_out import recipe_of
+from untrained import nudged, simulation_for
 
 import models
 import subbyte
@@ -84,11 +85,11 @@ def table(setup: Setup, count: int, bits: str) -> str:
 def runs(quantized: Simulation, runtime: str, seen: torch.Tensor) -> Iterator[Named]:
     """The simulation of a runtime's file, the same nudged, and the runtime."""
     shown = models.RUNTIMES[runtime]
-    simulation = models.simulation_for(runtime, quantized)
+    simulation = simulation_for(runtime, quantized)
     run = verify.simulated(simulation, "cpu")
     yield f"simulation of {shown}'s file", models.in_batches(run, seen, BATCH)
     for seed in DRAWS:
-        with models.nudged(simulation, seed):
+        with nudged(simulation, seed):
             yield "the same, nudged", models.in_batches(run, seen, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -97,7 +97,7 @@ def simulation_for(runtime: str, quantized: Simulation) -> Simulation:
 
 @contextmanager
 def nudged(quantized: Simulation, seed: int = 2) -> Iterator[None]:
-    """While it lasts, all that comes to the activations' quantizers is off by a millionth, at random.
+    """While it lasts, all that activations' quantizers get is off by a millionth, at random.
 
     Sums in float32 are as uncertain, whatever computes them. Where a value lies between two
     integers this decides which it becomes, and so from layer to layer: a runtime that computes
