@@ -45,6 +45,7 @@ from subbyte.targets.onnx.export import export_float
 from subbyte.utils import machine
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 8, 4, 3, 2
+SPLITS = [TRAINING, CALIBRATION, EVALUATION]
 # The last layers of torchvision's detectors and of SSDs, and how far their results are to spread.
 HEADS = {
     r"bbox_(pred|reg)$|regression_head\.module_list\.\d+(\.1)?$"
@@ -170,13 +171,13 @@ def measure(name: str) -> Row:
     stage = "building"
     try:
         module, side = kind.build()
-        images = pictures(TRAINING + CALIBRATION + EVALUATION, side, PLAIN)
-        training, calibration, images = images.split([TRAINING, CALIBRATION, EVALUATION])
+        images = pictures(sum(SPLITS), side, PLAIN)
+        training, calibration, images = torch.split(images, SPLITS)
         as_if_trained(module, kind.batch(training))
         calm(module, kind.batch(training))
         row["size"] = side
         stage, started = "quantizing", time.perf_counter()
-        batches = [kind.batch(batch) for batch in calibration.split(BATCH)]
+        batches = [kind.batch(batch) for batch in torch.split(calibration, BATCH)]
         quantized = subbyte.quantize(module, batches, RECIPE)
         row["seconds"] = round(time.perf_counter() - started, 1)
         row |= placed(quantized) | {"regions": list(quantized.region_names)}

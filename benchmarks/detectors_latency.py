@@ -94,7 +94,7 @@ def made_up(side: int) -> list[torch.Tensor]:
     coarse = torch.rand(BATCHES * BATCH, 3, side // 16, side // 16, generator=generator)
     smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
     noisy = smooth + 0.1 * torch.randn(smooth.shape, generator=generator)
-    return list(noisy.clamp(0, 1).split(BATCH))
+    return list(torch.split(noisy.clamp(0, 1), BATCH))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,7 +30,8 @@ SHAPES = {
     "SSDlite320, classes, second map": (480, 546, 10, 1),
     "YOLOX-nano, one map": (64, 80, 52, 1),
 }
-Graph = tuple[list[NodeProto], dict[str, np.ndarray]]
+Constants = dict[str, Any]  # arrays, or numbers of NumPy's types
+Graph = tuple[list[NodeProto], Constants]
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def opened(
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def parameters(channels: int, outputs: int, kernel: int) -> dict[str, np.ndarray]:
+def parameters(channels: int, outputs: int, kernel: int) -> Constants:
     generator = np.random.default_rng(0)
     shape = (outputs, channels, kernel, kernel)
     scale = generator.uniform(0.001, 0.002, outputs).astype("f4")

@@ -39,6 +39,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 16, 16, 16, 4
+SPLITS = [TRAINING, CALIBRATION, EVALUATION]
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 RECIPE = "{ranges: minmax, method: range}"
 REAL = "mobilenet_v2"  # the one whose published weights and images $SUBBYTE_DATA may hold
@@ -102,7 +103,7 @@ def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
         module, calibration, images = prepared(name, size)
         row["size"] = list(images.shape[2:])
         stage, started = "quantizing", time.perf_counter()
-        quantized = subbyte.quantize(module, list(calibration.split(BATCH)), recipe)
+        quantized = subbyte.quantize(module, list(torch.split(calibration, BATCH)), recipe)
         row["seconds"] = round(time.perf_counter() - started, 1)
         row |= placed(quantized)
         row["tuning"] = quantized.reported.get("tuning")
@@ -161,7 +162,7 @@ def error(outputs: np.ndarray, expected: np.ndarray, exact: np.ndarray) -> Row:
 def in_batches(
     run: Callable[[torch.Tensor], np.ndarray], images: torch.Tensor, size: int
 ) -> np.ndarray:
-    return np.concatenate([run(batch) for batch in images.split(size)])
+    return np.concatenate([run(batch) for batch in torch.split(images, size)])
 
 
 def prepared(name: str, size: int | None) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -183,8 +184,8 @@ def prepared(name: str, size: int | None) -> tuple[nn.Module, torch.Tensor, torc
     side = size or crop
     assert isinstance(side, int)
     preprocessing = spec.preprocessing or Preprocessing()
-    images = pictures(TRAINING + CALIBRATION + EVALUATION, side, preprocessing)
-    training, calibration, evaluation = images.split([TRAINING, CALIBRATION, EVALUATION])
+    images = pictures(sum(SPLITS), side, preprocessing)
+    training, calibration, evaluation = torch.split(images, SPLITS)
     as_if_trained(spec.module, training)
     return spec.module, calibration, evaluation
 

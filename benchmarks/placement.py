@@ -63,7 +63,7 @@ def table(setup: Setup, count: int, bits: str) -> str:
     seen = torch.cat([images[:MEANS], images[count:]])
     targets = [batch["targets"] for batch in batches if "targets" in batch]
     labels = torch.cat(targets)[count:].numpy() if targets else None
-    calibration = list(images[:count].split(setup.experiment.batch_size))
+    calibration = list(torch.split(images[:count], setup.experiment.batch_size))
     quantized = subbyte.quantize(
         setup.module, calibration, recipe_of(bits, "{method: bias_correction}"), progress=Bars()
     )

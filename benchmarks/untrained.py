@@ -30,7 +30,8 @@ def pictures(count: int, size: int, preprocessing: Preprocessing) -> torch.Tenso
     light = 0.3 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
     shown = (light + contrast * colours).clamp(0, 1)
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    return (shown - mean) / std
+    normalized: torch.Tensor = (shown - mean) / std
+    return normalized
 
 
 @torch.no_grad()
@@ -61,7 +62,7 @@ def as_if_trained(module: nn.Module, images: Any) -> None:
         hook.remove()
 
 
-def take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+def take_statistics(norm: Any, inputs: tuple[torch.Tensor]) -> None:
     """Give a batch norm the mean and variance of what it is about to normalize.
 
     A channel that hardly varies is not blown up: no variance is below a tenth of the average.
