@@ -98,9 +98,9 @@ class Kind:
     """How detectors of one kind are built, run and compared.
 
     build: the model and the side of its images. batch: images [N, 3, H, W] as the model takes them.
-    everything: all that the model gives, comparable. outputs: of a model that which its file gives
-    too; of_file: the same of the file. error: found, expected and float outputs → row; equality:
-    the same of what must be equal. whole: whether files go from images to boxes.
+    everything: all that the model gives, comparable. outputs: what a model gives, as far as a file
+    of it does; of_file: the same of the file. error: found, expected and float outputs → row;
+    equality: the same of what must be equal. whole: whether files go from images to boxes.
     """
 
     build: Callable[[], tuple[nn.Module, int]]
@@ -114,10 +114,7 @@ class Kind:
 
 
 class Original:
-    """The model as it was before it was captured, with the names of the regions that were found.
-
-    What its regions give is that of the modules that stand there, which are its own.
-    """
+    """The user's own model, asked for what the modules in the places of the regions give."""
 
     def __init__(self, module: nn.Module, captured: Simulation) -> None:
         self.model, self.region_names = module, captured.region_names
@@ -128,7 +125,7 @@ class Original:
         return self.model(*args)
 
     def region(self, name: str) -> Any:
-        """The module that stands where a region was captured."""
+        """The module that was captured as a region."""
         return self.model.get_submodule(name)
 
     def raw(self, *args: Any) -> Any:
