@@ -69,7 +69,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = models.build(options.model).eval()
-    batches = list(torch.split(torch.randn(options.images, 3, options.size, options.size), BATCH))
+    batches = list(torch.randn(options.images, 3, options.size, options.size).split(BATCH))
     choice: dict[str, Any] = {"name": name}
     known = method(name).Options.model_fields
     for option, value in (("steps", options.steps), ("max_evaluations", options.evaluations)):

@@ -4,7 +4,7 @@
 
 ResNet-20 for CIFAR-10 with its published weights; the calibration images are the first of 1,024
 from $SUBBYTE_DATA, and the targets are the float model's outputs. Both searches start from the same
-ranges (the quadratic fit over p), move the same scales and have the same loss. One thread;
+ranges (the quadratic fit over p), move the same step sizes and have the same loss. One thread;
 seconds are processor time.
 """
 
@@ -50,38 +50,37 @@ def compare(module: torch.nn.Module, batches: ArgumentsOf, options: argparse.Nam
     recipe = recipe_of(options.bits, ["method=lapq"], seed=0)
     float_model = api.capture(module, next(iter(batches)))
     placement = place(float_model, recipe, targets.hints())
-    simulation = simulate(float_model, placement, QuantParams())
     chunks, _ = chunks_of(float_model, batches, options.images, "outputs")
-    lapq.start_by_exponent(simulation, batches, chunks, divergence, Silent())
-    start = simulation.params
+    start = simulate(float_model, placement, QuantParams())
+    lapq.start_by_exponent(start, batches, chunks, divergence, Silent())
     print(
         "| search | loss at first | loss found | evaluations | seconds |\n|---|---:|---:|---:|---:|"
     )
-    ours = _ours(simulation, chunks)
-    plain = _plain(simulate(float_model, placement, start), chunks, options.evaluations)
+    ours = _ours(simulate(float_model, placement, start.params), chunks)
+    plain = _plain(simulate(float_model, placement, start.params), chunks, options.evaluations)
     print(f"\nratio of the seconds: {ours / plain:.3f}")
 
 
-class Counting(Silent):
-    """Counts the steps of all loops that it wraps: of the search, evaluations of the loss."""
+class _Counting(Silent):
+    """Counts the evaluations of the search."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.steps = 0
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         """Yield `items` unchanged."""
         for item in items:
-            self.count += 1
+            self.steps += 1
             yield item
 
 
 def _ours(simulation: Simulation, chunks: list[Chunk]) -> float:
-    first, progress = mean_loss(simulation, chunks, divergence), Counting()
+    first, progress = mean_loss(simulation, chunks, divergence), _Counting()
     started = time.process_time()
     vector = ScaleVector(simulation, "scale")
     found = lapq.search(simulation, vector, chunks, divergence, lapq.Options(), progress)
     seconds = time.process_time() - started
-    _row("`lapq`", first, found, progress.count, seconds)
+    _row("`lapq`", first, found, progress.steps, seconds)
     return seconds
 
 
@@ -90,7 +89,6 @@ def _plain(simulation: Simulation, chunks: list[Chunk], evaluations: int) -> flo
     losses: list[float] = []
 
     def loss(point: np.ndarray) -> float:
-        vector.point = np.full_like(point, np.nan)  # so that every weight is quantized every time
         vector.apply(point)
         losses.append(mean_loss(simulation, chunks, divergence))
         return losses[-1]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -40,33 +40,38 @@ from subbyte.methods.reconstruction.settings import (
     LearningSettings,
     settings_of,
 )
-from subbyte.numerics.fake_quantize import FakeQuantize, Quantizer
-from subbyte.numerics.qparams import QuantParams, TensorQParams, quantize_weight
+from subbyte.numerics.fake_quantize import FakeQuantize, QuantizedWeight
+from subbyte.numerics.qparams import QuantParams, TensorQParams, weight_of_signed
 from subbyte.numerics.qspec import along
 from subbyte.placement.place import place
 from subbyte.placement.simulation import Simulation, simulate
-from subbyte.recipe import Recipe
 from subbyte.utils.progress import Silent
 
-PLAIN = settings_of(LearningOptions(), "")
 SETTINGS: dict[str, LearningSettings] = {
-    "adaround": replace(PLAIN, layers=True),
-    "brecq": PLAIN,
+    "adaround": replace(settings_of(LearningOptions(), ""), layers=True),
+    "brecq": settings_of(LearningOptions(), ""),
     "brecq, step sizes": brecq.step_size_settings(brecq.Options()),
-    "qdrop": replace(PLAIN, step_sizes=True, drop=0.5),
+    "qdrop": replace(settings_of(LearningOptions(), ""), step_sizes=True, drop=0.5),
 }
+QUANTIZED = ("brecq, step sizes", "qdrop")  # with activations quantized meanwhile
 CPU = torch.device("cpu")
 BLOCKS = (1, 4, 7)  # one residual block of each width
 
-NodeValues = dict[str, Values]  # by the node's name
-
 
 @dataclass(frozen=True)
-class Lesson:
-    """A block by its number, the values in front of it, and what it learns from."""
+class Unit:
+    """What is learned at a time: a block, or a layer of it.
 
-    block: int
-    values: NodeValues
+    Attributes:
+        number: Of its block.
+        share: Of all blocks.
+        block: The part of the simulation.
+        data: What it learns from.
+    """
+
+    number: int
+    share: float
+    block: Block
     data: TrainingData
 
 
@@ -78,93 +83,96 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
     module, batches = resnet20()
-    simulation = calibrated(module, batches, recipe_of(options.bits, [], seed=0))
-    store = Store(2**33, CPU)
-    lessons = list(lessons_of(simulation, batches, store))
+    simulations = simulations_of(module, batches, options.bits)
     print("| method | ours, ms a step | plain, ms a step | ratio | error, ours | error, plain |")
     print("|---|---:|---:|---:|---:|---:|")
     for name in options.only:
         settings = replace(SETTINGS[name], steps=options.steps)
-        own = simulation if settings.step_sizes else weights_alone(simulation)
-        compare(own, lessons, name, settings, options.rounds, store)
+        simulation = simulations[name in QUANTIZED]
+        compare(simulation, list(units_of(simulation, batches, settings)), name, settings, options)
 
 
-def calibrated(module: nn.Module, batches: ArgumentsOf, recipe: Recipe) -> Simulation:
-    """The simulation that learning begins at, all ranges chosen in the float network."""
+def simulations_of(
+    module: nn.Module, batches: ArgumentsOf, bits: str
+) -> tuple[Simulation, Simulation]:
+    """The network with its weights quantized, and with its activations too."""
     float_model = api.capture(module, next(iter(batches)))
-    placement = place(float_model, recipe, targets.hints())
+    placement = place(float_model, recipe_of(bits, [], seed=0), targets.hints())
+    weights = weight_ranges(float_model, placement, Silent())
     in_float = simulate(float_model, placement, QuantParams())
     found, _ = activation_ranges(in_float, batches, Silent())
-    weights = weight_ranges(float_model, placement, Silent())
-    return simulate(float_model, placement, QuantParams({**weights, **found}))
+    every = QuantParams({**weights, **found})
+    return (
+        simulate(float_model, placement, QuantParams(weights)),
+        simulate(float_model, placement, every),
+    )
 
 
-def weights_alone(simulation: Simulation) -> Simulation:
-    """The same with activations in float."""
-    tensors, placement = simulation.params.tensors, simulation.placement
-    weights = {tensor.key: tensors[tensor.key] for tensor in placement.of_role("weight")}
-    return simulate(simulation.float_model, placement, QuantParams(weights))
-
-
-def lessons_of(
-    simulation: Simulation, batches: Iterable[tuple[object, ...]], store: Store
-) -> Iterator[Lesson]:
-    """Some blocks with what they read behind quantized ones and give in float; none is learned."""
+def units_of(
+    simulation: Simulation, batches: ArgumentsOf, settings: LearningSettings
+) -> Iterator[Unit]:
+    """Some blocks with what they read and give in float, or their layers; nothing is learned."""
+    store = Store(2**33, CPU)
     values = recorded(simulation.float_model, None, "", batches, store)
     for i, block in enumerate(blocks_of(simulation, "")):
-        given = [values[node.name] for node in block.inputs]
-        exact = exact_of(simulation, block, given, store)
+        found = values_of(simulation, block, values, store)
         if i in BLOCKS:
-            yield Lesson(i, dict(values), TrainingData(given, exact))
-        values |= results_of(block, given, exact, store)
+            number, inputs = BLOCKS.index(i), [values[node.name] for node in block.inputs]
+            if not settings.layers:
+                data = TrainingData(inputs, [found[node.name].exact for node in block.outputs])
+                yield Unit(number, 1 / len(BLOCKS), block, data)
+            else:
+                yield from layer_units(simulation, block, values, number, store)
+        values |= found
 
 
-def exact_of(
-    simulation: Simulation, block: Block, inputs: Sequence[Values], store: Store
-) -> list[torch.Tensor]:
-    """What a block gives in the float network."""
-    return run(float_part(simulation, block), [value.exact for value in inputs], store)
+def layer_units(
+    simulation: Simulation, block: Block, values: dict[str, Values], number: int, store: Store
+) -> Iterator[Unit]:
+    """The layers of a block."""
+    layers = layers_of(simulation, block)
+    for layer in layers:
+        part = leading_to(simulation.region(""), block, layer.inputs)
+        given = values_of(simulation, part, values, store)
+        inputs = [given[node.name] for node in layer.inputs]
+        found = values_of(simulation, layer, given, store)
+        data = TrainingData(inputs, [found[node.name].exact for node in layer.outputs])
+        yield Unit(number, 1 / len(BLOCKS) / len(layers), layer, data)
 
 
-def results_of(
-    block: Block, inputs: Sequence[Values], exact: list[torch.Tensor], store: Store
-) -> NodeValues:
-    """What a block gives, `exact` in float, and quantized behind quantized blocks."""
+def values_of(
+    simulation: Simulation, block: Block, values: dict[str, Values], store: Store
+) -> dict[str, Values]:
+    """What a block gives in float and quantized."""
+    inputs = [values[node.name] for node in block.inputs]
+    exact = run(float_part(simulation, block), [value.exact for value in inputs], store)
     quantized = run(block.module, [value.quantized for value in inputs], store)
-    return {n.name: Values(a, b) for n, a, b in zip(block.outputs, exact, quantized, strict=True)}
+    names = [node.name for node in block.outputs]
+    return {n: Values(a, b) for n, a, b in zip(names, exact, quantized, strict=True)}
 
 
 def compare(
     simulation: Simulation,
-    lessons: list[Lesson],
+    units: list[Unit],
     name: str,
     settings: LearningSettings,
-    rounds: int,
-    store: Store,
+    options: argparse.Namespace,
 ) -> None:
-    """Print a row: both loops on all blocks, or on all of their layers, in turns.
-
-    Args:
-        simulation: What learning begins at.
-        lessons: Of some of its blocks.
-        name: The row's.
-        settings: What is learned, and how.
-        rounds: How often both loops run.
-        store: Where what layers read and give is kept.
-    """
-    seconds = {"ours": np.zeros((len(lessons), rounds)), "plain": np.zeros((len(lessons), rounds))}
+    """Print a row: both loops on all blocks, or on all of their layers, in turns."""
+    rounds = options.rounds
+    seconds = {key: np.zeros((len(BLOCKS), rounds)) for key in ("ours", "plain")}
     errors = {"ours": 0.0, "plain": 0.0}
     loops: dict[str, Callable[..., object]] = {"ours": learn, "plain": plain}
-    for i, share, unit, data in units_of(simulation, lessons, settings, store):
-        activations = activations_of(simulation, unit)
+    for unit in units:
         for turn in range(rounds):
             for key in sorted(loops, reverse=bool(turn % 2)):
-                with untouched(simulation, unit):
+                with untouched(simulation, unit.block):
+                    activations = activations_of(simulation, unit.block)
                     generator = torch.Generator().manual_seed(turn)
                     started = time.process_time()
-                    loops[key](simulation, unit, data, activations, settings, generator)
-                    seconds[key][i, turn] += time.process_time() - started
-                    errors[key] += error(unit, data) * share / rounds
+                    loops[key](simulation, unit.block, unit.data, activations, settings, generator)
+                    seconds[key][unit.number, turn] += time.process_time() - started
+                    errors[key] += error(unit) * unit.share / rounds
     ratios = np.median(seconds["ours"] / seconds["plain"], axis=1)
     every = seconds["ours"].sum(0) / seconds["plain"].sum(0)
     ours, theirs = (1000 * np.median(s, axis=1).sum() / settings.steps for s in seconds.values())
@@ -176,66 +184,76 @@ def compare(
     )
 
 
-def units_of(
-    simulation: Simulation, lessons: list[Lesson], settings: LearningSettings, store: Store
-) -> Iterator[tuple[int, float, Block, TrainingData]]:
-    """What is learned at a time: its lesson's number, its share of all, itself, and its data."""
-    blocks = blocks_of(simulation, "")
-    for i, lesson in enumerate(lessons):
-        block = blocks[lesson.block]
-        if not settings.layers:
-            yield i, 1 / len(lessons), block, lesson.data
-            continue
-        layers = layers_of(simulation, block)
-        given = [lesson.values[node.name] for node in block.inputs]
-        for layer in layers:
-            part = leading_to(simulation.region(""), block, layer.inputs)
-            before = results_of(part, given, exact_of(simulation, part, given, store), store)
-            inputs = [before[node.name] for node in layer.inputs]
-            data = TrainingData(inputs, exact_of(simulation, layer, inputs, store))
-            yield i, 1 / len(lessons) / len(layers), layer, data
-
-
-def activations_of(simulation: Simulation, unit: Block) -> list[FakeQuantize]:
-    """The quantizers of activations in a block."""
-    found = simulation.quantizers_in(unit.module, "activation")
+def activations_of(simulation: Simulation, block: Block) -> list[FakeQuantize]:
+    """The quantizers of a block's activations."""
+    found = simulation.quantizers_in(block.module, "activation")
     return [quantizer for _, quantizer in found if isinstance(quantizer, FakeQuantize)]
 
 
+def weights_of(simulation: Simulation, block: Block) -> list[tuple[torch.Tensor, QuantizedWeight]]:
+    """The float weights of a block, with their quantizers."""
+    found = simulation.quantizers_in(block.module, "weight")
+    return [(simulation.weight(t), q) for t, q in found if isinstance(q, QuantizedWeight)]
+
+
 @contextmanager
-def untouched(simulation: Simulation, unit: Block) -> Iterator[None]:
-    """Afterwards the parameters of `unit` are as they were."""
-    before = [(tensor.key, q.params) for tensor, q in simulation.quantizers_in(unit.module)]
+def untouched(simulation: Simulation, block: Block) -> Iterator[None]:
+    """Afterwards the parameters in a block are as they were."""
+    before = [
+        (quantizer, quantizer.params) for _, quantizer in simulation.quantizers_in(block.module)
+    ]
     try:
         yield
     finally:
-        for key, params in before:
+        for quantizer, params in before:
             if params is not None:
-                simulation.put(key, params)
+                quantizer.put(params)
 
 
 @torch.no_grad()
-def error(unit: Block, data: TrainingData) -> float:
+def error(unit: Unit) -> float:
     """Mean squared error of a unit as it is now, on all images."""
-    outputs = unit.module(*[value.quantized for value in data.inputs])
-    pairs = zip(outputs, data.targets, strict=True)
+    outputs = unit.block.module(*[value.quantized for value in unit.data.inputs])
+    pairs = zip(outputs, unit.data.targets, strict=True)
     return sum(float((output - target).square().mean()) for output, target in pairs)
 
 
 def plain(
     simulation: Simulation,
-    unit: Block,
+    block: Block,
     data: TrainingData,
-    activations: list[FakeQuantize],
+    activations: Sequence[FakeQuantize],
     settings: LearningSettings,
     generator: torch.Generator,
 ) -> None:
-    """What `learn` does, with the same arguments, written down as it stands in the papers."""
-    tensors = list(simulation.quantizers_in(unit.module, "weight")) if settings.rounding else []
-    soft = [SoftRounding(simulation.weight(tensor), quantizer) for tensor, quantizer in tensors]
-    moved = activations if settings.step_sizes else []
-    learned = [LearnedSteps(quantizer, settings.drop) for quantizer in moved]
-    optimizers: list[torch.optim.Optimizer] = []
+    """What `learn` does, written down as it stands in the papers."""
+    weights = weights_of(simulation, block)
+    soft = [SoftRounding(w, q) for w, q in weights] if settings.rounding else []
+    learned = [LearnedSteps(q, settings.drop) for q in activations] if settings.step_sizes else []
+    with ExitStack() as stack:
+        for (_, quantizer), rounding in zip(weights, soft, strict=False):
+            stack.enter_context(quantizer.replaced_by(rounding.forward))
+        for activation, steps in zip(activations, learned, strict=False):
+            stack.enter_context(activation.replaced_by(steps.forward))
+        descend(block, data, soft, learned, settings, generator)
+    for (weight, quantizer), rounding in zip(weights, soft, strict=False):
+        signed = rounding.hard(weight) / rounding.scale
+        params = weight_of_signed(signed, quantizer.scale, quantizer.zero_point, quantizer.spec)
+        quantizer.put(params)
+    for activation, steps in zip(activations, learned, strict=False):
+        activation.put(TensorQParams(steps.scale.detach(), activation.zero_point))
+
+
+def descend(
+    block: Block,
+    data: TrainingData,
+    soft: list[SoftRounding],
+    learned: list[LearnedSteps],
+    settings: LearningSettings,
+    generator: torch.Generator,
+) -> None:
+    """Steps of gradient descent on random images."""
+    optimizers = []
     if soft:
         rates = [rounding.variable for rounding in soft]
         optimizers.append(torch.optim.Adam(rates, lr=settings.rounding_rate))
@@ -244,63 +262,45 @@ def plain(
         sizes = torch.optim.Adam([steps.scale for steps in learned], lr=settings.step_size_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sizes, T_max=settings.steps)
         optimizers.append(sizes)
-    with ExitStack() as stack:
-        for (_, quantizer), rounding in zip(tensors, soft, strict=True):
-            stack.enter_context(quantizer.replaced_by(rounding))
-        for activation, steps in zip(moved, learned, strict=True):
-            stack.enter_context(activation.replaced_by(steps))
-        for step in range(settings.steps):
-            loss = loss_of(unit, data, soft, step, settings, generator)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for optimizer in optimizers:
-                optimizer.step()
-            if schedule is not None:
-                schedule.step()
-    for (tensor, quantizer), rounding in zip(tensors, soft, strict=True):
-        hard = rounding.hard(simulation.weight(tensor))
-        found = quantize_weight(hard, quantizer.scale, quantizer.zero_point, tensor.spec)
-        simulation.put(tensor.key, found)
-    for activation, steps in zip(moved, learned, strict=True):
-        activation.put(TensorQParams(steps.scale.detach(), activation.zero_point))
+    count = len(data.targets[0])
+    for step in range(settings.steps):
+        chosen = torch.randperm(count, generator=generator)[: settings.batch]
+        inputs = [value.quantized[chosen] for value in data.inputs]
+        if settings.drop is not None:
+            exact = [value.exact[chosen] for value in data.inputs]
+            inputs = [
+                torch.where(torch.rand_like(x) < settings.drop, y, x)
+                for x, y in zip(inputs, exact, strict=True)
+            ]
+        pairs = zip(block.module(*inputs), data.targets, strict=True)
+        p = settings.exponent
+        losses = [(y - target[chosen]).abs().pow(p).sum(1).mean() for y, target in pairs]
+        loss = torch.stack(losses).sum() + penalty(soft, settings, step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if schedule is not None:
+            schedule.step()
 
 
-def loss_of(
-    unit: Block,
-    data: TrainingData,
-    soft: list[SoftRounding],
-    step: int,
-    settings: LearningSettings,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """The loss of some images drawn at random, and the regularizer."""
-    chosen = torch.randperm(len(data.targets[0]), generator=generator)[: settings.batch]
-    inputs = [value.quantized[chosen] for value in data.inputs]
-    if settings.drop is not None:
-        exact = [value.exact[chosen] for value in data.inputs]
-        inputs = [
-            torch.where(torch.rand_like(x) < settings.drop, y, x)
-            for x, y in zip(inputs, exact, strict=True)
-        ]
-    pairs = zip(unit.module(*inputs), data.targets, strict=True)
-    loss = torch.stack(
-        [(y - target[chosen]).abs().pow(settings.exponent).sum(1).mean() for y, target in pairs]
-    ).sum()
-    warm_up = settings.warm_up * settings.steps
-    if step >= warm_up:
-        share = (settings.steps - step) / (settings.steps - warm_up)
+def penalty(soft: list[SoftRounding], settings: LearningSettings, step: int) -> torch.Tensor:
+    """The regularizer of AdaRound at a step."""
+    total, begin = torch.zeros(()), settings.warm_up * settings.steps
+    if step >= begin:
+        share = (settings.steps - step) / (settings.steps - begin)
         beta = settings.beta[1] + (settings.beta[0] - settings.beta[1]) * share
         for rounding in soft:
             away = (2 * rounding.h() - 1).abs()
-            loss = loss + settings.regularizer * (1 - away.pow(beta)).sum()
-    return loss
+            total = total + settings.regularizer * (1 - away.pow(beta)).sum()
+    return total
 
 
 class SoftRounding(nn.Module):
     """AdaRound's soft weights of one layer (Nagel et al. 2020, equations 22 and 23)."""
 
-    def __init__(self, weight: torch.Tensor, quantizer: Quantizer) -> None:
+    def __init__(self, weight: torch.Tensor, quantizer: QuantizedWeight) -> None:
         super().__init__()
         self.spec = quantizer.spec
         self.scale = along(quantizer.scale, weight, quantizer.spec.axis)
@@ -329,11 +329,12 @@ class LearnedSteps(nn.Module):
 
     def __init__(self, quantizer: FakeQuantize, drop: float | None) -> None:
         super().__init__()
-        self.spec, self.zero_point, self.drop = quantizer.spec, quantizer.zero_point, drop
+        self.spec, self.drop = quantizer.spec, drop
+        self.zero_point = quantizer.zero_point
         self.scale = nn.Parameter(quantizer.scale.clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The activation quantized, in part."""
+        """The activation, quantized in part."""
         factor = 1 / math.sqrt(x.numel() * self.spec.high)
         scale = self.scale * factor + (self.scale - self.scale * factor).detach()
         level = x / scale

@@ -28,15 +28,15 @@ from typing import Any
 
 import torch
 import yaml
-from learning import CPU, SETTINGS, activations_of, calibrated, exact_of, plain, results_of
+from learning import CPU, SETTINGS, activations_of, plain, simulations_of
 
 import subbyte
 from subbyte.app import experiment
 from subbyte.app.arguments import recipe_of
 from subbyte.app.setup import Setup, set_up
 from subbyte.data.batches import ArgumentsOf
-from subbyte.methods.common.activation_cache import recorded
-from subbyte.methods.common.simulated_blocks import blocks_of
+from subbyte.methods.common.activation_cache import Values, recorded, run
+from subbyte.methods.common.simulated_blocks import blocks_of, float_part
 from subbyte.methods.common.store import Store
 from subbyte.methods.reconstruction.learn import TrainingData
 from subbyte.utils.progress import Silent
@@ -136,23 +136,26 @@ def yardstick(
     setup: Setup, bits: str, steps: int, accuracy: Callable[[torch.nn.Module], float]
 ) -> dict[str, float]:
     """The plain loop over all blocks in turn: accuracy, and processor seconds of 2,000 steps."""
-    seed = setup.experiment.seed
     batches = ArgumentsOf([batch["inputs"] for batch in setup.task.data.calibration], CPU)
     began = time.process_time()
-    simulation = calibrated(setup.module, batches, recipe_of(bits, [], seed=seed))
-    settings, store = replace(SETTINGS["qdrop"], steps=steps), Store(2**33, CPU)
+    _, simulation = simulations_of(setup.module, batches, bits)
+    settings = replace(SETTINGS["qdrop"], steps=steps)
+    store = Store(2**33, CPU)
     values = recorded(simulation.float_model, None, "", batches, store)
     learning = 0.0
     for i, block in enumerate(blocks_of(simulation, "")):
         inputs = [values[node.name] for node in block.inputs]
-        exact = exact_of(simulation, block, inputs, store)
+        exact = run(float_part(simulation, block), [value.exact for value in inputs], store)
         activations = activations_of(simulation, block)
         generator = torch.Generator().manual_seed(i)
         started = time.process_time()
-        data = TrainingData(inputs, exact)
-        plain(simulation, block, data, activations, settings, generator)
+        with torch.enable_grad():
+            data = TrainingData(inputs, exact)
+            plain(simulation, block, data, activations, settings, generator)
         learning += time.process_time() - started
-        values |= results_of(block, inputs, exact, store)
+        quantized = run(block.module, [value.quantized for value in inputs], store)
+        names = [node.name for node in block.outputs]
+        values |= {n: Values(a, b) for n, a, b in zip(names, exact, quantized, strict=True)}
     seconds = time.process_time() - began + learning * (STEPS / steps - 1)
     return {"top1": accuracy(simulation), "seconds": round(seconds, 1), "steps": steps}
 
