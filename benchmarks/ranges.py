@@ -108,7 +108,8 @@ def outputs(
     """Logits and labels of all evaluation images."""
     runs = {name: setup.task.simulated(model)}
     parts, targets = verify.collected(runs, evaluation, progress, name)
-    found: task.Outputs = setup.task.outputs(parts[name], targets)
+    images = range(sum(map(len, parts[name])))
+    found: task.Outputs = setup.task.outputs(parts[name], targets, images)
     return found
 
 
