@@ -65,7 +65,10 @@ def test_bits_at_the_edges(bits: int | None) -> None:
         ({"method": {"steps": 3}}, "{'steps': 3} has no name"),
         ({"equalize": "maybe"}, "equalize is 'maybe'"),
         ({"regions": "backbone"}, "regions is 'backbone'"),
-        ({"overrides": {"conv(": {"weights": 4}}}, "the override 'conv(' is no regular expression"),
+        (
+            {"overrides": {"conv(": {"weights": 4}}},
+            "the override 'conv(' is not a regular expression",
+        ),
         ({"overrides": {"a": {"weights": 9}}}, "overrides['a']: weights: 9 bits cannot be had"),
         ({"overrides": {"a": {"wights": 4}}}, "overrides['a']: unknown key 'wights': did you mean"),
         ({"overrides": {"a": {"ranges": "mze"}}}, "overrides['a']: unknown range rule 'mze'"),

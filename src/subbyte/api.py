@@ -60,7 +60,7 @@ def quantize(
 
     Raises:
         SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
-            matches no layer; or `resume` holds other work. One sentence says what would be right.
+            matches no layer; or `resume` holds other work.
     """
     started = time.perf_counter()
     recipe, progress = recipe or Recipe(), progress or Silent()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class SubbyteError(Exception):
-    """Bad input, told in one sentence: what was wrong, and what would be right."""
+    """Bad input, in one sentence: what was wrong, and what would be right."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
@@ -15,6 +15,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
 
     >>> str(unknown("range rule", "mze", ["minmax", "mse"]))
     "unknown range rule 'mze': did you mean 'mse'? (known: minmax, mse)"
+
+    Args:
+        kind: What the name is of, as "range rule".
+        name: The name that was given.
+        known: The names that there are.
     """
     names = sorted(known)
     lowered = {known_name.lower(): known_name for known_name in names}

@@ -17,7 +17,7 @@ class Anchored:
     background. Of each class the highest scores go into non-maximum suppression (NMS); the highest
     of all classes come out.
 
-    Args:
+    Attributes:
         mean: Of R, G and B, on the scale of 0 to 1.
         std: The same.
         size: Height and width in pixels to which images are resized.

@@ -1,4 +1,4 @@
-"""What one variant asks for: bits, grids, ranges, method."""
+"""What one variant asks for: bits, ranges, method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ Named = str | dict[str, Any]
 
 
 class Choice(NamedTuple):
-    """A range rule or a method by its name, with its options."""
+    """A range rule or a method.
+
+    Attributes:
+        name: Which one.
+        options: Its options by name.
+    """
 
     name: str
     options: dict[str, Any]
@@ -89,17 +94,26 @@ class Override(Checked):
 class Recipe(Checked):
     """How to quantize one model. Every field has a default; `Recipe()` is 8 bits throughout.
 
-    `weights`, `activations`: bits, 2 to 8, or `None` to stay in float. `activations` are the inputs
-    of convolutions, linear layers and matrix products; a tensor that feeds only additions,
-    concatenations or pooling is on 8 bits.
-    `symmetric_weights`: `None` means symmetric at 8 bits and asymmetric below, which costs nothing
-    when deployed, because the levels less their zero point still fit into int8.
-    `first_last`: bits of the weights and the input of layers that read the model's input or whose
-    output reaches its outputs through no other quantized layer; `None` treats them as all others.
-    `overrides`: regular expression (full match on a layer's qualified name) → fields of `Override`;
-    the first match wins, and beats `first_last`.
-    `reduce_range`: weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors
-    whose 16-bit sums would saturate.
+    Attributes:
+        weights: Bits, 2 to 8; `None`: they stay in float.
+        activations: Bits of the inputs of convolutions, linear layers and matrix products, 2 to 8;
+            `None`: they stay in float. A tensor that feeds only additions, concatenations or
+            pooling has 8 bits.
+        symmetric_weights: `None`: symmetric at 8 bits and asymmetric below, which costs nothing
+            when deployed, because the integers less their zero point still fit into int8.
+        symmetric_activations: Whether the zero point of activations is 0.
+        per_channel: Whether each output channel of a weight has a scale of its own.
+        ranges: The range rule, or one for `weights` and one for `activations`.
+        method: How the parameters are found.
+        equalize: Balance the ranges of neighbouring layers' channels first.
+        first_last: Bits of the weights and the input of layers that read the model's input or whose
+            output reaches its outputs through no other quantized layer; `None`: as all others.
+        overrides: Regular expression (full match on a layer's qualified name) → fields of
+            `Override`; the first match wins, and beats `first_last`.
+        regions: Submodules to quantize; `None`: they are found.
+        reduce_range: Weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors
+            whose 16-bit sums would saturate.
+        seed: Of all that a method draws at random.
 
     Raises:
         SubbyteError: A field that does not exist or has a value it cannot have.
@@ -134,7 +148,7 @@ class Recipe(Checked):
                 re.compile(str(pattern))
             except re.error as error:
                 raise SubbyteError(
-                    f"the override '{pattern}' is no regular expression: {error}"
+                    f"the override '{pattern}' is not a regular expression: {error}"
                 ) from None
             if isinstance(fields, dict):
                 try:

@@ -67,7 +67,7 @@ def test_one_detector_from_calibration_to_predictions(
     assert f"{scores[0]:.3f}" in table
     assert "coco/val/0.png" in table
     message = refusal("evaluate", "raw.onnx", "--data", "coco")
-    assert "raw.onnx gives raw outputs and no boxes" in message
+    assert "raw.onnx gives raw outputs, not boxes" in message
 
 
 def damage(own: Path, what: str) -> None:

@@ -124,7 +124,7 @@ def test_calibration_on_the_evaluated_images_is_told(own: Own, cli: Cli) -> None
 
 def test_results_are_json_even_of_a_model_that_gives_nan(own: Own, cli: Cli) -> None:
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     own.rewrite(".mean((2, 3)))", ".mean((2, 3))).log()")  # one of the two logits is below 0
     result = cli("run", own.yaml(), "--out", "out", "--json")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
          "variants.w4a4: unknown method 'rnge': did you mean 'range'?"),
         (["digits", "--set", "runtimes=[onnxruntme]"],
          "unknown runtime 'onnxruntme': did you mean 'onnxruntime'?"),
-        (["digits", "--device", "gpu"], "device: 'gpu' is no device: give cpu or cuda"),
+        (["digits", "--device", "gpu"], "device: 'gpu' is not a device: give cpu or cuda"),
         (["digits", "--resume"], "there is no run of this experiment in runs/digits to resume"),
         (["digits", "--resume", "--out", "gone"], "there is no run in gone to resume"),
     ],
@@ -205,7 +205,7 @@ def test_a_recipe_that_cannot_be_followed_is_found_before_anything_runs(
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("runtimes=3", "runtimes: 3 is no list"),
+        ("runtimes=3", "runtimes: 3 is not a list"),
         ("seed=-1", "seed is -1"),
         ("variants.w8a8.overrides={conv1: {8: 4}}", "unknown key '8'"),
         ("variants.w8a8.ranges={weights: 3}", "ranges.weights is 3"),
@@ -224,7 +224,7 @@ def test_an_experiment_yaml_that_was_damaged(own: Own, refusal: Refusal) -> None
     (own.path / "out").mkdir()
     (own.path / "out/experiment.yaml").write_text("name: [")
     message = refusal("run", own.yaml(), "--out", "out", "--resume")
-    assert "out/experiment.yaml is no valid YAML" in message
+    assert "out/experiment.yaml is not valid YAML" in message
 
 
 def test_an_empty_folder_of_the_users_stays(own: Own, refusal: Refusal) -> None:

@@ -172,9 +172,9 @@ def test_model_device_and_seed_may_stand_outside_of_the_section(tmp_path: Path, 
     ("changes", "sentence"),
     [
         ({"epoch": 3}, "training: unknown key 'epoch': did you mean 'epochs'?"),
-        ({"model": "resnet18"}, "'resnet18' is no SSD that can be trained: give "),
+        ({"model": "resnet18"}, "'resnet18' is not an SSD that can be trained: give "),
         ({"checkpoint": "gone.safetensors"}, "gone.safetensors"),
-        ({"device": "tpu"}, "'tpu' is no device: give cpu or cuda"),
+        ({"device": "tpu"}, "'tpu' is not a device: give cpu or cuda"),
     ],
 )
 def test_keys_that_are_wrong_are_named(

@@ -171,7 +171,7 @@ def test_home_is_expanded(write: Any, tmp_path: Path, monkeypatch: pytest.Monkey
         ({"variants": {"a": 4}}, "variants.a is 4: give a mapping of a recipe's fields"),
         ({"batch_size": 0}, "batch_size is 0: input should be greater than or equal to 1"),
         ({"batch_size": "many"}, "batch_size is 'many': input should be a valid integer"),
-        ({"device": "cuda1"}, "device: 'cuda1' is no device"),
+        ({"device": "cuda1"}, "device: 'cuda1' is not a device"),
         ({"data": {}}, "data needs name (bundled: digits), or root"),
         ({"data": {"root": "x", "preprocessing": {"rezise": 3}}},
          "unknown key 'data.preprocessing.rezise': did you mean 'data.preprocessing.resize'?"),
@@ -186,16 +186,16 @@ def test_yaml_is_data_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.yaml"
     path.write_text("name: x\nmodel: !!python/object/apply:os.mkdir [sprung]\n")
-    assert "evil.yaml is no valid YAML at line 2, column 8" in refusal(str(path))
+    assert "evil.yaml is not valid YAML at line 2, column 8" in refusal(str(path))
     assert not (tmp_path / "sprung").exists()
     path.write_bytes(b"name: \xff\xfe\n")
-    assert "evil.yaml is no valid YAML" in refusal(str(path))
+    assert "evil.yaml is not valid YAML" in refusal(str(path))
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert "unknown experiment 'digit': did you mean 'digits'?" in refusal("digit")
     (tmp_path / "notes.txt").touch()
-    assert "notes.txt is no YAML file" in refusal(str(tmp_path / "notes.txt"))
+    assert "notes.txt is not a YAML file" in refusal(str(tmp_path / "notes.txt"))
     (tmp_path / "folder.yaml").mkdir()
     assert "there is no experiment" in refusal(str(tmp_path / "folder.yaml"))
 
@@ -205,7 +205,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     [
         ("seed", "--set seed has no value: write it as KEY=VALUE"),
         ("=3", "--set =3 has no value"),
-        ("seed=[", "--set seed=[ has a value that is no valid YAML"),
+        ("seed=[", "--set seed=[ has a value that is not valid YAML"),
         ("seed.x=3", "--set seed.x cannot be set: seed is a value and not a mapping"),
         ("variants.a.seed.x=3", "variants.a.seed is a value"),
     ],

@@ -155,7 +155,7 @@ def test_a_file_gives_the_order(tmp_path: Path, refuses: Refuses) -> None:
 
 
 def test_folders_without_images(tmp_path: Path, refuses: Refuses) -> None:
-    with refuses("class folder 'bird' holds no images: remove it if it is no class"):
+    with refuses("class folder 'bird' holds no images: remove it if it is not a class"):
         class_order(["bird", "cat"], 2, empty={"bird"})
     (tmp_path / "classes.txt").write_text("cat\nbird\n")
     order = class_order(["bird", "cat"], 2, empty={"bird"}, given=tmp_path / "classes.txt")

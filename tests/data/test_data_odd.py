@@ -307,7 +307,7 @@ def test_large_images_are_decoded_one_at_a_time(
 ) -> None:
     small = [draw(tmp_path / f"s{i}.png", size=(10, 10)) for i in range(8)]
     large = [draw(tmp_path / f"l{i}.png", size=(30, 30)) for i in range(4)]
-    monkeypatch.setattr(images_module, "ROOM", 300)
+    monkeypatch.setattr(images_module, "PIXELS_OPEN", 300)
     lock, now, most = threading.Lock(), [0], [0]
 
     def hold(path: Path) -> None:

@@ -165,9 +165,9 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
         (torch.zeros(3), "holds a Tensor"),
         ([1, 2], "holds a list"),
         ({}, "it is empty"),
-        ({"epoch": 3, "optimizer": {}}, "'epoch' is no tensor"),
+        ({"epoch": 3, "optimizer": {}}, "'epoch' is not a tensor"),
         ({"model": {}}, "it is empty"),
-        ({"model": {"a": torch.zeros(1), "b": 2}}, "'b' is no tensor"),
+        ({"model": {"a": torch.zeros(1), "b": 2}}, "'b' is not a tensor"),
     ],
 )
 def test_no_state_dict_is_refused(tmp_path: Path, content: Any, says: str) -> None:

@@ -213,10 +213,10 @@ def test_the_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet18"}, "'resnet18' is no SSD that can be trained: give nvidia_"),
+        ({"model": "resnet18"}, "'resnet18' is not an SSD that can be trained: give nvidia_"),
         ({"epochs": 0}, "epochs is 0"),
         ({"learning_rat": 1}, "did you mean 'learning_rate'"),
-        ({"device": "tpu"}, "'tpu' is no device"),
+        ({"device": "tpu"}, "'tpu' is not a device"),
         ({"checkpoint": "a", "backbone": "b"}, "exclude each other"),
         ({"milestones": (0.5, 1.5)}, "milestones.1 is 1.5"),
     ],

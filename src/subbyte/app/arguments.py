@@ -25,7 +25,14 @@ from subbyte.utils.validation import explain
 def model_config(
     name: str, weights: str | None, checkpoint: Path | None, num_classes: int | None
 ) -> ModelConfig:
-    """The configuration of a model by name, or by FILE.py:FUNCTION."""
+    """The configuration of a model.
+
+    Args:
+        name: A name, or FILE.py:FUNCTION.
+        weights: Published weights by name.
+        checkpoint: A file with the float weights.
+        num_classes: How many outputs the model has.
+    """
     source = {"factory": name} if ":" in name else {"name": name}
     try:
         return ModelConfig(
@@ -36,7 +43,13 @@ def model_config(
 
 
 def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
-    """The recipe for "w4a8" with `KEY=VALUE` settings of its fields on top."""
+    """The recipe of a command line.
+
+    Args:
+        bits: As "w4a8".
+        settings: `KEY=VALUE` of its fields, on top.
+        seed: Of the method.
+    """
     match = re.fullmatch(r"w(\d+)a(\d+)", bits)
     if match is None:
         raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")

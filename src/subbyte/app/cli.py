@@ -179,7 +179,7 @@ def quantize(
         if as_json:
             _print_json(rows)
         elif not quiet:
-            typer.echo(f"{out}: {len(rows)} tensors have a grid")
+            typer.echo(f"{out}: {len(rows)} tensors are quantized")
             _print_notes(notes)
 
 

@@ -32,9 +32,21 @@ def quantize_model(
     device: str,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Quantize a model on a folder of images and save it; return the rows of `layers`, and notes.
+    """Quantize a model on a folder of images and save it.
 
-    The notes say, as sentences, what is odd about the images and what was assumed of them.
+    Args:
+        config: The model.
+        calibration: A folder of images, or the name of bundled data.
+        recipe: What to do.
+        out: The file to write.
+        images: How many to calibrate with at most.
+        batch_size: Images a batch.
+        device: "cpu" or "cuda".
+        progress: Shows how far it is.
+
+    Returns:
+        The rows of `layers`, and as sentences what is odd about the images and what was assumed of
+        them.
     """
     check_output(out)
     if device != "cpu" and not torch.cuda.is_available():
@@ -62,9 +74,14 @@ def export_model(
     target: str | None = None,
     postprocess: bool = True,
 ) -> None:
-    """Write a saved quantized model as ONNX, for all runtimes or for one, `target`.
+    """Write a saved quantized model as ONNX.
 
-    `postprocess`: a detector with the whole way from images to boxes, else its raw outputs.
+    Args:
+        config: The float model.
+        quantized: The saved file.
+        out: The file to write.
+        target: The only runtime that it is for; `None`: all.
+        postprocess: A detector with the whole way from images to boxes, else its raw outputs.
     """
     check_target(target)
     simulation = api.load(models.load(config).module, quantized)
@@ -87,7 +104,16 @@ def evaluate_model(
     batch_size: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Metrics of an ONNX file on labelled images, with their interval and number of images."""
+    """Metrics of an ONNX file on labelled images, with their interval and number of images.
+
+    Args:
+        path: The file.
+        source: A folder, or the name of bundled data.
+        classes: A file with a class a line, as `data.classes`.
+        runtime: What it runs in.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+    """
     file = _file(path, runtime)
     task = task_file(file.metadata["task"])
     found = task.evaluate(file, source, classes, batch_size, progress)
@@ -99,14 +125,18 @@ def predict_images(
 ) -> list[dict[str, Any]]:
     """The likeliest classes of each image, with their probabilities; of a detector the objects.
 
-    `top`: how many at most.
+    Args:
+        path: The ONNX file.
+        images: The image files.
+        top: How many classes or objects of each image at most.
+        runtime: What it runs in.
     """
     file = _file(path, runtime)
     return task_file(file.metadata["task"]).predict(file, images, top)
 
 
 def _file(path: Path, runtime: str) -> OnnxFile:
-    """A file with what it says of itself; `SubbyteError` if not how it takes images."""
+    """A file with its metadata; `SubbyteError` if these do not hold how it takes images."""
     metadata = onnx.read_metadata(path)
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(

@@ -39,8 +39,9 @@ SOURCES = ("name", "root", "calibration", "evaluation")
 class ExportConfig(BaseModel):
     """How files are written.
 
-    `postprocess`: a detector's with the whole way from images to boxes, non-maximum suppression and
-    all, or with its raw outputs.
+    Attributes:
+        postprocess: A detector's with the whole way from images to boxes, non-maximum suppression
+            and all, or with its raw outputs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,12 +50,19 @@ class ExportConfig(BaseModel):
 
 
 class Experiment(Checked):
-    """An experiment. `model`, `data` and `variants` are needed; every other key has a default.
+    """What a run needs. `model`, `data` and `variants` are needed; every other key has a default.
 
-    `runtimes`: where each variant is run besides the simulation. `batch_size`: images a batch.
-    `device`: where the simulation runs, "cpu" or "cuda". `export`: how files are written. `seed`:
-    of the choice of images, and of every variant that has none of its own.
-    `simulation_images`: on how many evaluation images the simulation runs; `None`: on all.
+    Attributes:
+        name: Of the run, and of its folder.
+        model: The model.
+        data: Where images come from, and how many.
+        variants: Name → recipe.
+        runtimes: Where each variant is run besides the simulation.
+        batch_size: Images a batch.
+        device: Where the simulation runs, "cpu" or "cuda".
+        export: How files are written.
+        seed: Of the choice of images, and of every variant that has none of its own.
+        simulation_images: On how many evaluation images the simulation runs; `None`: on all.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -85,7 +93,7 @@ class Experiment(Checked):
     def _known_runtimes(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(names, list | tuple):
-            raise ValueError(f"{value!r} is no list: give names, as [onnxruntime, openvino]")
+            raise ValueError(f"{value!r} is not a list: give names, as [onnxruntime, openvino]")
         for name in names:
             if name not in RUNTIMES:
                 raise unknown("runtime", str(name), RUNTIMES)
@@ -175,7 +183,7 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
 
     Raises:
         SubbyteError: There is no such experiment, the YAML does not parse (line and column are
-            named), or a built-in one is not told where its images are.
+            named), or a built-in one misses the folder of its images.
     """
     path = known = builtin().get(name)
     if path is None:
@@ -184,12 +192,12 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
             raise (
                 unknown("experiment", name, builtin())
                 if not path.is_file()
-                else SubbyteError(f"{name} is no YAML file: an experiment's file ends in .yaml")
+                else SubbyteError(f"{name} is not a YAML file: an experiment's file ends in .yaml")
             )
     raw = read_yaml(path)
     _absolute(raw, path.resolve().parent)
     settled = [read_setting(setting) for setting in settings]
-    _make_room(raw, {key for key, value in settled if value is not None})
+    _drop_excluded(raw, {key for key, value in settled if value is not None})
     for key, value in settled:
         _put(raw, key, value)
     if known is not None:
@@ -200,7 +208,7 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read as data only; `SubbyteError` where it is none."""
+    """The mapping in a YAML file, read as data only; `SubbyteError` where there is none."""
     if not path.is_file():
         raise SubbyteError(f"there is no experiment {path}: name a YAML file or a built-in one")
     try:
@@ -208,9 +216,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SubbyteError(f"{path} is no valid YAML{where}: {error.problem}") from None
+        raise SubbyteError(f"{path} is not valid YAML{where}: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SubbyteError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise SubbyteError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
     return raw
@@ -248,7 +256,7 @@ def read_setting(setting: str) -> tuple[str, Any]:
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise SubbyteError(f"--set {setting} has a value that is no valid YAML") from None
+        raise SubbyteError(f"--set {setting} has a value that is not valid YAML") from None
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -263,7 +271,7 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def _make_room(raw: dict[str, Any], keys: Collection[str]) -> None:
+def _drop_excluded(raw: dict[str, Any], keys: Collection[str]) -> None:
     """Take out of `raw` what excludes one of the `keys` that are about to be set."""
     for part, key, other in EITHER_OR:
         section = raw.get(part)

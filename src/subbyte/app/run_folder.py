@@ -68,10 +68,15 @@ class RunFolder:
 
 @contextmanager
 def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Iterator[RunFolder]:
-    """The folder for a run, new or (with `resume`) that of an earlier run of the same experiment.
+    """The folder for a run, while the run lasts.
 
     While it is open, the package's log goes to `run.log`. Bad input that comes to light before
     anything is finished takes the folder with it.
+
+    Args:
+        experiment: The resolved experiment.
+        out: The folder; `None`: runs/NAME/TIME.
+        resume: Go on in the folder of an earlier run of the same experiment.
 
     Raises:
         SubbyteError: `out` is a file, or holds something else than this run.

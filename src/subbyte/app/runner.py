@@ -43,8 +43,14 @@ def run(
 ) -> tuple[Path, dict[str, Any]]:
     """Run an experiment: float, then each variant; return its folder and what `results.json` holds.
 
-    Everything that can be found wrong is found before the folder is made. `only`: names of the
-    variants to run; `resume`: go on in a folder of the same experiment, keeping what is finished.
+    Everything that can be found wrong is found before the folder is made.
+
+    Args:
+        experiment: What to run.
+        out: The folder; `None`: runs/NAME/TIME.
+        only: The names of the variants to run; empty: all.
+        resume: Go on in a folder of the same experiment, keeping what is finished.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: Bad input; nothing is left behind.
@@ -64,7 +70,13 @@ def run(
 
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
-    """Measure the model before quantization and write the folder `float`, whole or not at all."""
+    """Measure the model before quantization and write the folder `float`, whole or not at all.
+
+    Args:
+        setup: The experiment, its model and data open.
+        folder: The run's.
+        progress: Shows how far it is.
+    """
     task, float_model = setup.task, setup.captured[None].model
     with files.atomic_folder(folder.float_path) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
@@ -86,8 +98,15 @@ def run_variant(
 ) -> None:
     """Quantize, export and measure one variant; write its folder, whole or not at all.
 
-    A pure function of the resolved experiment and the name; `setup` only spares opening the model
-    and the data again. The float outputs are read from the run's folder, and made if missing.
+    A pure function of the resolved experiment and the name. The float outputs are read from the
+    run's folder, and made if missing.
+
+    Args:
+        experiment: What is run.
+        name: The variant's.
+        folder: The run's.
+        setup: The same experiment, its model and data open already; `None`: they are opened.
+        progress: Shows how far it is.
     """
     progress = progress or Silent()
     setup = setup or set_up(experiment, (name,), progress)
@@ -122,7 +141,7 @@ def run_variant(
 
 
 def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
-    """Quantize the model; its files will say how to prepare an image and what classes are called.
+    """Quantize the model; metadata say how to prepare an image and what classes are called.
 
     Args:
         recipe: The variant's.
@@ -173,14 +192,14 @@ def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Depl
 
 
 def _metadata(setup: Setup) -> dict[str, Any]:
-    """How a file says that images are prepared and what the classes are called."""
+    """The metadata of files: how images are prepared, and what the classes are called."""
     return setup.task.metadata() | {"model": setup.model_name}
 
 
 def _clipped_in_calibration(
     quantized: Simulation, name: str, setup: Setup, progress: Progress
 ) -> list[Clipping]:
-    """What each grid clips of some of the calibration images, for comparison."""
+    """What each tensor clips of some of the calibration images, for comparison."""
     batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
     run = setup.task.simulated(quantized)
     with clipping.counting(quantized) as counts:
@@ -194,7 +213,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
     experiment, task = setup.experiment, setup.task
     float_entry = folder.read_float()
     variants = [folder.read(name) for name in experiment.variants if folder.is_done(name)]
-    said = [("float", float_entry), *((entry["name"], entry) for entry in variants)]
+    entries = [("float", float_entry), *((entry["name"], entry) for entry in variants)]
     results = {
         "schema": 1,
         "experiment": experiment.name,
@@ -209,7 +228,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         "classes": dict(task.coverage()),
         "seed": experiment.seed,
         "notes": setup.notes
-        + [f"{name}: {note}" for name, entry in said for note in entry.get("notes", [])],
+        + [f"{name}: {note}" for name, entry in entries for note in entry.get("notes", [])],
         "float": float_entry,
         "variants": variants,
     }

@@ -25,7 +25,12 @@ Regions = tuple[str, ...] | None  # as a recipe names them
 
 @dataclass(frozen=True)
 class FloatCapture:
-    """A float model, and how many seconds it took to capture."""
+    """A float model, and how long its capture took.
+
+    Attributes:
+        model: The model.
+        seconds: How many seconds.
+    """
 
     model: FloatModel
     seconds: float
@@ -35,9 +40,15 @@ class FloatCapture:
 class Setup:
     """An experiment whose model and data are open.
 
-    `task`: its images, and how outputs are read. `variants`: the names to run. `captured`: the
-    model, captured once for each `regions` that recipes ask for; `None` are those that are found.
-    `notes`: what the reader of the numbers must know.
+    Attributes:
+        experiment: With what was resolved of its data.
+        module: The float model.
+        model_name: What results call it.
+        task: Its images, and how outputs are read.
+        variants: The names to run.
+        captured: The model, captured once for each `regions` that recipes ask for; `None` are those
+            that are found.
+        notes: What the reader of the numbers must know.
     """
 
     experiment: Experiment
@@ -51,6 +62,11 @@ class Setup:
 
 def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) -> Setup:
     """Open an experiment's model and data, and check all that can be checked without measuring.
+
+    Args:
+        experiment: What is to be run.
+        only: The names of the variants to run; empty: all.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: Anything that would make the run fail later.
@@ -78,7 +94,16 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
 
 
 def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCapture:
-    """The float model with its regions; refused if it cannot be captured or written."""
+    """The float model with its regions.
+
+    Args:
+        module: The user's model.
+        task: Its images.
+        regions: As a recipe names them; `None`: those that are found.
+
+    Raises:
+        SubbyteError: It cannot be captured, or not be written.
+    """
     started = time.perf_counter()
     model = api.capture(module, task.example, regions)
     seconds = time.perf_counter() - started

@@ -1,1 +1,1 @@
-"""What calibration images tell: ranges, gradients, corrections of biases."""
+"""What calibration images are used for: ranges, gradients, corrections of biases."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.batch import portions
+from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel, Regional, interpreted, parameter_name
 from subbyte.graph.layers import results
 from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize
@@ -21,7 +21,6 @@ from subbyte.placement.placement import PlacedLayer, Placement, node_names
 from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.utils.progress import Progress
 
-IMAGES_AT_ONCE = 32
 ALL = sys.maxsize
 
 Node = tuple[str, str]  # a region, and the name of a node in its graph
@@ -140,7 +139,7 @@ def correct_biases(
         if node in last:
             layers[node].give(outputs)
 
-    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
     with _observed(float_model, set(layers), observe):
         for args in progress.track(chunks, "correcting biases"):
             float_model(*args)
@@ -184,7 +183,7 @@ def correct_outputs(
         del inputs
         layers[node].give(outputs)
 
-    chunks = list(portions(batches, images, IMAGES_AT_ONCE))
+    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
     with _observed(simulation, set(layers), observe):
         for args in progress.track(chunks, "correcting outputs"):
             simulation(*args)
@@ -204,6 +203,11 @@ def match_outputs(
 
     For methods that leave biases as they are: a block's own loss does not see what quantizers add
     in the mean, those of activations above all.
+
+    Args:
+        simulation: With all parameters.
+        batches: The calibration images.
+        progress: Shows how far it is.
 
     Returns:
         The new biases by their qualified names.

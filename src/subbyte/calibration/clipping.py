@@ -65,11 +65,16 @@ def note(
 ) -> str | None:
     """A sentence where a layer clips much more of the evaluation images than of calibration's.
 
-    Clipping alone says nothing, because range rules clip on purpose: see `MORE` and `BEYOND`.
+    Clipping alone is not a fault, because range rules clip on purpose: see `MORE` and `BEYOND`.
+
+    Args:
+        model: The simulation that clipped.
+        evaluated: What each tensor of its placement clipped of the evaluation images.
+        calibrated: The same of the calibration images.
     """
     found = []
-    for tensor, one, other in zip(model.placement.tensors, evaluated, calibrated, strict=True):
-        now, before = share(one), share(other)
+    for tensor, *both in zip(model.placement.tensors, evaluated, calibrated, strict=True):
+        now, before = (share(clipping) for clipping in both)
         if now is not None and before is not None and now > MORE * before + BEYOND:
             found.append((now, before, tensor.layer))
     if not found:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.graph.batch import batch_size, in_batch, portions
+from subbyte.graph.batch import batch_size, in_batch, in_chunks
 from subbyte.numerics.value_gradients import ValueGradients
 from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
@@ -38,7 +38,7 @@ def value_gradients(
         progress: Shows how far it is.
     """
     found = {key: ValueGradients(*ends) for key, ends in extremes.items()}
-    chunks = list(portions(batches, IMAGES, IMAGES_IN_MEMORY))
+    chunks = list(in_chunks(batches, IMAGES, IMAGES_IN_MEMORY))
     with ExitStack() as hooks, torch.enable_grad():
         for key, gradients in found.items():
             handle = simulation.quantizer(key).register_forward_hook(_watch(gradients))

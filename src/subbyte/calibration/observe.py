@@ -36,7 +36,16 @@ Samples = dict[str, ranges.Sample]  # what was seen of each activation, by key
 def weight_ranges(
     float_model: FloatModel, placement: Placement, progress: Progress
 ) -> dict[str, TensorQParams]:
-    """The parameters of all weights by their range rules, rounded to nearest."""
+    """The parameters of all weights by their range rules, rounded to nearest.
+
+    Args:
+        float_model: The model.
+        placement: What is quantized.
+        progress: Shows how far it is.
+
+    Returns:
+        Key → parameters, the integers among them.
+    """
     found = {}
     weights = list(placement.of_role("weight"))
     for tensor in progress.track(weights, "ranges of weights"):
@@ -52,7 +61,7 @@ def activation_ranges(
 ) -> tuple[dict[str, TensorQParams], Samples]:
     """The parameters of all activations by their range rules, and what they were chosen by.
 
-    Activations are observed in one pass. Rules that ask what errors cost are told it from the
+    Activations are observed in one pass. Rules that ask what an error costs take that from the
     gradients on some of the images. A layer that never ran has no sample, and the scale 1.
 
     Args:
@@ -81,7 +90,13 @@ def activation_ranges(
 def ranges_of(
     simulation: Simulation, samples: Samples, rule: Choice | None = None
 ) -> dict[str, TensorQParams]:
-    """The parameters of all activations for what was seen of them, by a rule or each by its own."""
+    """The parameters of all activations for what was seen of them, by a rule or each by its own.
+
+    Args:
+        simulation: Its activations are given parameters.
+        samples: Key → what was seen. An activation that is missing never ran, and gets the scale 1.
+        rule: The range rule for all of them; `None`: each one's own.
+    """
     found = {}
     for tensor, quantizer in simulation.activations():
         if tensor.key in samples:
@@ -94,14 +109,32 @@ def ranges_of(
 
 
 def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
-    """The parameters that a range rule gives for what was seen of an activation."""
+    """The parameters that a range rule gives for what was seen of an activation.
+
+    Args:
+        spec: The integers that its values become.
+        rule: The range rule.
+        sample: What was seen of it.
+    """
     scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
     return TensorQParams(scale, zero_point, None, sample_sqnr_db(sample, scale, zero_point, spec))
 
 
 @torch.no_grad()
 def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dict[str, Histogram]:
-    """Run `batches`; the histogram of each activation that is quantized, by its key."""
+    """Run the batches and count the values of each quantized activation.
+
+    Args:
+        simulation: Weights may be quantized; activations are in float.
+        batches: The calibration images.
+        progress: Shows how far it is.
+
+    Returns:
+        Key → histogram, of each activation that ran.
+
+    Raises:
+        SubbyteError: An activation holds NaN or infinity.
+    """
     seen: dict[str, Histogram] = {}
     if not any(True for _ in simulation.activations()):
         return seen
@@ -148,7 +181,14 @@ def channel_rows(weight: torch.Tensor, axis: int | None) -> torch.Tensor:
 def sample_sqnr_db(
     sample: ranges.Sample, scale: torch.Tensor, zero_point: torch.Tensor, spec: QSpec
 ) -> float:
-    """Energy of what was seen over that of its error by these parameters, in dB."""
+    """Energy of what was seen over that of its quantization error, in dB.
+
+    Args:
+        sample: The values, (1, n), and how often each occurs.
+        scale: float32, (1,).
+        zero_point: int32, (1,).
+        spec: The integers that the values become.
+    """
     values = sample.values
     device = values.device
     quantized = fake_quantize(values, scale.to(device), zero_point.to(device), spec)
@@ -161,7 +201,13 @@ def sample_sqnr_db(
 def with_sqnr(
     placement: Placement, params: QuantParams, samples: Mapping[str, ranges.Sample]
 ) -> QuantParams:
-    """The same parameters; the SQNR of each activation is that of its scale as it is now."""
+    """The same parameters; the SQNR of each activation is that of its scale as it is now.
+
+    Args:
+        placement: What is quantized.
+        params: With parameters of every activation in `samples`.
+        samples: Key → what was seen of an activation.
+    """
     found = {}
     for key, sample in samples.items():
         now = params.tensors[key]
@@ -171,7 +217,13 @@ def with_sqnr(
 
 
 def weight_sqnr_db(weight: torch.Tensor, params: TensorQParams, spec: QSpec) -> float:
-    """Energy of a float weight over that of its quantization error, in dB."""
+    """Energy of a float weight over that of its quantization error, in dB.
+
+    Args:
+        weight: The float weight.
+        params: Scale, zero point and integers, in the weight's shape.
+        spec: The integers' specification.
+    """
     signal = weight.double()
     noise = dequantize(params, spec).double() - signal
     return sqnr_db(float(signal.square().sum()), float(noise.square().sum()))

@@ -22,7 +22,13 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: the model's positional arguments, the targets if known, and how many images."""
+    """One batch.
+
+    Attributes:
+        args: The model's positional arguments.
+        targets: The targets, if they are known.
+        size: How many images it holds.
+    """
 
     args: tuple[Any, ...]
     targets: Any | None
@@ -31,7 +37,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class ArgumentsOf:
-    """The positional arguments of each batch, on a device; can be walked again."""
+    """The positional arguments of each batch, on a device; can be walked again.
+
+    Attributes:
+        batches: Batches in any form that `read_batch` reads.
+        device: Where the arguments go.
+    """
 
     batches: Any
     device: torch.device

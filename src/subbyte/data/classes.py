@@ -19,8 +19,10 @@ IMAGENET = Path("imagenet")
 class ClassOrder:
     """The classes of a model, as a folder of class folders shows them.
 
-    `names`: what each output stands for, in their order; `numbers`: class folder → output;
-    `note`: what the reader of a figure must know of it.
+    Attributes:
+        names: What each output stands for, in their order.
+        numbers: Class folder → output.
+        note: What the reader of a figure must know of it.
     """
 
     names: tuple[str, ...]
@@ -36,13 +38,19 @@ def class_order(
     given: Path | None = None,
     empty: Collection[str] = (),
 ) -> ClassOrder:
-    """Number the class folders (sorted) of a model with so many `outputs`.
+    """Number the class folders of a model.
 
-    The first of these that applies: as the file `given` lists them ("imagenet": as ImageNet's
-    1,000 classes are numbered); by the model's own class names `known`; by WordNet ids, if the
-    model has 1,000 outputs and most folders are ImageNet's classes, as all must be then;
-    alphabetically, if there is a folder for each output. `empty`: folders without images; only the
-    last order refuses them.
+    The first of these that applies: as the file `given` lists them; by the model's own class names;
+    by WordNet ids, if the model has 1,000 outputs and most folders are ImageNet's classes, as all
+    must be then; alphabetically, if there is a folder for each output.
+
+    Args:
+        folders: The names of the class folders, sorted.
+        outputs: How many outputs the model has.
+        known: The model's own class names, if it has any.
+        given: A text file with one class a line, or "imagenet", as ImageNet's 1,000 classes are
+            numbered.
+        empty: Folders without images; only the alphabetical order refuses them.
 
     Raises:
         SubbyteError: There are more folders than outputs, a folder is none of the classes, or
@@ -154,7 +162,8 @@ def _alphabetical(
     if empty:
         raise SubbyteError(
             f"class folder '{min(empty)}' holds no images: "
-            "remove it if it is no class, or list all classes in a file and give it as data.classes"
+            "remove it if it is not a class, or list all classes in a file and give it as "
+            "data.classes"
         )
     if len(folders) != outputs:
         raise SubbyteError(

@@ -49,7 +49,7 @@ class DataConfig(BaseModel):
     "imagenet" (default: `data.classes.class_order` finds out); `skip_broken` leaves out image files
     that cannot be decoded, instead of refusing them; `preprocessing` replaces that of the weights.
 
-    For detectors, `format` says how objects are written down (default: as the files show it), and
+    For detectors, `format` is that of the annotations (default: as the files show it), and
     `root` is a data set in the layout that its tools know:
 
     - coco: ROOT/annotations/instances_SPLIT.json, with or without a year behind the split, and the

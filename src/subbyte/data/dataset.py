@@ -70,7 +70,11 @@ class Images(Indexed, Protocol):
 class ImageFiles(Dataset[Item]):
     """Image files. Item i: a float32 tensor [C, H, W], and a label or `None`.
 
-    `decoded`: where pixels are kept that were decoded; by default every use decodes again.
+    Attributes:
+        paths: The files.
+        labels: A label for each, if they are known.
+        preprocessing: What images go through.
+        decoded: Where pixels are kept that were decoded; `None`: every use decodes again.
     """
 
     paths: Sequence[Path]
@@ -110,7 +114,13 @@ class ImageFiles(Dataset[Item]):
 
 @dataclass(frozen=True)
 class ImageArrays(Dataset[Item]):
-    """Images in memory (uint8 [N, H, W] or [N, H, W, 3]). Items as those of `ImageFiles`."""
+    """Images in memory. Items as those of `ImageFiles`.
+
+    Attributes:
+        images: uint8 [N, H, W] or [N, H, W, 3].
+        labels: A label for each, if they are known.
+        preprocessing: What images go through.
+    """
 
     images: np.ndarray
     labels: Sequence[int] | None
@@ -153,8 +163,13 @@ class ImageArrays(Dataset[Item]):
 class InOrder:
     """Images in order, so many at a time; can be walked any number of times.
 
-    `limit`: only the first so many images. Raises `SubbyteError` if `batch_size` or `limit` is
-    below 1.
+    Raises `SubbyteError` if `batch_size` or `limit` is below 1.
+
+    Attributes:
+        dataset: The images.
+        batch_size: Images a batch, at least 1.
+        limit: Only the first so many images; `None`: all.
+        notes: What the reader of figures must know of the images.
     """
 
     dataset: Indexed
@@ -201,10 +216,9 @@ class InOrder:
 class Batches(InOrder):
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
-    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known,
-    "targets" (int64 [B]). `limit`: only the first so many images; `notes`: what the reader of
-    figures must know of them. Raises `SubbyteError` if `batch_size` or `limit` is below 1 and,
-    while walked, if a file is broken or images of different sizes come together.
+    Each batch is a mapping with "inputs" (float32 [B, C, H, W]) and, if labels are known, "targets"
+    (int64 [B]). Raises `SubbyteError` if `batch_size` or `limit` is below 1 and, while walked, if a
+    file is broken or images of different sizes come together.
     """
 
     dataset: Images
@@ -227,7 +241,7 @@ class Batches(InOrder):
 def read_image_tensor(path: Path, preprocessing: Preprocessing) -> Tensor:
     """The image in `path` as a model input: float32 [1, C, H, W].
 
-    Raises `SubbyteError` if the file is missing, broken, or no image.
+    Raises `SubbyteError` if the file is missing, broken, or not an image.
     """
     with large_allowed():
         return ImageFiles([path], None, preprocessing)[0][0].unsqueeze(0)
@@ -239,7 +253,14 @@ def check_sizes(
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> None:
-    """Raise `SubbyteError` if images of different sizes would come together in a batch."""
+    """Raise `SubbyteError` if images of different sizes would come together in a batch.
+
+    Args:
+        paths: The image files, in the order of the batches.
+        infos: Path → what is known of the file.
+        preprocessing: What images go through.
+        batch_size: Images a batch.
+    """
     if preprocessing.crop is not None or isinstance(preprocessing.resize, tuple) or batch_size == 1:
         return
     for i, path in enumerate(paths):

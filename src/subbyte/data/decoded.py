@@ -1,4 +1,4 @@
-"""What is decoded of image files, kept in memory as long as there is room for it."""
+"""Decoded images, kept in memory up to a limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Decoded:
     def __init__(self, preprocessing: Preprocessing, limit: int = LIMIT) -> None:
         self.preprocessing = preprocessing
         self.full = False
-        self._room = limit
+        self._left = limit
         self._kept: dict[Path, Tensor] = {}
         self._lock = threading.Lock()
 
@@ -50,17 +50,17 @@ class Decoded:
             return self._keep(path, prepared(image, str(path), self.preprocessing))
 
     def take(self, path: Path, image: Image.Image) -> None:
-        """Keep an image that somebody has decoded already, as `images.opened` gives it."""
+        """Keep an image that is decoded already, as `images.opened` gives it."""
         try:
             self._keep(path, prepared(image, str(path), self.preprocessing))
-        except SubbyteError:  # said where the image is used
+        except SubbyteError:  # reported where the image is used
             return
 
     def _keep(self, path: Path, pixels: Tensor) -> Tensor:
         with self._lock:
             if not self.full and path not in self._kept:
-                self._room -= pixels.numel()
-                self.full = self._room < 0
+                self._left -= pixels.numel()
+                self.full = self._left < 0
                 if not self.full:
                     self._kept[path] = pixels
         return pixels
@@ -69,7 +69,13 @@ class Decoded:
 def prepared(image: Image.Image, name: str, preprocessing: Preprocessing) -> Tensor:
     """An image resized and cropped: uint8 [C, H, W].
 
-    Raises `SubbyteError`, which calls the image `name`, if that cannot be done.
+    Args:
+        image: The decoded image.
+        name: What to call it in a message.
+        preprocessing: How it is resized and cropped.
+
+    Raises:
+        SubbyteError: That cannot be done.
     """
     try:
         return pixels_of(image, preprocessing)

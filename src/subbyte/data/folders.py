@@ -15,7 +15,9 @@ from subbyte.errors import SubbyteError
 class FolderListing:
     """Image files, and for each the folder that it lies in, directly or deeper, below the root.
 
-    `folders`: the names of those folders, `None` for an image that lies in none.
+    Attributes:
+        paths: The files.
+        folders: The names of those folders; `None` for an image that lies in none.
     """
 
     paths: tuple[Path, ...]

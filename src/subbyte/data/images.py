@@ -1,4 +1,4 @@
-"""Image files: find them, open them, and tell what is odd or broken about them."""
+"""Image files: find them, open them, and report what is odd or broken about them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ THREADS = min(8, os.cpu_count() or 1)
 # Pixels from which on a JPEG file is decoded at a fraction of its size, where that is enough.
 LARGE = 2**24
 # Pixels that may be decoded at the same time, by all threads together.
-ROOM = 2**25
+PIXELS_OPEN = 2**25
 
-# What is said of a file that is not there.
+# The fault of a file that is not there.
 MISSING = "does not exist"
 
 _SILENT = Silent()
@@ -54,9 +54,11 @@ _UNKNOWN_WHITE = (
 class ImageInfo:
     """What a look at an image file has shown.
 
-    `fault`: what is wrong with it, as the end of a sentence (`None`: it is whole); `size`: height
-    and width in pixels, upright; `turned`: it is stored otherwise than it is to be seen, as its
-    EXIF orientation says; `transparent`: it has pixels that are not opaque.
+    Attributes:
+        fault: What is wrong with it, as the end of a sentence; `None`: it is whole.
+        size: Height and width in pixels, upright.
+        turned: It is stored otherwise than it is to be seen, as its EXIF orientation says.
+        transparent: It has pixels that are not opaque.
     """
 
     fault: str | None = None
@@ -66,11 +68,11 @@ class ImageInfo:
 
 
 class Keeper(Protocol):
-    """Who wants the images that a look decodes, as long as there is room for them."""
+    """Gets the images that a look decodes, until it is full."""
 
     @property
     def full(self) -> bool:
-        """Whether there is no room any more."""
+        """Whether it takes no more images."""
         ...
 
     @property
@@ -105,16 +107,22 @@ def subfolders(folder: Path) -> list[str]:
 def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
     """The decoded image in `path` (of a file with several, the first), upright, 8 bits a channel.
 
-    `enough`: a short side in pixels that will do; a large JPEG file is then decoded at a half, a
-    quarter or an eighth of its size, if it is no shorter. While the image is open, its pixels
-    count against `ROOM`. Raises `SubbyteError` if the file is missing, is no image, is cut off, or
-    holds values of which nothing says how bright they are.
+    While the image is open, its pixels count against `PIXELS_OPEN`.
+
+    Args:
+        path: The image file.
+        enough: A short side in pixels that will do; a large JPEG file is then decoded at a half, a
+            quarter or an eighth of its size, if that is not shorter.
+
+    Raises:
+        SubbyteError: The file is missing, is not an image, is cut off, or holds values of which
+            nothing says how bright they are.
     """
     with ExitStack() as stack:
         try:
             image: Image.Image = stack.enter_context(Image.open(path))
             _shrink(image, enough)
-            stack.enter_context(_room.taken(image.width * image.height))
+            stack.enter_context(_open_pixels.taken(image.width * image.height))
             image.load()
             image = _ordinary(_upright(image))
         except Exception as error:  # decoders raise what they like on damaged files
@@ -123,9 +131,11 @@ def opened(path: Path, enough: int | None = None) -> Iterator[Image.Image]:
 
 
 def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
-    """Decode the image file `path` to its end, and tell what was seen.
+    """Decode an image file to its end, and report what was seen.
 
-    keeper: gets the image, if it has room for it.
+    Args:
+        path: The image file.
+        keeper: Gets the image, unless it is full.
     """
     try:
         with Image.open(path) as image:
@@ -137,7 +147,7 @@ def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
             else:
                 # JPEG files are read to their end, but written out at an eighth of their size.
                 image.draft(image.mode, (1, 1))
-            with _room.taken(image.width * image.height):
+            with _open_pixels.taken(image.width * image.height):
                 image.load()
                 orientation = _orientation(image)
                 ordinary = _ordinary(_upright(image) if wanted else image)
@@ -153,7 +163,13 @@ def look(path: Path, keeper: Keeper | None = None) -> ImageInfo:
 def inspect(
     paths: Sequence[Path], progress: Progress = _SILENT, keeper: Keeper | None = None
 ) -> dict[Path, ImageInfo]:
-    """A look at each of `paths`; `keeper`: gets what is decoded meanwhile."""
+    """Decode each image file to its end, and report what was seen.
+
+    Args:
+        paths: The files.
+        progress: Shows how far it is.
+        keeper: Gets what is decoded, until it is full.
+    """
     same: dict[ImageInfo, ImageInfo] = {}  # most are equal: one object for all of them
     looked = progress.track(_looked(paths, keeper), "checking images", len(paths))
     return {path: same.setdefault(infos, infos) for path, infos in looked}
@@ -176,14 +192,14 @@ def refuse_broken(faults: Mapping[Path, str | None]) -> None:
 def large_allowed() -> Iterator[None]:
     """While it lasts, Pillow does not warn of large images; it still refuses the largest.
 
-    For the main thread, around work that other threads do: a large image is no attack.
+    For the main thread, around work that other threads do: a large image is not an attack.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
-class _Room:
+class _OpenPixels:
     """A number of pixels, of which each open image takes a part; larger ones get all of it."""
 
     def __init__(self) -> None:
@@ -193,7 +209,7 @@ class _Room:
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
         with self.free:
-            self.free.wait_for(lambda: self.pixels == 0 or self.pixels + pixels <= ROOM)
+            self.free.wait_for(lambda: self.pixels == 0 or self.pixels + pixels <= PIXELS_OPEN)
             self.pixels += pixels
         try:
             yield
@@ -203,7 +219,7 @@ class _Room:
                 self.free.notify_all()
 
 
-_room = _Room()
+_open_pixels = _OpenPixels()
 
 
 class _NoPictureError(Exception):
@@ -227,10 +243,10 @@ def _looked(paths: Sequence[Path], keeper: Keeper | None) -> Iterator[tuple[Path
 
 
 def _orientation(image: Image.Image) -> int:
-    """How a loaded image is to be turned, by EXIF's numbers; 1 where it says nothing."""
+    """How a loaded image is to be turned, by EXIF's numbers; 1 where EXIF has none."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF that cannot be read says nothing, and the pixels are whole
+    except Exception:  # EXIF that cannot be read is ignored: the pixels are whole
         return 1
 
 
@@ -247,8 +263,8 @@ def _ordinary(image: Image.Image) -> Image.Image:
         return _from_16_bits(image)
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA")  # straight to RGB, Pillow warns of each image
-    other = {"LAB": "RGB", "La": "LA"}.get(image.mode)
-    return image if other is None else image.convert(other)
+    mode = {"LAB": "RGB", "La": "LA"}.get(image.mode)
+    return image if mode is None else image.convert(mode)
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

@@ -13,7 +13,12 @@ from subbyte.errors import SubbyteError
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many classes a model has, and of how many of them there are evaluation images."""
+    """Of how many of a model's classes there are evaluation images.
+
+    Attributes:
+        model: How many classes the model has.
+        evaluated: Of how many of them there are images.
+    """
 
     model: int
     evaluated: int
@@ -28,7 +33,13 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images to evaluate with their labels, how they were numbered, and how many classes show."""
+    """Images to evaluate with their labels.
+
+    Attributes:
+        batches: The images.
+        order: How the classes were numbered.
+        coverage: Of how many classes there are images.
+    """
 
     batches: Batches
     order: ClassOrder
@@ -39,9 +50,13 @@ class Labelled:
 class Evaluation:
     """Images to evaluate, whose labels depend on the model.
 
-    `folders`: the class folder of each image; `classes`: all class folders, sorted; `empty`: those
-    that hold no images; `given`: a file with their order, or "imagenet"; `fixed`: their order where
-    it is the data's own.
+    Attributes:
+        batches: The images.
+        folders: The class folder of each image.
+        classes: All class folders, sorted.
+        empty: Those that hold no images.
+        given: A file with their order, or "imagenet".
+        fixed: Their order where it is the data's own.
     """
 
     batches: Batches

@@ -32,11 +32,16 @@ Infos = Mapping[Path, ImageInfo]
 class Data:
     """The images of an experiment.
 
-    `classes`: what the model's outputs stand for, in their order; `coverage`: of how many of them
-    there are evaluation images; `overlap`: how many calibration images are also evaluation images;
-    `skipped`: broken files left out; `preprocessing`: what the batches went through; `assumed`: its
-    mean or std is ImageNet's for want of any that was given; `notes`: what the reader of figures
-    must know of the images.
+    Attributes:
+        calibration: The images to calibrate with.
+        evaluation: The images to evaluate.
+        classes: What the model's outputs stand for, in their order.
+        coverage: Of how many of the classes there are evaluation images.
+        overlap: How many calibration images are also evaluation images.
+        skipped: Broken files left out.
+        preprocessing: What the batches went through.
+        assumed: Its mean or std is ImageNet's for want of any that was given.
+        notes: What the reader of figures must know of the images.
     """
 
     calibration: Batches
@@ -54,7 +59,15 @@ class Data:
 class Unlabelled:
     """The images of an experiment, before it is known how many outputs the model has.
 
-    `calibration_folders`: the folder of each calibration image, or `None`; the rest as in `Data`.
+    Attributes:
+        calibration: As in `Data`, as are all but the next two.
+        calibration_folders: The folder of each calibration image; `None`: it lies in none.
+        evaluation: The images to evaluate, whose labels depend on the model.
+        overlap: How many calibration images are also evaluation images.
+        skipped: Broken files left out.
+        preprocessing: What the batches went through.
+        assumed: Its mean or std is ImageNet's for want of any that was given.
+        notes: What the reader of figures must know of the images.
     """
 
     calibration: Batches
@@ -70,7 +83,7 @@ class Unlabelled:
         """The images for a model with so many outputs; `known`: its names for them, if any.
 
         Calibration images get labels if all of them lie in folders of the model's classes. Raises
-        `SubbyteError` if it cannot be told which class folder stands for which output.
+        `SubbyteError` if it is not known which class folder stands for which output.
         """
         labelled = self.evaluation.labelled(outputs, known)
         numbers = [labelled.order.numbers.get(name or "") for name in self.calibration_folders]
@@ -100,11 +113,19 @@ def open_data(
 ) -> Unlabelled:
     """Find, check and choose the images that `config` names.
 
-    `preprocessing` is that of the model's weights; `config.preprocessing` replaces it, except for
-    a mean or std that it leaves out. `seed` chooses the images. Every chosen file is decoded once
-    here, so that nothing is found broken later. Raises `SubbyteError` if a folder is missing or
-    not laid out as it should be, a file is broken, there are fewer images than asked for, or
-    images of different sizes would share a batch.
+    Every chosen file is decoded once here, so that nothing is found broken later.
+
+    Args:
+        config: Where images come from, and how many.
+        preprocessing: That of the model's weights; `config.preprocessing` replaces it, except for a
+            mean or std that it leaves out.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: A folder is missing or not laid out as it should be, a file is broken, there
+            are fewer images than asked for, or images of different sizes would share a batch.
     """
     if config.is_detection:
         raise SubbyteError(
@@ -158,7 +179,16 @@ def open_calibration(
 ) -> Batches:
     """Calibration images alone: those of a folder, or of the bundled "digits".
 
-    `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as `open_data` does.
+    Args:
+        source: A folder, or the name of bundled data.
+        preprocessing: That of the model's weights, if any.
+        images: How many at most.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_data`.
     """
     notes = _assumption(None, preprocessing is None)
     prepared = preprocessing or Preprocessing()
@@ -186,8 +216,16 @@ def open_evaluation(
 ) -> Evaluation:
     """Evaluation images alone: those of class folders in a folder, or of the bundled "digits".
 
-    `classes`: a file with one class folder's name per line, in the order of the model's outputs, or
-    "imagenet". Raises `SubbyteError` as `open_data` does.
+    Args:
+        source: A folder of class folders, or the name of bundled data.
+        preprocessing: That of the model's weights, if any.
+        classes: A file with one class folder's name per line, in the order of the model's outputs,
+            or "imagenet".
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_data`.
     """
     prepared = preprocessing or Preprocessing()
     if source in BUNDLED:
@@ -205,7 +243,13 @@ def open_evaluation(
 def oddities(
     infos: Sequence[ImageInfo], preprocessing: Preprocessing, purpose: str
 ) -> tuple[str, ...]:
-    """What is odd about some of the images, and what is done with them."""
+    """What is odd about some of the images, and what is done with them, as sentences.
+
+    Args:
+        infos: What is known of each image.
+        preprocessing: What images go through.
+        purpose: What messages call the images: "calibration" or "evaluation".
+    """
     counts = {
         "smaller than the crop, filled up with black": sum(
             is_padded(seen.size, preprocessing) for seen in infos

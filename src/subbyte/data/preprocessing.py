@@ -15,9 +15,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing(BaseModel):
     """Resize, centre crop, scale to [0, 1], normalize; in this order, as torchvision's presets do.
 
-    `resize`: length of the short side, or (height, width); `crop`: side of a centred square, or
-    (height, width); both in pixels, `None` leaves the image as it is. `mean` and `std` hold one
-    value a channel: with one, images are read in grey, with three in RGB.
+    Attributes:
+        resize: Length of the short side, or (height, width), in pixels; `None`: as it is.
+        crop: Side of a centred square, or (height, width), in pixels; `None`: as it is.
+        mean: One value a channel: with one, images are read in grey, with three in RGB.
+        std: Likewise.
+        interpolation: Of the resizing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

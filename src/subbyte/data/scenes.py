@@ -25,7 +25,7 @@ SEED = 20180605
 
 _VISIBLE = 0.85  # of a digit's pixels stay in sight, whatever lies over it
 _TRIES = 12
-_INK = 128  # from this level on, a pixel belongs to a digit
+_INK = 128  # from this value on, a pixel belongs to a digit
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,18 @@ def scenes(split: Split, indices: Sequence[int]) -> DetectionDataset:
 
 
 def scene(split: Split, index: int, *, varied: bool = False) -> tuple[np.ndarray, Objects]:
-    """Scene `index` of a split: the image, uint8 [128, 128, 3], and the objects on it.
+    """One scene of a split: the image, uint8 [128, 128, 3], and the objects on it.
 
     Two to seven digits, 16 to 48 pixels high, scattered over a textured ground with strokes of no
     meaning; later ones may cover earlier ones, of which at least 85 % stays in sight. A box is as
     tight as can be around what is in sight of its digit. The same arguments give the same scene
-    everywhere. `varied`, for training: digits are also turned by up to 10 degrees, and written with
-    a thinner or thicker pen.
+    everywhere.
+
+    Args:
+        split: "train" or "evaluation".
+        index: Which one, from 0 on.
+        varied: For training: digits are also turned by up to 10 degrees, and written with a thinner
+            or thicker pen.
     """
     rng = np.random.Generator(np.random.PCG64([SEED, list(COUNTS).index(split), index]))
     ground = _ground(rng)

@@ -14,10 +14,15 @@ from subbyte.errors import SubbyteError
 
 
 def calibration_indices(available: int, config: DataConfig, seed: int) -> list[int]:
-    """Which of `available` sorted images calibrate, in the order in which they are used.
+    """Which images calibrate, in the order in which they are used.
 
-    Raises `SubbyteError` if `calibration_images` was given and there are fewer; its default takes
-    what there is.
+    Args:
+        available: How many there are, sorted.
+        config: How many are wanted; its default takes what there is.
+        seed: Of the choice.
+
+    Raises:
+        SubbyteError: `calibration_images` was given and there are fewer.
     """
     wanted = config.calibration_images
     if wanted > available:
@@ -28,9 +33,15 @@ def calibration_indices(available: int, config: DataConfig, seed: int) -> list[i
 
 
 def evaluation_indices(available: int, config: DataConfig, seed: int) -> list[int]:
-    """Which of `available` sorted images are evaluated, in ascending order.
+    """Which images are evaluated, in ascending order.
 
-    Raises `SubbyteError` if `evaluation_images` is more than there are.
+    Args:
+        available: How many there are, sorted.
+        config: How many are wanted.
+        seed: Of the choice.
+
+    Raises:
+        SubbyteError: `evaluation_images` is more than there are.
     """
     wanted = config.evaluation_images
     if wanted is None:

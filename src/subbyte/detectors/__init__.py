@@ -1,4 +1,4 @@
-"""Detectors: one file a family; `base.Family` says what such a file holds."""
+"""Detectors: one file a family; `base.Family` is what such a file holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a family of detectors says of its models, and the registry of the families.
+"""What Subbyte has to know of a family of detectors.
 
 A family is a file in this folder with a `FAMILY` in it. It is found by being there.
 """
@@ -27,7 +27,7 @@ TrainingLoss = Callable[[Any, Any], Tensor]
 class Deployment:
     """A module to write as a file.
 
-    Args:
+    Attributes:
         module: From the file's inputs to its outputs.
         args: The module's arguments for one batch.
         outputs: Names of the outputs; `None`: the exporter's own.
@@ -64,7 +64,7 @@ class Family:
     regions are graph modules. `matches` should therefore ask for the class or an attribute of the
     model itself, and not for its submodules.
 
-    Args:
+    Attributes:
         matches: Whether a model belongs to the family.
         deployment: `(model, captured, args, postprocess) -> Deployment`, what to write of `model`
             for batches like `args`: a copy of the captured model in evaluation mode, lowered for a

@@ -107,7 +107,13 @@ class Proposals(nn.Module):
     def forward(
         self, objectness: list[Tensor], deltas: list[Tensor], anchors: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Proposals [N, P, 4] in the resized image; scores [N, P], 0 where there is no proposal."""
+        """Proposals [N, P, 4] in the resized image; scores [N, P], 0 where there is no proposal.
+
+        Args:
+            objectness: Of each feature map, [N, anchors of a place, h, w].
+            deltas: Of each feature map, [N, 4 · anchors of a place, h, w].
+            anchors: The anchors' corners in pixels of the resized image.
+        """
         maps = [self._of_map(*part) for part in zip(objectness, deltas, anchors, strict=True)]
         boxes = torch.cat([of_map[0] for of_map in maps], 1)
         alone = [
@@ -170,7 +176,14 @@ class FasterRcnnBoxes(nn.Module):
     def forward(
         self, proposals: Tensor, present: Tensor, logits: Tensor, regression: Tensor
     ) -> Detections:
-        """Boxes [N, K, 4] in the resized image, scores [N, K], labels [N, K], count [N]."""
+        """Boxes [N, K, 4] in the resized image, scores [N, K], labels [N, K], count [N].
+
+        Args:
+            proposals: [N, P, 4], in the resized image.
+            present: [N, P], 0 where there is no proposal.
+            logits: [N · P, labels].
+            regression: [N · P, 4 · labels].
+        """
         count, classes = proposals.shape[1], logits.shape[1]
         scores = logits.softmax(-1).reshape(-1, count, classes)[..., 1:].transpose(1, 2)
         boxes = self.coder.decode(regression, [proposals.reshape(-1, 4)])

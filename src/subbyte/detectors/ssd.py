@@ -78,7 +78,7 @@ class SsdBoxes(nn.Module):
 def anchored_of(model: Any, images: Tensor) -> Anchored:
     """What happens around a model's network for images [N, 3, H, W] of one size.
 
-    A model says so itself, or it is torchvision's.
+    A model gives it itself, or it is torchvision's.
     """
     declared = _declared(model)
     if declared is not None:

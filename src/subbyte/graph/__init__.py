@@ -1,1 +1,1 @@
-"""Structure: how a model is captured, what its layers are, and where its quantizers stand."""
+"""Structure: how a model is captured, and what its regions, layers and blocks are."""

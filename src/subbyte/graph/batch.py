@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from subbyte.errors import SubbyteError
 
 T = TypeVar("T")
+IMAGES_AT_ONCE = 32  # through a network, where its values are not kept
 
 
 def are_images(argument: object) -> bool:
@@ -54,10 +55,16 @@ def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def portions(
+def in_chunks(
     batches: Iterable[tuple[Any, ...]], images: int, at_once: int
 ) -> Iterator[tuple[Any, ...]]:
-    """The first so many images of `batches`, so many at once, as positional arguments."""
+    """The first images of some batches, a few at a time, as positional arguments.
+
+    Args:
+        batches: The positional arguments of each batch.
+        images: How many images are taken.
+        at_once: How many of them a chunk holds at most.
+    """
     for args, chosen in parts(batches, batch_size, images, at_once):
         yield cut(args, chosen)
 
@@ -65,7 +72,14 @@ def portions(
 def parts(
     batches: Iterable[T], size_of: Callable[[T], int], images: int, at_once: int
 ) -> Iterator[tuple[T, slice]]:
-    """The first so many images of `batches`, so many at once: each batch, and which of it."""
+    """The first images of some batches, a few at a time: each batch, and which of its images.
+
+    Args:
+        batches: Batches of any kind.
+        size_of: How many images a batch holds.
+        images: How many images are taken.
+        at_once: How many of them at a time, at most.
+    """
     left = images
     for batch in batches:
         size = size_of(batch)

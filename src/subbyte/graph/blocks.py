@@ -1,4 +1,4 @@
-"""Blocks: parts of a graph that one tensor leads into and one out of, found by what is alive."""
+"""Blocks: parts of a graph that one tensor leads into and one out of."""
 
 from __future__ import annotations
 
@@ -82,7 +82,13 @@ def single_layers(
 
 
 def leading_to(module: fx.GraphModule, block: Block, outputs: tuple[fx.Node, ...]) -> Block:
-    """What leads from a block's inputs to some nodes in it, or to its inputs themselves."""
+    """The part of a block from its inputs to some nodes in it, or to its inputs themselves.
+
+    Args:
+        module: The region.
+        block: One of its blocks.
+        outputs: Nodes of the region's graph inside the block, or its inputs.
+    """
     part = _extract(module, [], list(block.inputs), list(outputs))
     return Block(block.name, block.region, part, block.inputs, outputs)
 
@@ -90,7 +96,13 @@ def leading_to(module: fx.GraphModule, block: Block, outputs: tuple[fx.Node, ...
 def same_part(
     module: fx.GraphModule, inputs: Collection[fx.Node], outputs: Collection[fx.Node]
 ) -> fx.GraphModule:
-    """What leads from some nodes to others in another graph, in which they have the same names."""
+    """The part from some nodes to others in another graph, in which they have the same names.
+
+    Args:
+        module: The other graph.
+        inputs: Nodes, by whose names the part's inputs are found.
+        outputs: Nodes, by whose names the part's outputs are found.
+    """
     nodes = {node.name: node for node in module.graph.nodes}
     own_inputs, own_outputs = ([nodes[n.name] for n in given] for given in (inputs, outputs))
     return _extract(module, [], own_inputs, own_outputs)
@@ -99,7 +111,7 @@ def same_part(
 def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[list[fx.Node]]:
     """The nodes that carry data, in parts that have only the region's inputs in common.
 
-    What has a weight in common, as the levels of a head, is one part.
+    What has a weight in common, as a head that reads several feature maps, is one part.
     """
     nodes = [node for node in graph.nodes if node in data]
     parent: dict[fx.Node, fx.Node] = {}
@@ -127,7 +139,7 @@ def _parts(graph: fx.Graph, data: set[fx.Node], layers: set[fx.Node]) -> list[li
 
 
 def _weights(layer: fx.Node) -> list[fx.Node]:
-    """The parameter of a layer, or the grid that it is on."""
+    """The parameter of a layer, or the quantizer behind it."""
     source: Any = layer.args[1]
     parameter = source.args[0] if source.op == "call_module" else source
     return [source] if parameter.op == "get_attr" else []
@@ -198,9 +210,13 @@ def _walk(
 
 
 def _may_end(node: fx.Node) -> bool:
-    """A block ends in front of a grid, so that the grid belongs to the block that reads it."""
-    grid = node.op == "call_module"
-    return not grid and node.op != "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)
+    """A block ends in front of a quantizer, which so belongs to the block that reads it."""
+    quantizer = node.op == "call_module"
+    return (
+        not quantizer
+        and node.op != "placeholder"
+        and isinstance(node.meta.get("val"), torch.Tensor)
+    )
 
 
 def _keeps_shape(before: fx.Node, segment: list[fx.Node]) -> bool:

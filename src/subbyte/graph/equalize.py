@@ -1,4 +1,4 @@
-"""Cross-layer equalization: channels of one layer given and the next one read on another scale.
+"""Cross-layer equalization: the channels between two layers are scaled so that ranges are alike.
 
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction",
 section 4.1.
@@ -51,8 +51,12 @@ POOLS_ONE = {A.max_pool1d.default, A.avg_pool1d.default, A.adaptive_avg_pool1d.d
 class _Pair:
     """Two layers, of which the second alone reads what the first gives.
 
-    axis: the dimension of what is between them that the channels are along. clamps: the functions
-    there that have an upper limit. scale: by what each channel is divided, (channels,), float64.
+    Attributes:
+        first: The layer that gives.
+        second: The layer that reads.
+        axis: The dimension of the tensor between them that the channels are along.
+        clamps: The functions between them that have an upper limit.
+        scale: By what each channel is divided, (channels,), float64.
     """
 
     first: fx.Node
@@ -117,7 +121,7 @@ def _is_own(node: fx.Node, read: Counter[str]) -> bool:
 
 
 def _pair(module: fx.GraphModule, first: fx.Node) -> _Pair | None:
-    """A layer and the next one, if it alone reads the first and what is between lets it."""
+    """A layer and its only reader, the next layer, if a positive factor passes between them."""
     axis, node, clamps = _channel_axis(module, first, first), first, list[fx.Node]()
     while len(node.users) == 1:
         reader = next(iter(node.users))
@@ -149,7 +153,7 @@ def _channel_axis(module: fx.GraphModule, layer: fx.Node, tensor: fx.Node) -> in
 
 
 def _passes(node: fx.Node, source: fx.Node, axis: int) -> bool:
-    """Whether a node gives s times what it gives, if each channel of `source` is s times as large.
+    """Whether a positive factor of each channel of `source` passes a node.
 
     A flattening may join the dimensions behind the channels to them.
     """

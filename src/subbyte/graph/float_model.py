@@ -114,7 +114,14 @@ def called(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Run a model whose graph takes its arguments by position."""
+    """Run a model whose graph takes its arguments by position.
+
+    Args:
+        model: The model whose regions are graphs.
+        signature: Of the user's model, by which named arguments find their position.
+        args: Positional arguments.
+        kwargs: Named arguments.
+    """
     if kwargs:
         bound = signature.bind(*args, **kwargs)
         args, kwargs = bound.args, bound.kwargs

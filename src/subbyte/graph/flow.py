@@ -13,8 +13,10 @@ Place = tuple[str, int]  # a region, and which of the leaves that it gets or giv
 class Flow:
     """How tensors go from region to region, each tensor by its number.
 
-    links: which output of a region an input of another one is, the very same tensor. inner: inputs
-    that depend on what other regions gave, the links among them; all others are the model's own.
+    Attributes:
+        links: Input of a region → the output of another region that it is, the very same tensor.
+        inner: Inputs that depend on what other regions gave, the links among them; all others are
+            the model's own.
     """
 
     links: Mapping[Place, Place] = field(default_factory=dict)

@@ -23,9 +23,16 @@ from subbyte.graph.operators import (
 
 @dataclass(frozen=True)
 class FoundLayer:
-    """A layer in the graph. inputs: the activations it reads. weight: a parameter's node.
+    """A layer in the graph.
 
-    axis: the weight's channel dimension. reason: why no grid can be put on it, or empty.
+    Attributes:
+        name: Its qualified name in the region.
+        operation: "conv", "linear" or "matmul".
+        node: The node that computes it.
+        inputs: The activations it reads.
+        weight: The node of its weight, a parameter; `None`: it has none.
+        axis: The weight's channel dimension.
+        reason: Why it cannot be quantized; empty where it can.
     """
 
     name: str
@@ -75,7 +82,10 @@ def first_layers(
 ) -> set[str]:
     """Names of the layers to which a path leads from the model's input, past no other layer.
 
-    inner: placeholders that are not the model's input, but come from other regions.
+    Args:
+        graph: The graph of a region.
+        layers: Its layers; those that stay in float do not count.
+        inner: Placeholders that are not the model's input, but come from other regions.
     """
     by_node = {layer.node: layer for layer in layers if not layer.reason}
     names: set[str] = set()
@@ -95,7 +105,10 @@ def last_layers(
 ) -> set[str]:
     """Names of the layers from which a path leads to the model's output, past no other layer.
 
-    ends: those of the graph's results that are not read by other regions; `None`: all.
+    Args:
+        graph: The graph of a region.
+        layers: Its layers; those that stay in float do not count.
+        ends: Those of the graph's results that no other region reads; `None`: all.
     """
     by_node = {layer.node: layer for layer in layers if not layer.reason}
     names: set[str] = set()
@@ -130,7 +143,7 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
     if left in data and right.op == "get_attr":
         if rank_of(right) == 2:
             return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, axis=1)
-        reason = "its weight is no matrix"
+        reason = "its weight is not a matrix"
         return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
 

@@ -14,7 +14,7 @@ A = torch.ops.aten
 CONV = {A.conv1d.default, A.conv1d.padding, A.conv2d.default, A.conv2d.padding}
 LINEAR = {A.linear.default}
 MATMUL = {A.matmul.default, A.bmm.default, A.mm.default}
-# Layers with weights that no grid is put on, with the reason that a user is given.
+# Layers whose weights are not quantized, with the reason that a user is given.
 FLOAT_LAYERS = {
     A.conv3d.default: "3-d convolutions have no integer kernel in the runtimes",
     A.conv3d.padding: "3-d convolutions have no integer kernel in the runtimes",
@@ -54,9 +54,9 @@ POOL = {
     A.adaptive_avg_pool1d.default,
 }
 CAT = {A.cat.default}
-# Operators that move values but change none, so that a grid holds on both sides of them. One that
-# keeps a single one of a dimension is not among them: what it leaves out (all tokens but the first,
-# the keys and values beside the queries) has a range of its own.
+# Operators that move values but change none, so that both sides of them can be quantized alike. One
+# that keeps a single one of a dimension is not among them: what it leaves out (all tokens but the
+# first, the keys and values beside the queries) has a range of its own.
 MOVES = {
     A.max_pool2d.default,
     A.max_pool1d.default,
@@ -178,7 +178,13 @@ def get_tensor(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
 
 
 def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
-    """Set the parameter `name` (qualified; its parents exist) to `value`."""
+    """Set a parameter to a value.
+
+    Args:
+        module: The graph module.
+        name: The parameter's qualified name; its parents exist.
+        value: The value, which is detached.
+    """
     path, _, attribute = name.rpartition(".")
     parent = module.get_submodule(path) if path else module
     # A tensor that the user's code makes as it runs is neither: `torch.export` keeps it as it is.
@@ -188,7 +194,17 @@ def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
 
 
 def add_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor) -> fx.Node:
-    """A new buffer, by a name that is free, and in front of `like` a node that reads it."""
+    """A new buffer, by a name that is free, and in front of a node one that reads it.
+
+    Args:
+        module: The graph module.
+        like: The node in front of which the new one stands; it lends its metadata.
+        name: The buffer's name, to which underscores are added until it is free.
+        value: Its value.
+
+    Returns:
+        The node that reads the buffer.
+    """
     while hasattr(module, name):
         name += "_"
     module.register_buffer(name, value)

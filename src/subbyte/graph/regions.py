@@ -33,8 +33,14 @@ LAYERS = (
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A copy of a model with its regions captured, in the order in which they run."""
+class CapturedRegions:
+    """A copy of a model with its regions captured.
+
+    Attributes:
+        model: The copy, in which the regions are graph modules.
+        regions: Their qualified names, in the order in which they run.
+        flow: How tensors go from region to region.
+    """
 
     model: nn.Module
     regions: tuple[str, ...]
@@ -43,9 +49,13 @@ class Parts:
 
 @dataclass
 class _Call:
-    """One run of a region: its arguments and what it gave, the tensors themselves.
+    """One run of a region: the tensors themselves that it got and gave.
 
-    others: how many regions had given something before.
+    Attributes:
+        args: Its positional arguments.
+        kwargs: Its named arguments.
+        others: How many other regions had given something before.
+        outputs: What it gave.
     """
 
     args: tuple[Any, ...]
@@ -60,7 +70,7 @@ class _Call:
 
 def capture_regions(
     model: nn.Module, args: tuple[Any, ...], names: tuple[str, ...] | None
-) -> Parts:
+) -> CapturedRegions:
     """A copy of a model in which its regions are graphs.
 
     Args:
@@ -78,7 +88,7 @@ def capture_regions(
     if names is None:
         return _found(model, args)
     if tuple(names) == WHOLE:
-        return Parts(capture(model, args), WHOLE, Flow())
+        return CapturedRegions(capture(model, args), WHOLE, Flow())
     _check_names(model, names)
     copy = copied(model)
     thaw(copy)
@@ -185,7 +195,7 @@ def _at_least_two(value: Any) -> Any:
 
 def _swapped(
     model: nn.Module, args: tuple[Any, ...], graphs: dict[str, Any], calls: dict[str, list[_Call]]
-) -> Parts:
+) -> CapturedRegions:
     order = tuple(name for name in calls if name in graphs)
     flow = _flow(order, calls, args)
     for name, graph in graphs.items():
@@ -198,7 +208,7 @@ def _swapped(
             f"the model does not run any more with {', '.join(order)} captured: "
             f"{complaint(error)}; name regions that it does nothing but call"
         ) from error
-    return Parts(model, order, flow)
+    return CapturedRegions(model, order, flow)
 
 
 def _flow(order: tuple[str, ...], calls: dict[str, list[_Call]], args: tuple[Any, ...]) -> Flow:
@@ -221,12 +231,12 @@ def _flow(order: tuple[str, ...], calls: dict[str, list[_Call]], args: tuple[Any
     return Flow(links, frozenset(inner))
 
 
-def _found(model: nn.Module, args: tuple[Any, ...]) -> Parts:
+def _found(model: nn.Module, args: tuple[Any, ...]) -> CapturedRegions:
     """The whole model, or the largest of its submodules that can be captured."""
     refusal: SubbyteError | None = None
     if not any(are_images(arg) for arg in args):
         try:
-            return Parts(capture(model, args), WHOLE, Flow())
+            return CapturedRegions(capture(model, args), WHOLE, Flow())
         except SubbyteError as error:
             refusal = error
     copy = copied(model)

@@ -30,7 +30,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Learn each layer's rounding with activations in float, then choose their ranges."""
+    """Learn each layer's rounding with activations in float, then choose their ranges.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: What is learned of each layer, and how.
+        context: Seed, progress, and where finished layers are kept.
+    """
     progress = context.progress
     params = QuantParams(weight_ranges(float_model, placement, progress))
     simulation = simulate(float_model, placement, params)

@@ -37,7 +37,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Choose the weights' ranges and correct the biases, then the activations' and the outputs."""
+    """Choose the weights' ranges and correct the biases, then the activations' and the outputs.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: How many images the means are of.
+        context: Progress.
+    """
     progress, images = context.progress, options.images
     params = QuantParams(weight_ranges(float_model, placement, progress))
     params, expected = correct_biases(float_model, placement, params, batches, images, progress)

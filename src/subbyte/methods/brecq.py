@@ -53,7 +53,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Learn each block's rounding with activations in float; then ranges, and their step sizes."""
+    """Learn each block's rounding with activations in float; then ranges, and their step sizes.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: What is learned of each block, and how.
+        context: Seed, progress, and where finished blocks are kept.
+    """
     progress = context.progress
     params = QuantParams(weight_ranges(float_model, placement, progress))
     simulation = simulate(float_model, placement, params)

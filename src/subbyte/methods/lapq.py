@@ -87,6 +87,13 @@ def quantize(
 ) -> QuantParams:
     """Start from each layer's own best range, then search all step sizes together.
 
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images, with labels or without.
+        options: Of the search.
+        context: Progress, and the loss by labels.
+
     Raises:
         SubbyteError: Labels were asked for and there are none, or they do not fit the outputs.
     """
@@ -132,7 +139,7 @@ def search(
 ) -> float:
     """Powell's method as far as evaluations and time go; return the loss that was found.
 
-    At first on a quarter of the images, which tell as well where to go as long as it is far.
+    At first on a quarter of the images, which is enough as long as the minimum is far.
 
     Args:
         simulation: Its scales are left at the best setting.

@@ -39,11 +39,19 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Choose all ranges in the float network, then learn rounding and step sizes of each block."""
+    """Choose all ranges in the float network, then learn rounding and step sizes of each block.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: What is learned of each block, and how.
+        context: Seed, progress, and where finished blocks are kept.
+    """
     progress = context.progress
     weights = weight_ranges(float_model, placement, progress)
-    in_float = simulate(float_model, placement, QuantParams())
-    found, samples = activation_ranges(in_float, batches, progress)
+    unquantized = simulate(float_model, placement, QuantParams())
+    found, samples = activation_ranges(unquantized, batches, progress)
     simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
     settings = replace(settings_of(options, "learning blocks"), step_sizes=True, drop=options.drop)
     blocks = reconstruct(simulation, batches, settings, context)

@@ -15,7 +15,7 @@ from subbyte.utils.validation import Checked
 
 
 class Options(Checked):
-    """None: the recipe's `ranges` say all."""
+    """There are none: the recipe's `ranges` are all that is chosen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,7 +27,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Choose every range by its rule, those of activations behind quantized weights."""
+    """Choose every range by its rule, those of activations behind quantized weights.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: None.
+        context: Progress.
+    """
     del options
     params = QuantParams(weight_ranges(float_model, placement, context.progress))
     simulation = simulate(float_model, placement, params)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
 from subbyte.data.batches import ArgumentsOf
-from subbyte.graph.batch import portions
+from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.activation_cache import IMAGES_AT_ONCE
 from subbyte.methods.common.context import Context
@@ -75,7 +75,7 @@ def quantize(
     found, seen = activation_ranges(simulation, batches, context.progress)
     params = params.with_tensors(found)
     give_back()
-    images = list(portions(batches, options.images, IMAGES_AT_ONCE))
+    images = list(in_chunks(batches, options.images, IMAGES_AT_ONCE))
     data = training_data(float_model, images, options.images, held_out_images)
     if data is not None:
         images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once

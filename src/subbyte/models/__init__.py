@@ -114,7 +114,7 @@ def build(
 
 
 def is_classifier(config: ModelConfig) -> bool:
-    """Whether a configuration can be told to be of a classifier before anything is loaded."""
+    """Whether a configuration is known to be a classifier's before anything is loaded."""
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
     return config.factory is None and not named

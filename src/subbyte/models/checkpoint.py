@@ -21,7 +21,7 @@ from subbyte.models.config import missing_checkpoint
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 
-# What torch's restricted unpickler says of a file that wants more than tensors and containers.
+# How torch's restricted unpickler complains of a file that wants more than tensors and containers.
 _WANTS_CODE = (
     "GLOBAL",
     "call reduce",
@@ -57,7 +57,13 @@ def read_checkpoint(path: Path, expected: Collection[str] = ()) -> OrderedDict[s
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load `state` into `module`, strictly; `source` is the file that errors name."""
+    """Load a state dict into a module, strictly.
+
+    Args:
+        module: The module.
+        state: Name → tensor.
+        source: The file that errors name.
+    """
     own = module.state_dict()
     _refuse_other_shapes(own, state, source)
     state = OrderedDict(state) if not isinstance(state, OrderedDict) else state
@@ -146,9 +152,9 @@ def _unwrapped(content: object, path: Path) -> Mapping[str, Tensor]:
         raise SubbyteError(
             f"checkpoint '{path}' holds a {type(content).__name__}, not a state dict"
         )
-    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if other or not content:
-        what = f"'{_one_line(other[0])}' is no tensor" if other else "it is empty"
+    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        what = f"'{_one_line(strange[0])}' is not a tensor" if strange else "it is empty"
         raise SubbyteError(
             f"checkpoint '{path}' holds no state dict ({what}), nor one under {', '.join(WRAPPERS)}"
         )
@@ -185,7 +191,7 @@ def _listed(items: list[str]) -> str:
     return _one_line(", ".join(items[:3])) + more
 
 
-def _one_line(said: object) -> str:
-    """What a file or a library said, as part of a sentence: names in a file can hold anything."""
-    words = " ".join(str(said).split())[:600]
+def _one_line(text: object) -> str:
+    """Text of a file or a library as part of a sentence: names in a file can hold anything."""
+    words = " ".join(str(text).split())[:600]
     return "".join(letter if letter.isprintable() else "?" for letter in words)

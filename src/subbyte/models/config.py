@@ -18,11 +18,16 @@ HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 class ModelConfig(BaseModel):
     """A network by `name`, or the user's own by `factory`; exactly one of the two.
 
-    `weights`: name of published weights (torchvision's "IMAGENET1K_V1", timm's "ra2_in1k", which
-    may stand in the name instead: "timm/resnet18d.ra2_in1k"); `checkpoint`: a local file with a
-    state dict; `factory`: "my_model.py:build" or "package.module:build", a function that
-    returns an `nn.Module` and is called with `arguments`; `num_classes`: number of outputs, where
-    neither the weights nor the checkpoint decide it.
+    Attributes:
+        name: Of a model that Subbyte knows.
+        weights: Name of published weights (torchvision's "IMAGENET1K_V1", timm's "ra2_in1k", which
+            may stand in the name instead: "timm/resnet18d.ra2_in1k").
+        checkpoint: A local file with a state dict.
+        factory: "my_model.py:build" or "package.module:build", a function that returns an
+            `nn.Module`.
+        arguments: What the factory is called with.
+        num_classes: How many outputs the model has, where neither the weights nor the checkpoint
+            decide it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,7 +42,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _weights_in_name(cls, given: Any) -> Any:
-        """A tag in timm's name says which weights, unless a checkpoint brings them."""
+        """A tag in timm's name stands for its weights, unless a checkpoint brings them."""
         if not isinstance(given, dict) or given.get("checkpoint") or given.get("weights"):
             return given
         tag = _tag(given.get("name"))

@@ -7,5 +7,5 @@ from torchvision.models.detection import ssd as torchvision_ssd
 
 from subbyte.models.ssd import SSD
 
-# What is a detector whatever the data are; of any other module of a user's the data tell.
+# These are detectors whatever the data are; any other module of a user's is one if its data are.
 DETECTORS = (SSD, FasterRCNN, FCOS, RetinaNet, torchvision_ssd.SSD)

@@ -132,8 +132,8 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], factory: str)
 
 def _failed(what: str, error: BaseException) -> SubbyteError:
     message = " ".join(str(error).split())
-    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return SubbyteError(f"{what}{_place(error)}: {said}")
+    reason = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return SubbyteError(f"{what}{_place(error)}: {reason}")
 
 
 def _place(error: BaseException) -> str:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 class ModelSpec:
     """A float model and what belongs to it.
 
-    `module` is in float32 and in eval mode; `task` is "classification" or "detection";
-    `preprocessing` is what the weights were trained with, `classes` the names of the outputs in
-    their order, of a detector without the background (`None`: unknown).
+    Attributes:
+        name: What results call it.
+        module: In float32 and in evaluation mode.
+        task: "classification" or "detection".
+        preprocessing: What the weights were trained with.
+        classes: The names of the outputs in their order, of a detector without the background;
+            `None`: unknown.
     """
 
     name: str

@@ -28,7 +28,7 @@ Create = Callable[..., nn.Module]
 def load(config: ModelConfig) -> ModelSpec:
     """A timm model by its name behind "timm/", which may carry the tag of its weights.
 
-    A tag beside a checkpoint says whose preprocessing the checkpoint was trained with; without
+    A tag beside a checkpoint names the preprocessing that the checkpoint was trained with; without
     one it is that of timm's default weights. The number of classes is the checkpoint's.
     """
     timm = importlib.import_module("timm")
@@ -143,12 +143,12 @@ def _renamed(state: OrderedDict[str, Tensor], module: nn.Module) -> Mapping[str,
     """
     theirs = sys.modules[type(module).__module__]
     convert = getattr(theirs, "checkpoint_filter_fn", None)
-    other = module.state_dict().keys() ^ state.keys()
-    if convert is None or all(name.endswith(".num_batches_tracked") for name in other):
+    differing = module.state_dict().keys() ^ state.keys()
+    if convert is None or all(name.endswith(".num_batches_tracked") for name in differing):
         return state
     try:
         converted: Mapping[str, Tensor] = convert(OrderedDict(state), module)
-    except Exception:  # a file of another model: what it lacks is said where it is loaded
+    except Exception:  # a file of another model: what it lacks is reported where it is loaded
         return state
     return converted
 

@@ -27,7 +27,7 @@ IMAGENET_CLASSES = 1000
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _WITHOUT_AUXILIARY = {"aux_logits": False, "transform_input": True, "init_weights": False}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # `transform_input` is no part of a state dict. The published weights need it, and so does
+    # `transform_input` is not part of a state dict. The published weights need it, and so does
     # what was fine-tuned from them; a network trained without it has to come by factory.
     "googlenet": _WITHOUT_AUXILIARY,
     "inception_v3": _WITHOUT_AUXILIARY,

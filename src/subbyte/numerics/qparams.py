@@ -23,7 +23,7 @@ class TensorQParams:
         integers: Of a weight, in its shape: int8, or uint8 where the zero point is not 0 by design;
             `None` for an activation.
         sqnr_db: Energy of the tensor over that of its quantization error, in dB, on calibration
-            images; infinite without any error. `None` for a weight, whose integers tell.
+            images; infinite without any error. `None` for a weight, whose integers give it.
     """
 
     scale: torch.Tensor
@@ -40,7 +40,7 @@ class QuantParams:
         tensors: The parameters of each quantized tensor, by its key in the placement. A tensor that
             is missing stays in float.
         biases: Biases that differ from the float model's, by the parameter's qualified name.
-        reported: What a method says of its work, as plain data: `blocks`, `tuning`.
+        reported: What a method reports of its work, as plain data: `blocks`, `tuning`.
     """
 
     tensors: Mapping[str, TensorQParams] = field(default_factory=dict)

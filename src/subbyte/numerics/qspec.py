@@ -13,11 +13,15 @@ TINY = 2.0**-126  # the smallest normal number of float32
 
 @dataclass(frozen=True)
 class QSpec:
-    """The integers of `bits` bits, 2 to 8, that a tensor is quantized to.
+    """The integers of `bits` bits that a tensor is quantized to.
 
-    Symmetric ones use the full range −2^(b−1) … 2^(b−1)−1 with zero point 0; asymmetric ones
-    0 … 2^b−1 with a zero point inside, so that 0.0 is always exact.
-    `axis`: the dimension whose channels have a scale each; `None`: one scale for the tensor.
+    Symmetric ones use the full range −2^(b−1) … 2^(b−1)−1 with zero point 0; asymmetric ones 0 …
+    2^b−1 with a zero point inside, so that 0.0 is always exact.
+
+    Attributes:
+        bits: 2 to 8.
+        symmetric: Whether the zero point is 0.
+        axis: The dimension whose channels have a scale each; `None`: one scale for the tensor.
     """
 
     bits: int

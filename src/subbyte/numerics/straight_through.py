@@ -50,5 +50,5 @@ def gradients(
     return passed, _dot(gradient, y) - _dot(passed, x)
 
 
-def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    return torch.dot(one.reshape(-1), other.reshape(-1))
+def _dot(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.dot(x.reshape(-1), y.reshape(-1))

@@ -15,9 +15,9 @@ BINS = 512
 class ValueGradients:
     """Mean squared gradient of a model's outputs in each of `BINS` equal bins of a range of values.
 
-    To first order, an error e in a value x with gradient g changes the outputs by g · e; their
-    squared error is what the mean of g² over values near x says of the errors there. Errors of
-    values where g is 0, as at those that no later ReLU lets through, cost nothing.
+    To first order, an error e in a value x with gradient g changes the outputs by g · e, so the
+    mean of g² over values near x says what a squared error there costs. Errors of values where g is
+    0, as at those that no later ReLU lets through, cost nothing.
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -48,7 +48,7 @@ class ValueGradients:
     def weigh(self, sample: Sample) -> Sample:
         """`sample` with `mse_weights`: how often each value occurs, times its mean g².
 
-        As it was where there is nothing to tell values by: none were seen, or no gradient.
+        It is returned as it was where no values or no gradients were seen.
         """
         if not bool(self.squares.any()):
             return sample

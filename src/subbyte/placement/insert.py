@@ -17,7 +17,7 @@ QUANTIZERS = "subbyte_quantizers"  # the submodule of a region that holds its qu
 def with_quantizers(
     float_model: FloatModel, region: str, placement: Placement, quantizers: Mapping[str, Quantizer]
 ) -> fx.GraphModule:
-    """A region of its own in which quantizers stand where the placement says.
+    """A copy of a region with the placement's quantizers in it.
 
     Its parameters share their memory with the float model's, but are tensors of their own. Nodes
     keep their names.

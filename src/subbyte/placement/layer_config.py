@@ -14,7 +14,14 @@ from subbyte.recipe import Choice, Override, Recipe, rule_of
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """What a recipe asks for one layer."""
+    """What a recipe asks for one layer.
+
+    Attributes:
+        weight: The integers of its weight; `None`: it stays in float.
+        activation_bits: Of its inputs; `None`: they stay in float.
+        weight_rule: The range rule for the weight.
+        activation_rule: The range rule for the inputs.
+    """
 
     weight: QSpec | None
     activation_bits: int | None
@@ -25,9 +32,15 @@ class LayerConfig:
 def layer_configs(
     layers: Sequence[FoundLayer], edge: Collection[str], recipe: Recipe, region: str
 ) -> dict[str, LayerConfig]:
-    """What `recipe` asks for each of `layers`, by its name in the region; `edge`: first and last.
+    """What a recipe asks for each layer, by the layer's name in the region.
 
     Layers that cannot be quantized are left out.
+
+    Args:
+        layers: The layers of a region.
+        edge: The names of those that stand first or last in the model.
+        recipe: What is asked for.
+        region: The region's qualified name.
     """
     edge = edge if recipe.first_last is not None else ()
     configs = {}
@@ -63,9 +76,9 @@ def _config(recipe: Recipe, override: Override, edge: bool, axis: int | None) ->
 
 
 def _weight_spec(recipe: Recipe, override: Override, bits: int, axis: int | None) -> QSpec:
-    """The grid of a weight for which `bits` bits are asked.
+    """The integers of a weight for which `bits` bits are asked.
 
-    With `reduce_range` no level, less its zero point, is beyond ±64, so that the sum of two
+    With `reduce_range` no integer, less its zero point, is beyond ±64, so that the sum of two
     products with uint8 fits into 16 bits: 7 bits if symmetric, which are the default there as they
     are at 8 bits, and 6 if not.
     """

@@ -25,7 +25,7 @@ from subbyte.placement.placement import (
 )
 from subbyte.placement.planner import (
     OTHER_BITS,
-    Part,
+    RegionGraph,
     RegionPlan,
     Site,
     all_readers_ask,
@@ -84,7 +84,7 @@ def _check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
             )
 
 
-def _part(float_model: FloatModel, region: str, recipe: Recipe) -> Part:
+def _part(float_model: FloatModel, region: str, recipe: Recipe) -> RegionGraph:
     graph, flow = float_model.region(region).graph, float_model.flow
     layers = float_model.layers[region]
     inputs = enumerate(_placeholders(graph))
@@ -93,12 +93,12 @@ def _part(float_model: FloatModel, region: str, recipe: Recipe) -> Part:
     ends = frozenset(leaf for i, leaf in leaves if not flow.readers((region, i)))
     edge = first_layers(graph, layers, inner) | last_layers(graph, layers, ends)
     configs = layer_configs(layers, edge, recipe, region)
-    return Part(region, graph, layers, configs, inner, ends)
+    return RegionGraph(region, graph, layers, configs, inner, ends)
 
 
 def _handed(
     float_model: FloatModel,
-    parts: dict[str, Part],
+    parts: dict[str, RegionGraph],
     plans: dict[str, RegionPlan],
     asked: dict[Place, Site],
 ) -> dict[fx.Node, Site]:
@@ -133,7 +133,7 @@ class _Collector:
         self.only_for = wanting if len(wanting) < len(hints) else ()
         self.keys: dict[int, str] = {}  # id of a site, or of a weight's node → key
         self.names: set[str] = set()
-        self.done: list[QuantizedTensor] = []
+        self.tensors: list[QuantizedTensor] = []
         self.layers: list[PlacedLayer] = []
         self.insertions: list[Insertion] = []
         self.biases: list[QuantizedBias] = []
@@ -141,13 +141,13 @@ class _Collector:
     def placement(self) -> Placement:
         return Placement(
             self.recipe,
-            tuple(self.done),
+            tuple(self.tensors),
             tuple(self.layers),
             tuple(self.insertions),
             tuple(self.biases),
         )
 
-    def add(self, part: Part, plan: RegionPlan) -> None:
+    def add(self, part: RegionGraph, plan: RegionPlan) -> None:
         spared = spared_by_fusion(plan)
         for node in [n for n in part.graph.nodes if n in plan.sites]:
             self._activation(part, plan, node, spared)
@@ -156,7 +156,7 @@ class _Collector:
         self._sort(part)
 
     def _activation(
-        self, part: Part, plan: RegionPlan, node: fx.Node, spared: set[fx.Node]
+        self, part: RegionGraph, plan: RegionPlan, node: fx.Node, spared: set[fx.Node]
     ) -> None:
         site, readers = plan.sites[node].root(), plan.edges[node]
         if id(site) not in self.keys:
@@ -178,11 +178,11 @@ class _Collector:
                 only_for=self.only_for if node in spared else (),
             )
             self.keys[id(site)] = tensor.key
-            self.done.append(tensor)
+            self.tensors.append(tensor)
         key, names = self.keys[id(site)], frozenset(reader.name for reader in readers)
         self.insertions.append(Insertion(part.region, key, node.name, names))
 
-    def _layer(self, part: Part, plan: RegionPlan, layer: FoundLayer) -> None:
+    def _layer(self, part: RegionGraph, plan: RegionPlan, layer: FoundLayer) -> None:
         name = qualified(part.region, layer.name)
         config = part.configs.get(layer.name)
         sites = [site.root() for site in plan.of_layer.get(layer.node, [])]
@@ -204,7 +204,7 @@ class _Collector:
             )
         )
 
-    def _weight(self, part: Part, node: fx.Node, name: str, config: LayerConfig) -> str:
+    def _weight(self, part: RegionGraph, node: fx.Node, name: str, config: LayerConfig) -> str:
         spec = config.weight
         assert spec is not None
         if id(node) not in self.keys:
@@ -222,12 +222,12 @@ class _Collector:
                 channels=channels,
             )
             self.keys[id(node)] = tensor.key
-            self.done.append(tensor)
+            self.tensors.append(tensor)
             names = frozenset(user.name for user in node.users)
             self.insertions.append(Insertion(part.region, tensor.key, node.name, names))
         return self.keys[id(node)]
 
-    def _sort(self, part: Part) -> None:
+    def _sort(self, part: RegionGraph) -> None:
         """Put the region's tensors into the order in which the graph reads them."""
         order = {node.name: i for i, node in enumerate(part.graph.nodes)}
         first: dict[str, int] = {}
@@ -235,9 +235,9 @@ class _Collector:
             if insertion.region == part.region:
                 read = min((order[name] for name in insertion.readers), default=len(order))
                 first[insertion.key] = min(first.get(insertion.key, read), read)
-        here = [t for t in self.done if t.region == part.region]
-        rest = [t for t in self.done if t.region != part.region]
-        self.done = rest + sorted(here, key=lambda t: first[t.key])
+        here = [t for t in self.tensors if t.region == part.region]
+        rest = [t for t in self.tensors if t.region != part.region]
+        self.tensors = rest + sorted(here, key=lambda t: first[t.key])
 
     def _unique(self, name: str) -> str:
         unique, count = name, 1

@@ -1,4 +1,4 @@
-"""Which tensor of a region gets which grid, and who reads it there."""
+"""Which tensor of a region is quantized how, and who reads it so."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ OTHER_BITS = 8  # of tensors that no layer reads
 
 @dataclass
 class Site:
-    """A grid that one or more tensors share, while the plan grows. `merged`: it became another.
+    """The numerics that one or more tensors share, while the plan grows.
 
-    readers: qualified names of layers. symmetric: whatever the recipe says of other activations.
-    spare: nothing that reads it computes on integers.
+    Attributes:
+        bits: How many; `None`: no layer asks for any, and the tensors get `OTHER_BITS`.
+        rule: The range rule.
+        readers: Qualified names of the layers that read the tensors.
+        symmetric: Symmetric, whatever the recipe says of other activations.
+        spare: Nothing that reads it has an int8 kernel.
+        merged: The site that this one has become a part of.
     """
 
     bits: int | None = None
@@ -49,7 +54,7 @@ class Site:
         return self if self.merged is None else self.merged.root()
 
     def merge(self, other: Site) -> Site:
-        """One site for both: the finer grid of the two, and all their readers."""
+        """One site for both: the wider of the two, and all their readers."""
         here, there = self.root(), other.root()
         if here is there:
             return here
@@ -64,10 +69,12 @@ class Site:
 
 @dataclass
 class RegionPlan:
-    """Where activations of a region are put on a grid.
+    """Where activations of a region are quantized.
 
-    sites: after which node a grid stands, and whose. edges: which of a node's readers read the
-    quantized tensor. of_layer: the sites of each layer's inputs.
+    Attributes:
+        sites: Node → the numerics of its value.
+        edges: Node → which of its readers read the quantized value.
+        of_layer: Node of a layer → the sites of its inputs.
     """
 
     sites: dict[fx.Node, Site] = field(default_factory=dict)
@@ -76,10 +83,16 @@ class RegionPlan:
 
 
 @dataclass(frozen=True)
-class Part:
+class RegionGraph:
     """A region's graph with its layers, and what a recipe asks for them.
 
-    inner: placeholders that other regions lead to. ends: results that no other region reads.
+    Attributes:
+        region: The region's name.
+        graph: Its graph.
+        layers: Its layers.
+        configs: Name of a layer → what the recipe asks for it.
+        inner: Placeholders that other regions lead to.
+        ends: Results that no other region reads.
     """
 
     region: str
@@ -90,18 +103,21 @@ class Part:
     ends: frozenset[fx.Node]
 
 
-def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> RegionPlan:
+def plan_of(part: RegionGraph, recipe: Recipe, given: Mapping[fx.Node, Site]) -> RegionPlan:
     """Walk the graph backwards: readers ask, and what they ask moves up to where values arise.
 
-    given: what other regions ask for results of this one.
+    Args:
+        part: The region.
+        recipe: What is asked for.
+        given: Result → what other regions ask for it.
     """
     graph, layers, configs = part.graph, part.layers, part.configs
     plan, asked = RegionPlan(), dict[fx.Node, Site]()
     data = carries_data(graph)
     by_node = {layer.node: layer for layer in layers if layer.name in configs}
-    other = Choice(*rule_of(recipe.ranges, "activations"))
-    on_grid = _results_on_grid(part, data)
-    convolved = _derived(graph, on_grid, {layer.node for layer in layers})
+    rule = rule_of(recipe.ranges, "activations")
+    always = _always_quantized(part, data)
+    convolved = _derived(graph, always, {layer.node for layer in layers})
 
     def ask(node: fx.Node, reader: fx.Node, site: Site) -> None:
         plan.edges.setdefault(node, set()).add(reader)
@@ -112,9 +128,9 @@ def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Region
             for source in [n for n in results(graph) if n in given and n in data]:
                 ask(source, node, given[source])
             continue
-        if node in on_grid and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
+        if node in always and (node not in asked or asked[node].root().bits in (None, OTHER_BITS)):
             for user in [u for u in tensor_readers(node) if u not in plan.edges.get(node, ())]:
-                ask(node, user, Site(None, other, spare=True))
+                ask(node, user, Site(None, rule, spare=True))
         if node in asked:
             site = asked[node].root()
             if is_move(node) and all_readers_ask(node, plan) and _only_data(node, data):
@@ -126,15 +142,15 @@ def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Region
                     plan.sites[item] = asked[item].root()
                 continue
             plan.sites[node] = site
-            for reader, source in _kept_on_grid(node, data, convolved):
-                ask(source, reader, Site(None, other))
+            for reader, source in _quantized_along(node, data, convolved):
+                ask(source, reader, Site(None, rule))
         layer = by_node.get(node)
         if layer is not None and configs[layer.name].activation_bits is not None:
             config, name = configs[layer.name], qualified(part.region, layer.name)
             for source in layer.inputs:
                 if source in data:
                     site = Site(config.activation_bits, config.activation_rule, [name])
-                    # OpenVINO multiplies activations on integers only if their zero points are 0.
+                    # OpenVINO has int8 kernels for products of zero point 0 alone.
                     site.symmetric = layer.operation == "matmul" and not is_never_negative(source)
                     ask(source, node, site)
                     plan.of_layer.setdefault(node, []).append(site)
@@ -142,23 +158,23 @@ def plan_of(part: Part, recipe: Recipe, given: Mapping[fx.Node, Site]) -> Region
 
 
 def all_readers_ask(node: fx.Node, plan: RegionPlan) -> bool:
-    """Whether everything that reads a tensor reads it on a grid."""
+    """Whether everything that reads a tensor reads it quantized."""
     return plan.edges.get(node, set()) == set(tensor_readers(node))
 
 
-def _results_on_grid(part: Part, data: set[fx.Node]) -> set[fx.Node]:
-    """The results of convolutions that are put on a grid whoever reads them, past a ReLU perhaps.
+def _always_quantized(part: RegionGraph, data: set[fx.Node]) -> set[fx.Node]:
+    """The results of convolutions that are quantized whoever reads them, past a ReLU perhaps.
 
-    ONNX Runtime computes a convolution on integers only if all that it gives is on a grid. What the
-    model gives stays in float.
+    ONNX Runtime computes a convolution with an int8 kernel only if all that it gives is quantized.
+    What the model gives stays in float.
     """
     last, found = last_layers(part.graph, part.layers, part.ends), set()
     for layer in part.layers:
         config = part.configs.get(layer.name)
         if layer.operation != "conv" or layer.name in last or config is None:
             continue
-        on_grids = config.weight is not None and config.activation_bits is not None
-        if not on_grids or layer.inputs[0] not in data:
+        quantized = config.weight is not None and config.activation_bits is not None
+        if not quantized or layer.inputs[0] not in data:
             continue
         users = tensor_readers(layer.node)
         relu = len(users) == 1 and is_relu(users[0])
@@ -167,7 +183,7 @@ def _results_on_grid(part: Part, data: set[fx.Node]) -> set[fx.Node]:
 
 
 def _gives_several(node: fx.Node) -> bool:
-    """Whether a node's value is a tuple, so that a grid can stand only behind each part."""
+    """Whether a node's value is a tuple, so that only its parts can be quantized."""
     return isinstance(node.meta.get("val"), list | tuple)
 
 
@@ -185,15 +201,15 @@ def _derived(graph: fx.Graph, sources: set[fx.Node], layers: set[fx.Node]) -> se
     return derived
 
 
-def _kept_on_grid(
+def _quantized_along(
     node: fx.Node, data: set[fx.Node], convolved: set[fx.Node]
 ) -> list[tuple[fx.Node, fx.Node]]:
-    """(reader, source) pairs to quantize as well, where `node`'s value is on a grid.
+    """(reader, source) pairs to quantize as well, where `node`'s value is quantized.
 
-    An addition or pooling whose result is quantized (after a ReLU, perhaps) runs on integers if
-    its inputs are, and so does a product of what convolutions gave: elsewhere a grid would cost
-    accuracy and save no time. Inputs that do not depend on the model's input (a mask, a position
-    embedding) stay in float.
+    An addition or pooling whose result is quantized (after a ReLU, perhaps) has an int8 kernel if
+    its inputs are quantized too, and so does a product of what convolutions gave: elsewhere it
+    would cost accuracy and save no time. Inputs that do not depend on the model's input (a mask, a
+    position embedding) stay in float.
     """
     if is_relu(node) and isinstance(node.args[0], fx.Node):
         if len(tensor_readers(node.args[0])) > 1:

@@ -79,7 +79,7 @@ def read(path: Path) -> SavedModel:
     """What `write` has written.
 
     Raises:
-        SubbyteError: `path` is missing, is no such file, or is of an earlier version.
+        SubbyteError: `path` is missing, is not such a file, or is of an earlier version.
     """
     if not path.is_file():
         raise SubbyteError(f"there is no file {path}: name one that subbyte.save has written")

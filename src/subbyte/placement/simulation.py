@@ -156,7 +156,7 @@ class Simulation(nn.Module):
 
 
 def simulate(float_model: FloatModel, placement: Placement, params: QuantParams) -> Simulation:
-    """The model quantized as a placement says, with parameters as far as there are any.
+    """The model with a placement's quantizers, with parameters as far as there are any.
 
     Args:
         float_model: The model; it is left as it is.

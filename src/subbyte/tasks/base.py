@@ -24,9 +24,9 @@ from subbyte.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Asked:
-    """What an experiment says of its images and of how they are run.
+    """Which images an experiment uses, and how they are run.
 
-    Args:
+    Attributes:
         data: Where images come from, and how many.
         seed: Of the choice of images.
         batch_size: Images a batch.
@@ -47,9 +47,12 @@ class Asked:
 class Columns:
     """What the table of a run shows of a task, between the runtime's name and the noise.
 
-    names: of the columns. cells: their text, of an entry of the results in its simulation, or with
-    `deployed=True` of one in a runtime. caption: lines that explain them. raw_latency: latency is
-    shown without post-processing too.
+    Attributes:
+        names: Of the columns.
+        cells: Their text, of an entry of the results in its simulation, or with `deployed=True` of
+            one in a runtime.
+        caption: Lines that explain them.
+        raw_latency: Whether latency is shown without post-processing too.
     """
 
     names: tuple[str, ...]
@@ -60,7 +63,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file to evaluate or predict with: what it says of itself, and `load`, its session."""
+    """A file to evaluate or predict with.
+
+    Attributes:
+        path: The file.
+        metadata: What stands in it of preprocessing and classes.
+        load: Opens it in a runtime.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
@@ -212,7 +221,14 @@ class Task(Protocol):
         ...
 
     def illustrate(self, folder: Path, name: str, reference: Any, outputs: Any) -> None:
-        """Write pictures of a variant's outputs beside the float ones, where there are such."""
+        """Write pictures of a variant's outputs beside the float ones, where there are such.
+
+        Args:
+            folder: Where the pictures go.
+            name: The variant's.
+            reference: The float model's outputs.
+            outputs: The variant's for the same images.
+        """
         ...
 
     def coverage(self) -> Mapping[str, int]:
@@ -220,7 +236,7 @@ class Task(Protocol):
         ...
 
     def metadata(self) -> dict[str, Any]:
-        """What a file says of the images that it takes, and the classes that it gives."""
+        """The metadata of a file: how it takes images, and which classes it gives."""
         ...
 
 
@@ -238,6 +254,11 @@ class TaskFile(Protocol):
     ) -> tuple[Task, DataConfig]:
         """The images for a model, and the data with what was resolved of it.
 
+        Args:
+            asked: The images, and how they are run.
+            spec: The model.
+            progress: Shows how far it is.
+
         Raises:
             SubbyteError: The images are not as they should be, or do not suit the model.
         """
@@ -251,7 +272,7 @@ class TaskFile(Protocol):
         device: str,
         progress: Progress,
     ) -> tuple[Any, dict[str, Any]]:
-        """Batches of calibration images alone, and what a file says of how images are prepared.
+        """Batches of calibration images alone, and how images are prepared, as metadata of a file.
 
         Args:
             source: A folder, or the name of bundled data.
@@ -285,7 +306,13 @@ class TaskFile(Protocol):
         ...
 
     def predict(self, file: OnnxFile, images: Sequence[Path], top: int) -> list[dict[str, Any]]:
-        """What is on each image, at most `top` things."""
+        """What is on each image.
+
+        Args:
+            file: The file, in a runtime.
+            images: The image files.
+            top: How many classes or objects of each image at most.
+        """
         ...
 
 
@@ -305,7 +332,13 @@ def task_file(name: str) -> TaskFile:
 
 
 def task_for(spec: ModelSpec, data: DataConfig, *, own: bool) -> TaskFile:
-    """The task that a model is for; `own`: of a user's own module `data` may say it."""
+    """The task that a model is for.
+
+    Args:
+        spec: The model.
+        data: The experiment's data.
+        own: Whether the model is a user's own module; then `data` may decide.
+    """
     claimed = [name for name in known() if own and task_file(name).claims(data)]
     return task_file(claimed[0] if claimed else spec.task)
 

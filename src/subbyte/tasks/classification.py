@@ -32,8 +32,16 @@ NAME = "classification"
 class Classification:
     """The images of a classifier; see `tasks.base.Task`.
 
-    `classes`: what the outputs stand for; `images`: the first ones of the calibration, [N, C, H,
-    W], on `device`, where the simulation runs; `simulated_images`: numbers of evaluation images.
+    Attributes:
+        data: The images, labelled.
+        classes: What the outputs stand for.
+        images: The first ones of the calibration, [N, C, H, W], on `device`.
+        device: Where the simulation runs.
+        simulated_images: The numbers of the evaluation images that the simulation takes.
+        name: The task's.
+        primary_metric: The metric that the table shows first.
+        postprocess: Nothing follows on logits.
+        reshapes: Files take images as the model does.
     """
 
     data: Data
@@ -68,12 +76,12 @@ class Classification:
 
     def outputs(
         self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
-    ) -> metrics.Outputs:
+    ) -> metrics.Logits:
         """Logits and labels."""
         del numbers
         return joined(parts, targets)
 
-    def score(self, outputs: metrics.Outputs) -> tuple[dict[str, Any], list[str]]:
+    def score(self, outputs: metrics.Logits) -> tuple[dict[str, Any], list[str]]:
         """top-1 and top-5, with an interval."""
         return scores(outputs), []
 
@@ -81,7 +89,7 @@ class Classification:
         """Every file of a classifier gives logits."""
         raise AssertionError("a classifier's outputs are its file's")
 
-    def compare(self, simulated: metrics.Outputs, outputs: metrics.Outputs) -> dict[str, Any]:
+    def compare(self, simulated: metrics.Logits, outputs: metrics.Logits) -> dict[str, Any]:
         """The share of images with the same top-1, and the largest difference of a logit."""
         return {
             "agreement": metrics.agreement(simulated, outputs),
@@ -90,8 +98,8 @@ class Classification:
 
     def compare_with_float(
         self,
-        reference: metrics.Outputs,
-        outputs: metrics.Outputs,
+        reference: metrics.Logits,
+        outputs: metrics.Logits,
         quantized: Simulation,
         float_model: FloatModel,
     ) -> dict[str, Any]:
@@ -102,20 +110,20 @@ class Classification:
             "sqnr_db": metrics.sqnr_db(reference, outputs),
         }
 
-    def save(self, outputs: metrics.Outputs, path: Path) -> None:
+    def save(self, outputs: metrics.Logits, path: Path) -> None:
         """Logits and labels, and which evaluation images they are of."""
         numbers = np.array(self.simulated_images, np.int64)
         np.savez(path, logits=outputs.logits, labels=outputs.labels, images=numbers)
 
-    def load(self, path: Path) -> metrics.Outputs:
+    def load(self, path: Path) -> metrics.Logits:
         """What `save` wrote."""
         with np.load(path) as arrays:
-            return metrics.Outputs(arrays["logits"], arrays["labels"])
+            return metrics.Logits(arrays["logits"], arrays["labels"])
 
     def illustrate(
-        self, folder: Path, name: str, reference: metrics.Outputs, outputs: metrics.Outputs
+        self, folder: Path, name: str, reference: metrics.Logits, outputs: metrics.Logits
     ) -> None:
-        """Logits are no pictures."""
+        """Nothing: logits are not pictures."""
 
     def coverage(self) -> Mapping[str, int]:
         """Classes of the model and of the evaluation images."""
@@ -138,6 +146,11 @@ def claims(data: DataConfig) -> bool:
 
 def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, DataConfig]:
     """The images for a classifier, and the data with what was resolved of it.
+
+    Args:
+        asked: The images, and how they are run.
+        spec: The model.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: The images are not as they should be, or the model does not make logits of
@@ -210,13 +223,13 @@ def predict(file: OnnxFile, images: Sequence[Path], top: int) -> list[dict[str, 
     return predictions
 
 
-def joined(parts: Iterable[np.ndarray], targets: Sequence[Any]) -> metrics.Outputs:
+def joined(parts: Iterable[np.ndarray], targets: Sequence[Any]) -> metrics.Logits:
     """The logits and labels of batches, in one."""
     labels = [np.zeros(0, np.int64), *(target.numpy() for target in targets)]
-    return metrics.Outputs(np.concatenate(list(parts)), np.concatenate(labels))
+    return metrics.Logits(np.concatenate(list(parts)), np.concatenate(labels))
 
 
-def scores(outputs: metrics.Outputs) -> dict[str, Any]:
+def scores(outputs: metrics.Logits) -> dict[str, Any]:
     """Metrics, images and intervals as results have them."""
     found = metrics.metrics(outputs)
     interval = metrics.interval(found[metrics.PRIMARY_METRIC], outputs.images)
@@ -274,7 +287,7 @@ def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing 
 def _resolved(config: DataConfig, data: Data) -> DataConfig:
     """The data with the number of calibration images and the preprocessing in use.
 
-    What is assumed is not written down, so that a rerun assumes it and says so again.
+    What is assumed is not written down, so that a rerun assumes it and warns again.
     """
     known = config.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images

@@ -22,18 +22,22 @@ from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
 from subbyte.detectors import label_count, letterbox_for
-from subbyte.detectors.common.letterbox import Letterbox, letterbox_of
-from subbyte.detectors.common.nms import OUTPUTS
+from subbyte.detectors.common.letterbox import Letterbox
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
-from subbyte.errors import SubbyteError
-from subbyte.graph.capture.export import complaint
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
-from subbyte.targets.onnx.export import output_names
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
+from subbyte.tasks.detector_runs import (
+    Found,
+    arrays_of,
+    check_detector,
+    deployed,
+    objects_of,
+    run_file,
+)
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
@@ -46,17 +50,23 @@ EXAMPLES = 2  # images by which a model is checked and captured
 SQNR_IMAGES = 64
 DRAWN = 4  # scenes of the picture
 SHOWN = ("AP", "AP50")  # metrics that the table of a run has
-Found = dict[str, Any]  # of one image: boxes, scores, labels
 
 
 @dataclass(frozen=True)
 class Detection:
     """The images of a detector; see `tasks.base.Task`.
 
-    `module`: the float model; `images`: the first ones of the calibration, on `device`, where the
-    simulation runs; `letterbox`: how files take images; `simulated_images`: numbers of evaluation
-    images; `postprocess`: files give boxes, and not raw outputs; `is_voc`: the metrics of Pascal
-    VOC are reported as well.
+    Attributes:
+        module: The float model.
+        data: The images, labelled.
+        images: The first ones of the calibration, on `device`.
+        letterbox: How files take images.
+        device: Where the simulation runs.
+        simulated_images: The numbers of the evaluation images that the simulation takes.
+        postprocess: Files give boxes, and not raw outputs.
+        is_voc: The metrics of Pascal VOC are reported as well.
+        name: The task's.
+        primary_metric: The metric that the table shows first.
     """
 
     module: torch.nn.Module
@@ -92,8 +102,8 @@ class Detection:
         def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
             images = [image.to(self.device) for image in inputs]
             if not as_written:
-                return [_arrays(found) for found in model(images)]
-            found = [_arrays(found) for found in model(list(self.letterbox.images(images)))]
+                return [arrays_of(found) for found in model(images)]
+            found = [arrays_of(found) for found in model(list(self.letterbox.images(images)))]
             return [
                 self.letterbox.back(one, (image.shape[-2], image.shape[-1]))
                 for one, image in zip(found, images, strict=True)
@@ -117,14 +127,14 @@ class Detection:
 
     def outputs(
         self, parts: Iterable[Any], targets: Sequence[Any], numbers: Sequence[int]
-    ) -> metrics.Outputs:
+    ) -> metrics.DetectionOutputs:
         """The detections on the evaluation images of these numbers."""
         del targets
         found = [one for part in parts for one in part]
         objects = self.data.evaluation.objects
         return metrics.outputs_of(found, [objects[number].image_id for number in numbers])
 
-    def score(self, outputs: metrics.Outputs) -> tuple[dict[str, Any], list[str]]:
+    def score(self, outputs: metrics.DetectionOutputs) -> tuple[dict[str, Any], list[str]]:
         """COCO's metrics, of Pascal VOC's data VOC's too, and AP of each class."""
         return scores(outputs, self.data, is_voc=self.is_voc)
 
@@ -137,7 +147,9 @@ class Detection:
             f"{type(self.module).__name__} makes boxes of its raw outputs is not known"
         ]
 
-    def compare(self, simulated: metrics.Outputs, outputs: metrics.Outputs) -> dict[str, Any]:
+    def compare(
+        self, simulated: metrics.DetectionOutputs, outputs: metrics.DetectionOutputs
+    ) -> dict[str, Any]:
         """The share of detections that are matched, and the largest difference of their scores."""
         pairs = enumerate(metrics.matches(simulated, outputs, metrics.AGREEMENT_IOU))
         shifts = [np.abs(simulated.scores[i][a] - outputs.scores[i][b]) for i, (a, b) in pairs]
@@ -149,8 +161,8 @@ class Detection:
 
     def compare_with_float(
         self,
-        reference: metrics.Outputs,
-        outputs: metrics.Outputs,
+        reference: metrics.DetectionOutputs,
+        outputs: metrics.DetectionOutputs,
         quantized: Simulation,
         float_model: FloatModel,
     ) -> dict[str, Any]:
@@ -163,16 +175,20 @@ class Detection:
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
-    def save(self, outputs: metrics.Outputs, path: Path) -> None:
+    def save(self, outputs: metrics.DetectionOutputs, path: Path) -> None:
         """Boxes, scores and labels."""
         outputs.save(path)
 
-    def load(self, path: Path) -> metrics.Outputs:
+    def load(self, path: Path) -> metrics.DetectionOutputs:
         """What `save` wrote."""
         return metrics.load(path)
 
     def illustrate(
-        self, folder: Path, name: str, reference: metrics.Outputs, outputs: metrics.Outputs
+        self,
+        folder: Path,
+        name: str,
+        reference: metrics.DetectionOutputs,
+        outputs: metrics.DetectionOutputs,
     ) -> None:
         """A few scenes as `scenes.png`, at the float model's own operating point."""
         first = self.data.evaluation.take(self.simulated_images[:DRAWN])
@@ -253,7 +269,7 @@ def evaluate(
     file: OnnxFile, source: str, classes: Path | None, batch_size: int, progress: Progress
 ) -> dict[str, Any]:
     """COCO's metrics of a file, and of VOC's data VOC's; see `tasks.base.TaskFile`."""
-    run = _run(file)
+    run = run_file(file)
     found, is_voc = open_detection_evaluation(
         source, classes=classes, batch_size=batch_size, progress=progress
     )
@@ -269,51 +285,28 @@ def evaluate(
 def predict(file: OnnxFile, images: Sequence[Path], top: int) -> list[dict[str, Any]]:
     """The objects on each image, those of the highest scores."""
     plain = [read_image_tensor(image, PLAIN) for image in images]
-    run, classes = _run(file), file.metadata.get("classes")
+    run, classes = run_file(file), file.metadata.get("classes")
     return [
-        {"image": str(image), "objects": _objects(run(list(tensor))[0], classes, top)}
+        {"image": str(image), "objects": objects_of(run(list(tensor))[0], classes, top)}
         for image, tensor in zip(images, plain, strict=True)
     ]
 
 
 def scores(
-    outputs: metrics.Outputs, data: DetectionData, *, is_voc: bool
+    outputs: metrics.DetectionOutputs, data: DetectionData, *, is_voc: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """Metrics, images and AP of each class as results have them, and notes."""
+    """Metrics, images and AP of each class as results have them, and notes.
+
+    Args:
+        outputs: The detections.
+        data: What is on the images.
+        is_voc: Whether the metrics of Pascal VOC are reported as well.
+    """
     truth = data.evaluation.objects
     found = coco.metrics(outputs, truth, data.classes)
     metrics = found.metrics | (voc.metrics(outputs, truth) if is_voc else {})
     entry = {"metrics": metrics, "images": found.images, "intervals": {}}
     return entry | {"per_class": found.per_class}, list(found.notes)
-
-
-def deployed(session: Session, letterbox: Letterbox, made: Any = list) -> Run:
-    """Run a detector's file; `made`: from its outputs to boxes, scores, labels and count."""
-
-    def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
-        *rows, counts = made(session.run(letterbox.images(inputs).numpy()))
-        found = []
-        for i, (image, count) in enumerate(zip(inputs, counts.tolist(), strict=True)):
-            own = {key: row[i, :count] for key, row in zip(metrics.KEYS, rows, strict=True)}
-            found.append(letterbox.back(own, (image.shape[-2], image.shape[-1])))
-        return found
-
-    return run
-
-
-def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
-    """Raise `SubbyteError` if a model does not make detections of a list of images."""
-    try:
-        with torch.no_grad():
-            output = module(images)
-    except SubbyteError:
-        raise
-    except Exception as error:
-        raise SubbyteError(
-            f"the model does not run on a list of images [3, H, W]: {complaint(error)}; a detector "
-            "takes such a list, with values in [0, 1], so wrap the model in a module that does"
-        ) from error
-    metrics.check_detections(output, len(images))
 
 
 def _lost(entry: Mapping[str, Any]) -> str:
@@ -351,29 +344,6 @@ def _examples(batches: Any, device: str) -> list[torch.Tensor]:
     return [image.to(device) for batch in few for image in batch["inputs"]]
 
 
-def _run(file: OnnxFile) -> Run:
-    """Run a detector's file; `SubbyteError` if it gives no boxes."""
-    if output_names(file.path) != list(OUTPUTS):
-        raise SubbyteError(
-            f"{file.path} gives raw outputs and no boxes: name a file that was written with "
-            "post-processing (export.postprocess: true)"
-        )
-    return deployed(file.load(), letterbox_of(file.metadata["images"]))
-
-
-def _objects(found: Found, classes: Sequence[str] | None, top: int) -> list[dict[str, Any]]:
-    """The detections of the highest scores, as plain data."""
-    rows = zip(found["labels"].tolist(), found["scores"], found["boxes"], strict=True)
-    return [
-        {
-            "class": classes[label - 1] if classes and label <= len(classes) else str(label),
-            "score": float(score),
-            "box": [round(float(side), 2) for side in box],
-        }
-        for label, score, box in list(rows)[:top]
-    ]
-
-
 def _of_sizes(letterbox: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
     """What is done where images are of several sizes and files take one."""
     if len(sizes) == 1:
@@ -388,7 +358,3 @@ def _of_sizes(letterbox: Letterbox, sizes: set[tuple[int, int]]) -> list[str]:
         f"images are of {len(sizes)} sizes, and files take one, {height} high and {width} wide, "
         f"{how[letterbox.fit]}"
     ]
-
-
-def _arrays(found: Mapping[str, torch.Tensor]) -> Found:
-    return {key: found[key].detach().cpu().numpy() for key in metrics.KEYS}

@@ -26,9 +26,12 @@ Runs = Mapping[str, targets.Run]
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model and its files: runtime → the one that it runs, and the same without post-processing.
+    """A model and its files.
 
-    raw: empty where there are no such files.
+    Attributes:
+        model: The model.
+        paths: Runtime → the file that it runs.
+        raw: Runtime → the same without post-processing; empty where there are no such files.
     """
 
     model: Regional
@@ -38,7 +41,12 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model, and its outputs for the images that the simulation takes."""
+    """The float model that a variant is compared with.
+
+    Attributes:
+        model: The model.
+        outputs: Its outputs for the images that the simulation takes.
+    """
 
     model: FloatModel
     outputs: Any
@@ -46,7 +54,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class Measured:
-    """An entry of the results, the simulation's outputs, and what a reader must know."""
+    """What was measured of a model and its files.
+
+    Attributes:
+        entry: Of the results.
+        outputs: The simulation's.
+        notes: What a reader must know.
+    """
 
     entry: dict[str, Any]
     outputs: Any
@@ -96,14 +110,14 @@ def measure(
     for key in progress.track(list(runtimes), f"{name}: measuring latency"):
         own: dict[str, Any] = {"file": files.paths[key].name, "version": runtimes[key].version()}
         if key in outputs:
-            found, said = scores[key]
+            found, warnings = scores[key]
             own |= found | _fidelity(task, outputs, scores, key)
-            notes += [f"{key}: {note}" for note in said if note not in notes]
+            notes += [f"{key}: {note}" for note in warnings if note not in notes]
         else:
-            found, said = task.unmeasured()
+            found, warnings = task.unmeasured()
             own |= {**found, "simulated": None, "agreement": None, "max_abs_diff": None}
             own["agreement_images"] = 0
-            notes += [note for note in said if note not in notes]
+            notes += [note for note in warnings if note not in notes]
         own |= _latencies(task, files, key, sessions[key])
         own["int8_ops"] = sessions[key].int8_ops()
         own["int8_candidates"] = _int8_candidates(model)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from subbyte.errors import SubbyteError
+from subbyte.tasks.metrics.detection import DetectionOutputs
 from subbyte.utils.files import atomic
 
 _SIDE = 320  # pixels that a smaller image is enlarged to, so that its labels can be read
@@ -22,50 +22,41 @@ _INK = (255, 255, 255)
 _PAPER = (24, 24, 24)
 
 
-class Detections(Protocol):
-    """What is drawn: for image i, boxes (N, 4) in its pixels, scores (N) and labels (N), from 1."""
-
-    @property
-    def boxes(self) -> Sequence[np.ndarray]:
-        """Corners x0, y0, x1, y1."""
-        ...
-
-    @property
-    def scores(self) -> Sequence[np.ndarray]:
-        """From 0 to 1."""
-        ...
-
-    @property
-    def labels(self) -> Sequence[np.ndarray]:
-        """The number of a class."""
-        ...
-
-
 def draw_scenes(
     images: Sequence[torch.Tensor],
-    one: Detections,
-    other: Detections,
+    left: DetectionOutputs,
+    right: DetectionOutputs,
     classes: Sequence[str],
     path: Path,
     *,
     threshold: float = 0.5,
     titles: tuple[str, str] = ("float", "quantized"),
 ) -> None:
-    """Write a PNG file with a row for each image: what `one` found on it, and what `other` found.
+    """Write a PNG file with a row for each image: what two models found on it, side by side.
 
-    `images`: each [3, H, W] or [1, H, W], in [0, 1], the first ones of those that the detections
-    are of; `classes`: names, that of label 1 first; `threshold`: detections of lower scores are not
-    drawn. Small images are enlarged, large ones reduced. Raises `SubbyteError` if there are no
-    images, or fewer detections than images.
+    Small images are enlarged, large ones reduced.
+
+    Args:
+        images: Each [3, H, W] or [1, H, W], in [0, 1], the first ones of those that the detections
+            are of.
+        left: The detections on the left.
+        right: The detections on the right.
+        classes: Names, that of label 1 first.
+        path: The file.
+        threshold: DetectionOutputs of lower scores are not drawn.
+        titles: Of the two columns.
+
+    Raises:
+        SubbyteError: There are no images, or fewer detections than images.
     """
-    known = min(len(one.boxes), len(other.boxes))
+    known = min(len(left.boxes), len(right.boxes))
     if not images or known < len(images):
         raise SubbyteError(
             f"{len(images)} images are to be drawn and there are detections on {known}: give at "
             "least one image, and the detections on each"
         )
     rows = [
-        [_drawn(image, found, i, classes, threshold) for found in (one, other)]
+        [_drawn(image, found, i, classes, threshold) for found in (left, right)]
         for i, image in enumerate(images)
     ]
     heights = [max(part.height for part in row) for row in rows]
@@ -77,19 +68,19 @@ def draw_scenes(
     )
     pen = ImageDraw.Draw(page)
     lefts = (_MARGIN, width + 2 * _MARGIN)
-    for left, title in zip(lefts, titles, strict=True):
-        pen.text((left, _MARGIN // 2), f"{title}, scores from {threshold:.2f} on", fill=_INK)
+    for x, title in zip(lefts, titles, strict=True):
+        pen.text((x, _MARGIN // 2), f"{title}, scores from {threshold:.2f} on", fill=_INK)
     top = _MARGIN + _HEAD
     for row, height in zip(rows, heights, strict=True):
-        for left, part in zip(lefts, row, strict=True):
-            page.paste(part, (left, top))
+        for x, part in zip(lefts, row, strict=True):
+            page.paste(part, (x, top))
         top += height + _MARGIN
     with atomic(path) as part_file:
         page.save(part_file, format="PNG")
 
 
 def _drawn(
-    image: torch.Tensor, found: Detections, i: int, classes: Sequence[str], threshold: float
+    image: torch.Tensor, found: DetectionOutputs, i: int, classes: Sequence[str], threshold: float
 ) -> Image.Image:
     """One image, enlarged or reduced, with the boxes of the scores from `threshold` on."""
     picture = _picture(image)

@@ -40,9 +40,12 @@ def augmentation(
 ) -> v2.Compose:
     """Liu et al. 2016, "SSD", section 2.2, by torchvision's transforms; float images in [0, 1].
 
-    `distort` brightness, contrast, saturation, hue and the order of channels; `zoom_out` by up to
-    so much, into a canvas of the mean; `crop` so that some object is kept; `flip` left and right;
-    resize.
+    Args:
+        settings: The SSD's: its mean fills, and its size is that to which images are resized.
+        distort: Change brightness, contrast, saturation, hue and the order of channels.
+        zoom_out: Place images in a larger one, filled with the mean; the largest factor.
+        crop: Cut so that some object is kept.
+        flip: Left and right.
     """
     steps: list[torch.nn.Module] = []
     if distort:
@@ -66,6 +69,11 @@ class Augmented(Dataset[Sample]):
     """What an image becomes in an epoch: item (epoch, index), whatever was asked for before.
 
     All random numbers follow from `seed`, epoch and index, and the caller's are not touched.
+
+    Attributes:
+        images: What is trained on.
+        transform: The augmentation.
+        seed: Of the training.
     """
 
     images: TrainingImages

@@ -18,22 +18,37 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Training(Checked):
     """How an SSD is trained; only `model` has no default.
 
-    `model`: a member of the SSD family. It starts from `checkpoint`, a file of the same member
-    (other classes than the data's are left out), or from `backbone`, a file of the classifier's
-    weights, or from random ones.
-
-    `learning_rate` rises from 0 over `warmup_steps`, then falls to 0 along a cosine, or by a
-    factor of 10 at each of the shares `milestones` of the steps. `optimizer` is SGD with
-    `momentum`, or AdamW; `weight_decay` is for weights of layers only; gradients longer than
-    `clip_gradient` are cut.
-
-    `box_beta`: error of a box, in units of the default box over its variance, from which on the
-    loss grows linearly; a small one places boxes more exactly.
-
-    `distort`, `zoom_out` (largest factor), `crop`, `flip`: augmentation. `evaluate_every`: epochs
-    from one evaluation to the next, beside that after the last one. `save_seconds`: from one saved
-    state to the next. `workers`: processes that read images. `bfloat16`: the network computes in
-    this format, its weights stay in float32; half the time where the processor or GPU has it.
+    Attributes:
+        model: A member of the SSD family.
+        checkpoint: A file of the same member to start from; classes other than the data's are left
+            out.
+        backbone: A file of the classifier's weights to start from; without either, weights are
+            random.
+        epochs: How many.
+        batch_size: Images a step, of all processes together.
+        learning_rate: Rises from 0 over `warmup_steps` to this one, then falls as `schedule` has
+            it.
+        schedule: "cosine": to 0 along a cosine; "steps": by a factor of 10 at each of the
+            `milestones`.
+        milestones: Shares of the steps.
+        warmup_steps: How many; half of all steps at most.
+        optimizer: SGD with `momentum`, or AdamW.
+        momentum: Of SGD.
+        weight_decay: For weights of layers only.
+        clip_gradient: Longer gradients are cut to this length; `None`: none is.
+        box_beta: Error of a box, in units of the default box over its variance, from which on the
+            loss grows linearly; a small one places boxes more exactly.
+        distort: Change colours.
+        zoom_out: Place images in larger ones; the largest factor.
+        crop: Cut images.
+        flip: Left and right.
+        evaluate_every: Epochs from one evaluation to the next, beside that after the last one.
+        save_seconds: From one saved state to the next.
+        workers: Processes that read images.
+        bfloat16: The network computes in this format, its weights stay in float32; half the time
+            where the processor or GPU has it.
+        device: "cpu" or "cuda".
+        seed: Of weights, order and augmentation.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -71,7 +86,9 @@ class Training(Checked):
     def _is_an_ssd(cls, value: str) -> str:
         known = ssd.names()
         if value not in known:
-            raise ValueError(f"{value!r} is no SSD that can be trained: give {', '.join(known)}")
+            raise ValueError(
+                f"{value!r} is not an SSD that can be trained: give {', '.join(known)}"
+            )
         return value
 
     @model_validator(mode="after")
@@ -96,7 +113,13 @@ class TrainingExperiment(Checked):
 
 
 def learning_rate(config: Training, step: int, steps: int) -> float:
-    """The learning rate of `step`, of 0 to `steps` - 1."""
+    """The learning rate of `step`, of 0 to `steps` - 1.
+
+    Args:
+        config: The training's.
+        step: From 0 to `steps` - 1.
+        steps: How many there are.
+    """
     # A short run warms up over its first half at most.
     warmup = min(config.warmup_steps, steps // 2)
     if step < warmup:

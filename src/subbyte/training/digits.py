@@ -42,10 +42,17 @@ def train(
     epochs: int = EPOCHS,
     progress: Progress | None = None,
 ) -> Digits:
-    """A digits model trained on `images` (uint8 [N, 8, 8]) and `labels` (int64 [N]), in eval mode.
+    """A digits model, trained, in evaluation mode.
 
     The same seed gives the same weights: it runs on one thread, and neither takes nor moves the
     caller's random numbers. AdamW, one cosine cycle, shifts, rotations and scalings.
+
+    Args:
+        images: uint8 [N, 8, 8].
+        labels: int64 [N].
+        seed: Of weights, order and augmentation.
+        epochs: How many.
+        progress: Shows how far it is.
     """
     pixels, targets = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels)
     with _reproducible(seed):
@@ -68,7 +75,13 @@ def train(
 
 
 def top1(model: Digits, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of `images` (uint8 [N, 8, 8]) that `model` gives their label, in [0, 1]."""
+    """The share of images that a model gives their label, in [0, 1].
+
+    Args:
+        model: In evaluation mode.
+        images: uint8 [N, 8, 8].
+        labels: int64 [N].
+    """
     with torch.no_grad():
         predicted = model(_normalized(torch.from_numpy(images).unsqueeze(1))).argmax(1)
     return float((predicted == torch.from_numpy(labels)).double().mean())

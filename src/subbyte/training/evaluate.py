@@ -16,9 +16,12 @@ BATCH_SIZE = 16
 def figures(
     model: SSD, dataset: DetectionDataset, progress: Progress | None = None
 ) -> dict[str, float | None]:
-    """COCO's metrics and VOC's, as `subbyte.tasks` has them, of a model in eval mode.
+    """COCO's metrics and VOC's, as `subbyte.tasks` has them, of a model in evaluation mode.
 
-    Labels 1, 2, … of the model are those of the data set.
+    Args:
+        model: Its labels 1, 2, … are those of the data set.
+        dataset: The images, and what is on them.
+        progress: Shows how far it is.
     """
     device = model.default_boxes().device
     batches = DetectionBatches(dataset, BATCH_SIZE, labelled=False)

@@ -24,7 +24,14 @@ FILE = "training.yaml"
 
 @dataclass(frozen=True)
 class Result:
-    """`folder`: a checkpoint; `metrics`: after the last epoch; `rows`: one an epoch, as logged."""
+    """What a training gave.
+
+    Attributes:
+        folder: A checkpoint.
+        metrics: After the last epoch.
+        rows: One an epoch, as logged.
+        notes: What a reader of the figures must know.
+    """
 
     folder: Path
     metrics: dict[str, float]
@@ -39,10 +46,16 @@ def run(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Train as `asked`, evaluate on the evaluation side, and write the folder `out`.
+    """Train as `asked`, evaluate on the evaluation side, and write a folder.
 
-    `out` is `trained/NAME` by default; beside what `subbyte.training.ssd.train` writes, it holds
-    the resolved experiment, training.yaml. Of several processes only the first shows progress.
+    Beside what `subbyte.training.ssd.train` writes, it holds the resolved experiment,
+    training.yaml. Of several processes only the first shows progress.
+
+    Args:
+        asked: What to train, and on which images.
+        out: The folder; `None`: trained/NAME.
+        resume: Go on with a training in the folder.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: As `train`, and where the images cannot be opened or have no annotations.

@@ -50,7 +50,12 @@ Evaluation = Callable[[SSD], Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in eval mode, and a row of figures for each epoch."""
+    """What a training gave.
+
+    Attributes:
+        model: In evaluation mode.
+        rows: Figures of each epoch.
+    """
 
     model: SSD
     rows: list[dict[str, Any]]
@@ -82,16 +87,24 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train an SSD for the classes of `dataset`, and write it to the folder `out`.
+    """Train an SSD for the classes of `dataset`, and write it to a folder.
 
-    `evaluation` is given the model in eval mode and returns figures by name, which go into the
-    log. With `resume`, a run in `out` that was interrupted goes on from its last saved state to the
-    same weights, bit for bit on one thread; one that is finished is read. The folder is a
-    checkpoint for `subbyte.models.build`. The caller's random numbers are not touched. Processes
-    that torchrun has started share each batch; each divides its losses by its own objects.
+    A run that was interrupted goes on from its last saved state to the same weights, bit for bit on
+    one thread. The folder is a checkpoint for `subbyte.models.build`. The caller's random numbers
+    are not touched. Processes that torchrun has started share each batch; each divides its losses
+    by its own objects.
+
+    Args:
+        config: How to train.
+        dataset: The images, and what is on them.
+        evaluation: Gets the model in evaluation mode and returns figures by name, which go into the
+            log.
+        out: The folder.
+        resume: Go on with the run in `out`; one that is finished is read.
+        progress: Shows how far it is.
 
     Raises:
-        SubbyteError: There is no box in the data set, `out` holds another run, or the loss is no
+        SubbyteError: There is no box in the data set, `out` holds another run, or the loss is not a
             number any more: then the last good weights are in `out`.
     """
     if (out / MODEL).exists() and resume:
@@ -188,7 +201,7 @@ def _columns(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor
 
 
 def _step(run: _Run, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
-    """One batch: losses, gradients, weights; what is no number stops before it reaches these."""
+    """One batch: losses, gradients, weights; a loss that is not a number changes none of these."""
     device = run.group.device
     rate = learning_rate(run.config, run.position.step, run.batches.steps)
     for group in run.optimizer.param_groups:
@@ -250,11 +263,11 @@ def _end_epoch(run: _Run, evaluation: Evaluation | None, progress: Progress) -> 
 def _described(run: _Run) -> str:
     """What the epoch that begins is called: its number, and how the last one went."""
     rows = run.position.rows
-    said = f"{run.config.model}, epoch {len(rows) + 1} of {run.config.epochs}"
+    description = f"{run.config.model}, epoch {len(rows) + 1} of {run.config.epochs}"
     if not rows:
-        return said
+        return description
     loss = rows[-1].get("bbox_regression", 0.0) + rows[-1].get("classification", 0.0)
-    return f"{said}, loss {loss:.2f}"
+    return f"{description}, loss {loss:.2f}"
 
 
 def _optimizer(config: Training, model: SSD) -> torch.optim.Optimizer:

@@ -30,9 +30,13 @@ FREE = {"save_seconds", "workers", "device", "evaluate_every"}
 
 @dataclass
 class Position:
-    """How far a run in so many `processes` is.
+    """How far a run is.
 
-    Steps done, the sums of its losses since the epoch began, and a row for each epoch.
+    Attributes:
+        step: Steps that are finished.
+        sums: The sums of the losses since the epoch began.
+        rows: Figures of each epoch.
+        processes: How many the run is of.
     """
 
     step: int = 0
@@ -44,7 +48,15 @@ class Position:
 def save_state(
     out: Path, config: Training, model: SSD, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
-    """Write the state, whole or not at all."""
+    """Write where a training stands, whole or not at all.
+
+    Args:
+        out: The training's folder.
+        config: How it trains.
+        model: The model.
+        optimizer: The optimizer.
+        position: Step, epoch and log.
+    """
     content = {
         "config": _kept(config, position),
         "model": model.network.state_dict(),
@@ -60,7 +72,18 @@ def save_state(
 def load_state(
     out: Path, config: Training, model: SSD, optimizer: torch.optim.Optimizer, position: Position
 ) -> None:
-    """Put what was saved into the last three; raises `SubbyteError` if it does not fit."""
+    """Put what was saved into a model, an optimizer and a position.
+
+    Args:
+        out: The training's folder.
+        config: How it trains.
+        model: Gets its weights.
+        optimizer: Gets its state.
+        position: Gets step, epoch and log.
+
+    Raises:
+        SubbyteError: It does not fit.
+    """
     content = _read(out / STATE)
     before, now = content["config"], _kept(config, position)
     for key in now:
@@ -82,7 +105,13 @@ def load_state(
 
 
 def save_model(path: Path, network: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write weights as safetensors, whole or not at all; `metadata` goes into the file's."""
+    """Write weights as safetensors, whole or not at all.
+
+    Args:
+        path: The file.
+        network: Name → tensor.
+        metadata: Goes into the file's metadata.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.items()}
     header = {"format": "pt", METADATA: json.dumps({"version": __version__, **metadata})}
     with atomic(path) as part:
@@ -90,7 +119,16 @@ def save_model(path: Path, network: dict[str, Tensor], metadata: dict[str, Any])
 
 
 def save_last_good(out: Path, metadata: dict[str, Any], *, write: bool) -> tuple[Path, int]:
-    """Write the weights of the saved state; the file, and the number of steps behind them."""
+    """Write the weights of the saved state.
+
+    Args:
+        out: The training's folder.
+        metadata: Goes into the file's metadata.
+        write: Whether this process writes.
+
+    Returns:
+        The file, and the number of steps behind its weights.
+    """
     content = _read(out / STATE)
     step = int(content["step"])
     if write:

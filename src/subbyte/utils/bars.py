@@ -21,7 +21,13 @@ class Bars:
         self.console = Console(stderr=True)
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield `items`, showing how many of them are done and how long the rest will take."""
+        """Yield `items`, showing how many of them are done and how long the rest will take.
+
+        Args:
+            items: What is looped over.
+            description: What is done.
+            total: How many items there are; `None`: their length, where they have one.
+        """
         if total is None:
             total = length_hint(items, 0) or None
         columns = (

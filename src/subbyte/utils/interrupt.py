@@ -35,7 +35,7 @@ class CtrlC:
     def watched(self) -> Iterator[None]:
         """Handle SIGINT while a block runs; only the main thread can.
 
-        Python says nothing of a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
+        Python does not report a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -62,7 +62,13 @@ class Interruptible:
         self.inner, self.ctrl_c = inner, ctrl_c
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield `items` as the inner progress does, as long as nobody presses Ctrl-C."""
+        """Yield `items` as the inner progress does, as long as nobody presses Ctrl-C.
+
+        Args:
+            items: What is looped over.
+            description: What is done.
+            total: How many items there are; `None`: their length, where they have one.
+        """
         for item in self.inner.track(items, description, total):
             self.ctrl_c.check()
             yield item

@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
 
 def has_vnni() -> bool | None:
-    """Whether the processor adds u8×s8 products in 32 bits; `None` where that cannot be told.
+    """Whether the processor adds u8×s8 products in 32 bits; `None` where that is not known.
 
     An x86 processor without such instructions adds pairs of products in 16 bits, which saturates
     silently. Other architectures do not have the fault.

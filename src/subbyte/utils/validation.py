@@ -13,7 +13,7 @@ from subbyte.errors import SubbyteError, unknown
 
 def _device_here(value: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
-        raise ValueError(f"'{value}' is no device: give cpu or cuda")
+        raise ValueError(f"'{value}' is not a device: give cpu or cuda")
     if value.startswith("cuda"):
         import torch  # only here: what asks for no GPU is checked without it
 
@@ -36,7 +36,13 @@ class Checked(BaseModel):
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> SubbyteError:
-    """The first fault in `error` as a `SubbyteError`; `prefix` says where `model` stands."""
+    """The first fault in an error as a `SubbyteError`.
+
+    Args:
+        error: What pydantic raised.
+        model: The model whose fields were checked.
+        prefix: The key at which the model stands; empty: at the top.
+    """
     first = error.errors(include_url=False)[0]
     path = [
         str(part) for part in first["loc"] if not str(part).startswith(("function-", "tagged-"))

@@ -74,7 +74,7 @@ def test_boxes_that_are_none_are_counted_named_and_left_out(
     assert set(found.notes) == {
         f"boxes of no area, left out: 1 (the first: annotation 1 of {path})",
         f"boxes outside of the image, left out: 2 (the first: annotation 3 of {path})",
-        "boxes with a coordinate that is no number, left out: 2 "
+        "boxes with a coordinate that is not a number, left out: 2 "
         f"(the first: annotation 5 of {path})",
     }
 
@@ -108,10 +108,10 @@ def test_what_is_written_in_cocos_form_is_read_back(images: Path, write_coco: Wr
 def test_a_file_that_is_cut_off(images: Path, write_coco: WriteCoco, refuses: Refuses) -> None:
     path = write_coco(images.parent / "i.json", SIZES, [(1, 3, [0, 0, 5, 5])])
     path.write_text(path.read_text()[:-20])
-    with refuses(f"{path} is cut off or no JSON", "line 1, column"):
+    with refuses(f"{path} is cut off or not JSON", "line 1, column"):
         read_coco(images, path)
     path.write_bytes(b"\x80\x81\xff")
-    with refuses(f"{path} is cut off or no JSON"):
+    with refuses(f"{path} is cut off or not JSON"):
         read_coco(images, path)
     with refuses("cannot be read (No such file"):
         read_coco(images, images / "none.json")

@@ -169,7 +169,7 @@ def test_yaml_files_for_something_else_say_nothing(
     (yolo / "odd.yaml").write_text("names: [x]")
     assert opened(root=yolo).classes == ("cat", "dog")
     (yolo / "data.yaml").write_text("names: [x")
-    with refuses(f"{yolo / 'data.yaml'} is cut off or no YAML"):
+    with refuses(f"{yolo / 'data.yaml'} is cut off or not YAML"):
         opened(root=yolo)
 
 

@@ -68,7 +68,8 @@ def test_boxes_that_are_none_are_counted_and_named(tmp_path: Path, write_voc: Wr
     assert set(found.notes) == {
         f"boxes of no area, left out: 1 (the first: object 1 of {file})",
         f"boxes outside of the image, left out: 1 (the first: object 2 of {file})",
-        f"boxes with a coordinate that is no number, left out: 1 (the first: object 3 of {file})",
+        "boxes with a coordinate that is not a number, left out: 1 "
+        f"(the first: object 3 of {file})",
     }
 
 
@@ -88,7 +89,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, write_voc: WriteVoc, refuses: Re
     file = tmp_path / "Annotations/a.xml"
     whole = file.read_text()
     file.write_text(whole[:-30])
-    with refuses(f"{file} is cut off or no XML"):
+    with refuses(f"{file} is cut off or not XML"):
         read_voc(tmp_path, "val")
     file.write_text(whole.replace("<xmax>9</xmax>", ""))
     with refuses(f"object 1 of {file} has no box"):

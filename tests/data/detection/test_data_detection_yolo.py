@@ -52,7 +52,8 @@ def test_boxes_that_are_none(tmp_path: Path, draw: Draw) -> None:
     assert set(found.notes) == {
         f"boxes of no area, left out: 1 (the first: object 1 of {text})",
         f"boxes outside of the image, left out: 1 (the first: object 2 of {text})",
-        f"boxes with a coordinate that is no number, left out: 1 (the first: object 3 of {text})",
+        "boxes with a coordinate that is not a number, left out: 1 "
+        f"(the first: object 3 of {text})",
     }
 
 
@@ -82,7 +83,7 @@ def test_no_images_and_no_text(tmp_path: Path, draw: Draw, refuses: Refuses) -> 
         read_yolo(tmp_path, classes=["cat"])
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0 1")
-    with refuses(f"{tmp_path / 'a.txt'} is no text in UTF-8"):
+    with refuses(f"{tmp_path / 'a.txt'} is not text in UTF-8"):
         read_yolo(tmp_path, classes=["cat"])
 
 
@@ -104,7 +105,7 @@ def test_names(tmp_path: Path, refuses: Refuses) -> None:
     with refuses(f"{path} names no classes"):
         read_names(path)
     path.write_text("names: [cat, dog")
-    with refuses(f"{path} is cut off or no YAML"):
+    with refuses(f"{path} is cut off or not YAML"):
         read_names(path)
     path.write_text("cat")
     with refuses(f"{path} holds no mapping"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from subbyte.data.detection.listing import Objects
-from subbyte.tasks.metrics.detection import Outputs
+from subbyte.tasks.metrics.detection import DetectionOutputs
 
 Box = tuple[float, float, float, float]
 
@@ -33,9 +33,9 @@ def objects(
     )
 
 
-def detected(rows: dict[int, Sequence[tuple[int, float, Any]]]) -> Outputs:
-    """Outputs from image id → list of (label, score, box)."""
-    return Outputs(
+def detected(rows: dict[int, Sequence[tuple[int, float, Any]]]) -> DetectionOutputs:
+    """DetectionOutputs from image id → list of (label, score, box)."""
+    return DetectionOutputs(
         np.array(list(rows), np.int64),
         tuple(np.array([r[2] for r in own], np.float32).reshape(-1, 4) for own in rows.values()),
         tuple(np.array([r[1] for r in own], np.float32) for own in rows.values()),
@@ -43,7 +43,7 @@ def detected(rows: dict[int, Sequence[tuple[int, float, Any]]]) -> Outputs:
     )
 
 
-def random_set(seed: int, images: int = 12) -> tuple[list[Objects], Outputs]:
+def random_set(seed: int, images: int = 12) -> tuple[list[Objects], DetectionOutputs]:
     """Objects of three classes and all sizes, some crowds, and detections near most of them."""
     rng = np.random.default_rng(seed)
     truth, found = [], {}

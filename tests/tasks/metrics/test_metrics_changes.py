@@ -7,7 +7,7 @@ import pytest
 from detection_helpers import detected, objects, random_set
 
 from subbyte.tasks.metrics.changes import best_f1, changes
-from subbyte.tasks.metrics.detection import Outputs
+from subbyte.tasks.metrics.detection import DetectionOutputs
 from subbyte.tasks.metrics.matching import ranked
 
 A, B, C, D = (0, 0, 10, 10), (20, 20, 40, 40), (50, 50, 90, 90), (100, 100, 140, 140)
@@ -89,7 +89,7 @@ def test_what_is_no_number_is_lost() -> None:
 def test_scores_scaled_by_half_are_restored_by_half_the_threshold() -> None:
     truth, outputs = random_set(3, 30)
     halves = tuple(scores / np.float32(2) for scores in outputs.scores)
-    half = Outputs(outputs.image_ids, outputs.boxes, halves, outputs.labels)
+    half = DetectionOutputs(outputs.image_ids, outputs.boxes, halves, outputs.labels)
     found = changes(outputs, half, truth)
     # What reaches the recall first is the last right one from the threshold on.
     assert found["threshold"] is not None

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import binomtest
 
 from subbyte.tasks.metrics.classification import (
-    Outputs,
+    Logits,
     agreement,
     interval,
     largest_difference,
@@ -19,9 +19,9 @@ from subbyte.tasks.metrics.classification import (
 )
 
 
-def outputs(logits: object, labels: object = ()) -> Outputs:
+def outputs(logits: object, labels: object = ()) -> Logits:
     values = np.array(logits, np.float32)
-    return Outputs(values, np.array(labels or [0] * len(values), np.int64))
+    return Logits(values, np.array(labels or [0] * len(values), np.int64))
 
 
 def test_metrics_by_hand() -> None:
@@ -48,7 +48,7 @@ def test_a_tie_goes_to_the_class_that_argmax_gives() -> None:
 )
 def test_metrics_are_those_of_a_stable_sort(logits: np.ndarray, labels: list[int]) -> None:
     order = [sorted(range(7), key=lambda c: -row[c]) for row in logits.tolist()]
-    found = metrics(Outputs(logits, np.array(labels)))
+    found = metrics(Logits(logits, np.array(labels)))
     for key, k in (("top1", 1), ("top5", 5)):
         right = sum(label in ranks[:k] for label, ranks in zip(labels, order, strict=True))
         assert found[key] == pytest.approx(right / 6)

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from subbyte.data.detection.listing import Objects, coco_form
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics import coco
-from subbyte.tasks.metrics.detection import Outputs
+from subbyte.tasks.metrics.detection import DetectionOutputs
 
 CLASSES = ("a", "b", "c")
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -24,7 +24,10 @@ A, B = (0, 0, 10, 10), (20, 20, 60, 60)
 
 
 def by_cocos_tools(
-    folder: Path, truth: Sequence[Objects], outputs: Outputs, images: Sequence[int] | None = None
+    folder: Path,
+    truth: Sequence[Objects],
+    outputs: DetectionOutputs,
+    images: Sequence[int] | None = None,
 ) -> list[float]:
     """The six numbers as COCO's own page says to get them: from two JSON files."""
     (folder / "truth.json").write_text(json.dumps(coco_form(truth, CLASSES)))
@@ -123,7 +126,7 @@ def test_what_is_no_number_is_no_hit() -> None:
     scores = coco.metrics(detected({1: rows}), truth, CLASSES)
     # Wrong and last, right, wrong and last, twice: precision 1 at a recall of one half.
     assert scores.metrics["AP"] == pytest.approx(51 / 101)
-    assert scores.notes == ("detections that are no numbers, counted as wrong: 3",)
+    assert scores.notes == ("detections that are not numbers, counted as wrong: 3",)
 
 
 def test_labels_that_are_no_classes_are_told() -> None:

@@ -144,7 +144,7 @@ def test_agreement_is_the_same_both_ways_round() -> None:
     for seed in range(5):
         _, one = random_set(seed)
         moved = tuple(boxes + np.float32(0.2) for boxes in one.boxes)
-        other = task.Outputs(one.image_ids, moved, one.scores, one.labels)
+        other = task.DetectionOutputs(one.image_ids, moved, one.scores, one.labels)
         assert task.agreement(one, other) == task.agreement(other, one)
         assert 0 < task.agreement(one, other) <= 1
 

@@ -6,7 +6,7 @@ from detection_helpers import detected, objects, random_set
 
 from subbyte.data.detection.listing import Objects
 from subbyte.tasks.metrics import voc
-from subbyte.tasks.metrics.detection import Outputs
+from subbyte.tasks.metrics.detection import DetectionOutputs
 
 A, B, C = (0, 0, 10, 10), (20, 20, 40, 40), (50, 50, 90, 90)
 
@@ -79,7 +79,7 @@ def test_a_score_that_is_no_number_comes_last() -> None:
     assert voc.per_class(outputs, truth)[1] == 1
 
 
-def by_the_book(outputs: Outputs, truth: list[Objects], label: int) -> float:
+def by_the_book(outputs: DetectionOutputs, truth: list[Objects], label: int) -> float:
     """Area AP in plain loops, as Pascal VOC's development kit has it."""
     rows = [
         (float(score), i, box)

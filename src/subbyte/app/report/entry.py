@@ -1,4 +1,4 @@
-"""What `results.json` says of a variant beside what was measured."""
+"""A variant's entry in `results.json`, beside what was measured."""
 
 from __future__ import annotations
 

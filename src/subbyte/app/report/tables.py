@@ -52,7 +52,13 @@ def run_table(results: dict[str, Any]) -> Table:
 
 
 def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[PlacedLayer]) -> None:
-    """Write `layers.csv`: each quantized tensor, then the layers left in float, and why."""
+    """Write `layers.csv`: each quantized tensor, then the layers left in float, and why.
+
+    Args:
+        path: The file.
+        rows: Of the quantized tensors, by column.
+        layers: All layers.
+    """
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LAYER_COLUMNS)
         writer.writeheader()

@@ -19,7 +19,13 @@ KEYS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found: images as annotated, the classes, and label → the set's own number."""
+    """What a reader of annotations found.
+
+    Attributes:
+        annotated: The images as annotated.
+        classes: The class names, that of label 1 first.
+        category_ids: Label → the set's own number.
+    """
 
     annotated: tuple[Annotated, ...]
     classes: tuple[str, ...]
@@ -79,7 +85,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
         if isinstance(error, json.JSONDecodeError):
             where = f", {error.msg} at line {error.lineno}, column {error.colno}"
         raise SubbyteError(
-            f"{path} is cut off or no JSON{where}: give a whole file in COCO's form"
+            f"{path} is cut off or not JSON{where}: give a whole file in COCO's form"
         ) from None
     for key in KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):

@@ -28,8 +28,12 @@ class DetectionDataset(Dataset[Item]):
 
     Item i: the image, float32 [3, H, W] in [0, 1], and a dictionary with `boxes` (float32 [n, 4],
     x0, y0, x1, y1 in pixels), `labels` (int64 [n], from 1), `image_id` (int), `area` (float32 [n])
-    and `iscrowd` (int64 [n]). `objects`: the same and more as arrays; `classes`: the names, that of
-    label 1 first.
+    and `iscrowd` (int64 [n]).
+
+    Attributes:
+        images: The images.
+        objects: What is on each, as arrays.
+        classes: The names, that of label 1 first.
     """
 
     images: ImageFiles | ImageArrays
@@ -73,9 +77,12 @@ class DetectionBatches(InOrder):
     """Batches of images in order; can be walked any number of times, one batch in memory.
 
     Each batch is a mapping with "inputs", a list of images of any sizes, and, if `labelled`,
-    "targets", a list of one dictionary for each; see `DetectionDataset`. `limit`: only the first so
-    many images; `notes`: what the reader of figures must know of them. Raises `SubbyteError` if
+    "targets", a list of one dictionary for each; see `DetectionDataset`. Raises `SubbyteError` if
     `batch_size` or `limit` is below 1 and, while walked, if a file is broken.
+
+    Attributes:
+        dataset: The images, and what is on them.
+        labelled: Whether batches have targets.
     """
 
     dataset: DetectionDataset
@@ -104,5 +111,11 @@ def of_listing(listing: Listing, decoded: Decoded | None = None) -> DetectionDat
 def of_arrays(
     images: np.ndarray, objects: Sequence[Objects], classes: Sequence[str]
 ) -> DetectionDataset:
-    """The data set of images in memory, uint8 [N, H, W, 3]."""
+    """The data set of images in memory.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        objects: What is on each image.
+        classes: Their names, that of label 1 first.
+    """
     return DetectionDataset(ImageArrays(images, None, PLAIN), tuple(objects), tuple(classes))

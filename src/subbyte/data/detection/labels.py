@@ -12,9 +12,12 @@ _BACKGROUND = ("__background__", "background")
 
 @dataclass(frozen=True)
 class LabelMap:
-    """`labels`: the data set's labels → the model's; `classes`: the model's, label 1 first.
+    """Which of a model's labels each label of a data set is.
 
-    `note`: what the reader of a figure must know of it.
+    Attributes:
+        labels: The data set's labels → the model's.
+        classes: The model's class names, that of label 1 first.
+        note: What the reader of a figure must know of it.
     """
 
     labels: Mapping[int, int]
@@ -32,18 +35,23 @@ def label_map(
 ) -> LabelMap:
     """The model's label for each of a data set's classes.
 
-    `classes`: the data set's, label 1 first; `category_ids`: label → the set's own number;
-    `outputs`: how many labels the model has with the background, 0, if that is known; `known`: its
-    own names, that of the background first, or without it; `listed`: `classes` are in the model's
-    order, because the user has listed them so. Then these, or else the first that applies:
+    Classes that the user has listed keep their order. Else the first of these applies:
 
     1. By name, if the model has names and every class of the data is among them.
     2. In order, if the model has as many labels as the data has classes.
     3. By the data set's own numbers, if its largest is the model's last label, as it is for
        torchvision's weights for COCO, which have 91 labels for 80 classes.
 
+    Args:
+        classes: The data set's class names, that of label 1 first.
+        category_ids: Label → the data set's own number.
+        outputs: How many labels the model has with the background, 0, if that is known.
+        known: The model's own names, that of the background first, or without it.
+        listed: `classes` are in the model's order, because the user has listed them so.
+
     Raises:
-        SubbyteError: None does; it names what does not fit, and how to say what is meant.
+        SubbyteError: None applies; the message names what does not fit, and how to say what is
+            meant.
     """
     names = without_background(known or (), outputs)
     count = outputs - 1 if outputs is not None else len(names) or len(classes)

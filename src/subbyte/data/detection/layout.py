@@ -26,7 +26,7 @@ ROBOFLOW = "_annotations.coco.json"
 
 
 def format_of(config: DataConfig) -> Format:
-    """How the objects of `config`'s data are written down: what it says, or what the files show.
+    """The format of `config`'s annotations: the one that it names, or the one that the files show.
 
     Raises `SubbyteError` if they show nothing, or more than one.
     """
@@ -165,7 +165,7 @@ def _coco_files(root: Path) -> list[Path]:
 
 
 def unlabelled(folder: Path) -> Found:
-    """The images of a folder, of which nobody says what is on them."""
+    """The images of a folder without annotations."""
     paths = image_files(folder)
     if not paths:
         raise SubbyteError(

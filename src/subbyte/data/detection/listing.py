@@ -1,4 +1,4 @@
-"""Images and the objects on them, as plain data, whatever the files said it in."""
+"""Images and the objects on them, as plain data, whatever form the files have."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from subbyte.errors import SubbyteError
 class Objects:
     """The objects on one image, n of them, and what is known of the image.
 
-    `image_id`: its number; `size`: height and width in pixels; `boxes`: (n, 4) float32, each
-    (x0, y0, x1, y1) in pixels from the upper left corner; `labels`: (n,) int64, from 1, because 0
-    is the background; `area`: (n,) float64, in square pixels, which decides whether an object
-    counts as small, medium or large; `iscrowd`: (n,) bool, many objects in one box; `difficult`:
-    (n,) bool, objects that count neither as found nor as missed.
+    Attributes:
+        image_id: The image's number.
+        size: Its height and width in pixels.
+        boxes: (n, 4) float32, each (x0, y0, x1, y1) in pixels from the upper left corner.
+        labels: (n,) int64, from 1, because 0 is the background.
+        area: (n,) float64, in square pixels; it decides whether an object counts as small, medium
+            or large.
+        iscrowd: (n,) bool, many objects in one box.
+        difficult: (n,) bool, objects that count neither as found nor as missed.
     """
 
     image_id: int
@@ -60,10 +64,20 @@ class Objects:
 class Annotated:
     """One image as its annotations have it, before anything is checked.
 
-    `size`: height and width that they state, if they do; `boxes`: (n, 4) float64, x0, y0, x1, y1,
-    in pixels or, if `relative`, in widths and heights of the image; `area`: (n,), NaN where none is
-    stated; `where`: the file that they are in; `numbers`: which `kind` of thing each of them is
-    there, for messages ("annotation 17 of FILE").
+    Attributes:
+        path: The image file.
+        image_id: Its number.
+        size: Height and width that the annotations state; `None`: they state none.
+        boxes: (n, 4) float64, x0, y0, x1, y1, in pixels or, if `relative`, in widths and heights of
+            the image.
+        labels: (n,) int64, from 1.
+        area: (n,) float64, in square pixels; NaN where none is stated.
+        iscrowd: (n,) bool.
+        difficult: (n,) bool.
+        where: The file of the annotations.
+        kind: What messages call one of them ("annotation 17 of FILE").
+        numbers: The number of each in the file, for messages.
+        relative: Whether boxes are in widths and heights of the image.
     """
 
     path: Path
@@ -84,9 +98,13 @@ class Annotated:
 class Listing:
     """A set of images and what is on them.
 
-    `paths`: the image files; `objects`: what is on each; `classes`: their names, that of label 1
-    first; `category_ids`: label → the number that the data set itself has for the class; `notes`:
-    what the reader of figures must know; `labelled`: whether the objects are known at all.
+    Attributes:
+        paths: The image files.
+        objects: What is on each.
+        classes: The class names, that of label 1 first.
+        category_ids: Label → the number that the data set itself has for the class.
+        notes: What the reader of figures must know.
+        labelled: Whether the objects are known at all.
     """
 
     paths: tuple[Path, ...]
@@ -108,12 +126,21 @@ def settle(
     *,
     labelled: bool = True,
 ) -> Listing:
-    """The listing of what was read: boxes in pixels, and those that are none left out.
+    """The listing of what was read: boxes in pixels, those that are not valid left out.
 
-    `infos`: what is known of the image files; a file whose size is needed and not known is looked
-    at. A box is left out if it has a coordinate that is no number, no area, or no point in the
-    image; `notes` counts these, and names the first. Raises `SubbyteError` if the annotations state
-    another size than the image has.
+    A box is left out if a coordinate is not a number, or if it has no area or no point in the
+    image; the listing's `notes` count these, and name the first.
+
+    Args:
+        annotated: The images as their annotations have them.
+        classes: The class names, that of label 1 first.
+        category_ids: Label → the data set's own number.
+        infos: What is known of the image files; a file whose size is needed and not known is
+            opened.
+        labelled: Whether the objects are known at all.
+
+    Raises:
+        SubbyteError: The annotations state another size than the image has.
     """
     left_out: dict[str, list[str]] = {}
     objects = [_settled(image, infos, left_out) for image in annotated]
@@ -141,7 +168,7 @@ def read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise SubbyteError(f"{path} cannot be read ({error.strerror}): give a text file") from None
     except UnicodeDecodeError:
-        raise SubbyteError(f"{path} is no text in UTF-8: give a text file") from None
+        raise SubbyteError(f"{path} is not text in UTF-8: give a text file") from None
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -165,9 +192,14 @@ def coco_form(
 ) -> dict[str, list[dict[str, object]]]:
     """The ground truth as a dictionary in the form of COCO's `instances_*.json`.
 
-    `names`: the images' file names; `category_ids`: label → `category_id` (default: the label).
     Annotations are numbered from 1, because COCO's own evaluation takes 0 for "not found". Objects
-    that are difficult say so in `difficult`.
+    that are difficult have a true `difficult`.
+
+    Args:
+        objects: What is on each image.
+        classes: The class names, that of label 1 first.
+        names: The images' file names; `None`: by their ids.
+        category_ids: Label → `category_id`; `None`: the label itself.
     """
     ids = category_ids or {label: label for label in range(1, len(classes) + 1)}
     images: list[dict[str, object]] = []
@@ -233,7 +265,7 @@ def _faults(boxes: np.ndarray, width: int, height: int) -> dict[str, np.ndarray]
     x0, y0, x1, y1 = boxes.T
     outside = (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height)
     return {
-        "with a coordinate that is no number": ~np.isfinite(boxes).all(1),
+        "with a coordinate that is not a number": ~np.isfinite(boxes).all(1),
         "of no area": ~((x1 > x0) & (y1 > y0)),
         "outside of the image": outside,
     }

@@ -30,10 +30,15 @@ _SILENT = Silent()
 class DetectionData:
     """The images of an experiment with a detector, and what is on them.
 
-    `classes`: what the labels from 1 on stand for; `category_ids`: label → the data set's own
-    number; `listed`: the classes are in the order that `data.classes` has them in; `overlap`: how
-    many calibration images are also evaluation images; `skipped`: broken files left out; `notes`:
-    what the reader of figures must know of the images.
+    Attributes:
+        calibration: The images to calibrate with.
+        evaluation: The images to evaluate.
+        classes: What the labels from 1 on stand for.
+        category_ids: Label → the data set's own number.
+        listed: Whether the classes are in the order that `data.classes` has them in.
+        overlap: How many calibration images are also evaluation images.
+        skipped: Broken files left out.
+        notes: What the reader of figures must know of the images.
     """
 
     calibration: DetectionBatches
@@ -74,10 +79,18 @@ def open_detection(
 ) -> DetectionData:
     """Find, check and choose the images that `config` names, and what is on them.
 
-    `seed` chooses the images; `whole`: all there are to calibrate with, whatever `config` says.
-    Every chosen file is decoded once here, so that nothing is found broken later. Raises
-    `SubbyteError` if a file or folder is missing or not laid out as it should be, annotations are
-    cut off or do not fit the images, or there are fewer images than asked for.
+    Every chosen file is decoded once here, so that nothing is found broken later.
+
+    Args:
+        config: Where images come from, and how many.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+        whole: Calibrate with all images there are, whatever `config` says.
+
+    Raises:
+        SubbyteError: A file or folder is missing or not laid out as it should be, annotations are
+            cut off or do not fit the images, or there are fewer images than asked for.
     """
     if config.name is not None:
         if config.name not in BUNDLED_SCENES:
@@ -93,22 +106,24 @@ def open_detection(
             f"calibration has the classes {_shown(calibration.classes)} and evaluation "
             f"{_shown(evaluation.classes)}: give both the same"
         )
-    one, other = calibration.annotated, evaluation.annotated
+    calibrating, evaluated = calibration.annotated, evaluation.annotated
     # To train on, images are read by other processes, and each but once an epoch.
     decoded = None if whole else Decoded(PLAIN)
     infos: dict[Path, ImageInfo] = {}
     faults: dict[Path, str | None] = {}
     if config.skip_broken:  # all there are, of which few may be used: nothing is kept
-        infos, faults = _looked(one, other, progress)
-        one, other = (_without(side, faults) for side in (one, other))
-    chosen = calibration_indices(len(one), _whole(config, len(one), whole), seed)
-    one = tuple(one[i] for i in chosen)
-    other = tuple(other[i] for i in evaluation_indices(len(other), config, seed))
+        infos, faults = _looked(calibrating, evaluated, progress)
+        calibrating, evaluated = (_without(side, faults) for side in (calibrating, evaluated))
+    chosen = calibration_indices(len(calibrating), _whole(config, len(calibrating), whole), seed)
+    calibrating = tuple(calibrating[i] for i in chosen)
+    evaluated = tuple(evaluated[i] for i in evaluation_indices(len(evaluated), config, seed))
     if not config.skip_broken:
-        infos, faults = _looked(one, other, progress, decoded)
+        infos, faults = _looked(calibrating, evaluated, progress, decoded)
         refuse_broken(faults)
-    first = settle(one, evaluation.classes, evaluation.category_ids, infos, labelled=labelled)
-    second = settle(other, evaluation.classes, evaluation.category_ids, infos)
+    first = settle(
+        calibrating, evaluation.classes, evaluation.category_ids, infos, labelled=labelled
+    )
+    second = settle(evaluated, evaluation.classes, evaluation.category_ids, infos)
     data = DetectionData(
         calibration=_batches(first, infos, batch_size, "calibration", decoded),
         evaluation=_batches(second, infos, batch_size, "evaluation", decoded),
@@ -127,8 +142,17 @@ def open_detection_calibration(
     """Calibration images alone, without labels: those of a folder, or of the bundled scenes.
 
     Of a data set in a layout that is known, the images of its training split; else all images in
-    the folder. `images`: how many at most, chosen by `seed`. Raises `SubbyteError` as
-    `open_detection` does.
+    the folder.
+
+    Args:
+        source: A folder, or the name of bundled data.
+        images: How many at most.
+        seed: Of the choice of images.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_detection`.
     """
     if source in BUNDLED_SCENES:
         config = DataConfig(name=source, calibration_images=min(images, COUNTS["train"]))
@@ -150,9 +174,15 @@ def open_detection_evaluation(
 ) -> tuple[DetectionData, bool]:
     """Evaluation images alone, on both sides of the data, and whether they are in VOC's form.
 
-    `source`: a data set in a layout that is known, of which its split val is taken; a folder of
-    images with what is on them; or the bundled scenes. `classes`: as in `DataConfig`. Raises
-    `SubbyteError` as `open_detection` does.
+    Args:
+        source: A data set in a layout that is known, of which its split val is taken; a folder of
+            images with what is on them; or the name of bundled data.
+        classes: As in `DataConfig`.
+        batch_size: Images a batch.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: As `open_detection`.
     """
     if source in BUNDLED_SCENES:
         scenes_ = _scenes("evaluation", DataConfig(name=source), 0, batch_size)
@@ -190,19 +220,19 @@ def _scenes(split: Split, config: DataConfig, seed: int, batch_size: int) -> Det
 
 
 def _looked(
-    one: Sequence[Annotated],
-    other: Sequence[Annotated],
+    calibrating: Sequence[Annotated],
+    evaluated: Sequence[Annotated],
     progress: Progress,
     decoded: Decoded | None = None,
 ) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
-    """A look at every image, and what is wrong with it or with what its annotations say of it.
+    """What is known of every image, and what is wrong with it or with its annotations.
 
     decoded: keeps what is decoded meanwhile.
     """
-    paths = list(dict.fromkeys(image.path for image in (*one, *other)))
+    paths = list(dict.fromkeys(image.path for image in (*calibrating, *evaluated)))
     infos = inspect(paths, progress, decoded)
     faults = {path: seen.fault for path, seen in infos.items()}
-    for image in (*one, *other):
+    for image in (*calibrating, *evaluated):
         if faults[image.path] == MISSING:
             faults[image.path] = f"{MISSING}, though {image.where} lists it"
         faults[image.path] = faults[image.path] or size_fault(image, infos[image.path])

@@ -101,7 +101,7 @@ def _parse(path: Path) -> ElementTree.Element:
             "needs them"
         ) from None
     except ElementTree.ParseError as error:
-        raise SubbyteError(f"{path} is cut off or no XML ({error}): give a whole file") from None
+        raise SubbyteError(f"{path} is cut off or not XML ({error}): give a whole file") from None
 
 
 def _classes(root: Path) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     for path in sorted((root / "Annotations").glob("*.xml")):
         try:
             tree = ElementTree.parse(path)
-        except ElementTree.ParseError:  # said where the file belongs to a split that is read
+        except ElementTree.ParseError:  # reported where the file belongs to a split that is read
             continue
         names.update((name.text or "").strip() for name in tree.iterfind("object/name"))
     if names <= set(VOC):

@@ -86,16 +86,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SubbyteError(f"{path} cannot be read ({error.strerror}): give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise SubbyteError(f"{path} is cut off or no YAML ({reason}): give a whole file") from None
+        raise SubbyteError(f"{path} is cut off or not YAML ({reason}): give a whole file") from None
     if not isinstance(content, dict):
         raise SubbyteError(f"{path} holds no mapping: give a YAML file with train, val and names")
     return content
 
 
 def images_of(content: Mapping[str, Any], key: str, path: Path) -> list[Path]:
-    """The image files that a `data.yaml` at `path` has under `key`: of folders, or of lists.
+    """The image files that a `data.yaml` has under a key: of folders, or of lists.
 
-    Raises `SubbyteError` if the key, a folder or a list is missing.
+    Args:
+        content: The mapping in the file.
+        key: The name of a split.
+        path: The file.
+
+    Raises:
+        SubbyteError: The key, a folder or a list is missing.
     """
     given = content.get(key)
     if not given:

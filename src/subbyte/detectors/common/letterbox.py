@@ -19,7 +19,7 @@ Sizes = Collection[Size]
 class Letterbox:
     """The size of a file's images, and how an image of another size gets it.
 
-    Args:
+    Attributes:
         size: Height and width in pixels.
         fit: "stretch" both sides, as an SSD does itself, so that nothing changes; or "pad": resize
             as far as it fits, and fill up on the right and below.

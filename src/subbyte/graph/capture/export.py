@@ -33,11 +33,13 @@ SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand"
 def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     """The model as a graph of functional ATen operators, in evaluation mode, batch norm folded.
 
-    What depends on parameters only is computed here, once.
+    What depends on parameters only is computed here, once. `model` is left as it is, and parameters
+    keep their qualified names. The first dimension of every tensor of the batch's size becomes
+    dynamic, so that any batch size runs afterwards.
 
-    `model` is left as it is. `args` are its positional arguments for one batch; the first dimension
-    of every tensor of the batch's size becomes dynamic, so that any batch size runs afterwards.
-    Parameters keep their qualified names.
+    Args:
+        model: The user's model.
+        args: Its positional arguments for one batch.
 
     Raises:
         SubbyteError: The model does not run on `args`, has NaN or infinity in its parameters, or
@@ -54,7 +56,13 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
 def capture_part(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: dict[str, Any]
 ) -> fx.GraphModule:
-    """A submodule as such a graph, itself and not a copy; `shapes` says what is dynamic.
+    """A submodule as such a graph; its parameters are the module's own.
+
+    Args:
+        module: The submodule.
+        args: Its positional arguments for one batch.
+        kwargs: Its named arguments.
+        shapes: Which dimensions are dynamic, by `shapes_by_name`.
 
     Raises:
         SubbyteError: `torch.export` cannot capture it.
@@ -103,9 +111,14 @@ def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 def shapes_by_name(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], varying: list[set[int]]
 ) -> dict[str, Any]:
-    """The same for a submodule and its arguments, by their names.
+    """What `torch.export` needs to know of a submodule's arguments, by their names.
 
-    varying: for each tensor among them, which dimensions may be of any size beside the batch's.
+    Args:
+        module: The submodule.
+        args: Its positional arguments for one batch.
+        kwargs: Its named arguments.
+        varying: For each leaf of the arguments, which dimensions may be of any size beside the
+            batch's.
     """
     size, numbers = leading((args, kwargs)), iter(varying)
 
@@ -205,7 +218,7 @@ def mismatch(model: nn.Module, args: tuple[Any, ...]) -> str | None:
 
 
 def complaint(error: BaseException) -> str:
-    """What a model that failed says itself, in one line, and at which line of its code."""
+    """The error of a model that failed, in one line, with the line of its code."""
     return f"{_first_line(error)}{_at(error)}"
 
 
@@ -270,7 +283,7 @@ def _shapes_to(node: fx.Node, size: int) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's own log of what it could not trace: the error says it."""
+    """Without torch's own log of what it could not trace, which the error repeats."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

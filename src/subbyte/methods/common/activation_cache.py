@@ -11,21 +11,23 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import in_batch, leading
+from subbyte.graph.batch import IMAGES_AT_ONCE, in_batch, leading
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.methods.common.store import Store
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, simulate
 
-IMAGES_AT_ONCE = 32
-
 
 @dataclass(frozen=True)
 class Values:
-    """A node's values on all images, (images, …), in the float network and behind quantized parts.
+    """A node's values on all images.
 
     The two are one tensor where nothing is quantized in front of the node.
+
+    Attributes:
+        exact: In the float network, (images, …).
+        quantized: Behind quantized parts, (images, …).
     """
 
     exact: torch.Tensor
@@ -69,7 +71,15 @@ def of_regions_before(
 ) -> Simulation | None:
     """The simulation in which tensors of some roles are quantized in the regions before one.
 
-    `None` where it is the first one.
+    Args:
+        float_model: The model.
+        placement: What is quantized.
+        params: Parameters found so far.
+        region: The region before which others run.
+        roles: "weight", "activation" or both.
+
+    Returns:
+        `None` where it is the first one.
     """
     before = float_model.region_names[: float_model.region_names.index(region)]
     if not before:
@@ -133,13 +143,26 @@ def images_of(values: Sequence[Any]) -> int:
 def picked(
     values: Sequence[Any], images: torch.Tensor | slice, count: int, device: torch.device
 ) -> list[Any]:
-    """The rows of some images of those values that have one for each; the others as they are."""
+    """The rows of some images of those values that have one for each; the others as they are.
+
+    Args:
+        values: Tensors on all images, and what is the same for all of them.
+        images: Which ones.
+        count: How many images there are.
+        device: Where the rows go.
+    """
     return [x[images].to(device) if in_batch(x, count) else x for x in values]
 
 
 @torch.no_grad()
 def run(part: fx.GraphModule, inputs: Sequence[Any], store: Store) -> list[torch.Tensor]:
-    """What a part of a region gives on all images."""
+    """What a part of a region gives on all images.
+
+    Args:
+        part: The part, as a graph of its own.
+        inputs: What it reads on all images, by position.
+        store: Where the outputs go.
+    """
     count = images_of(inputs)
     wholes: list[torch.Tensor] = []
     for start in range(0, count, IMAGES_AT_ONCE):

@@ -108,6 +108,3 @@ class HessianAccumulator:
         n = self.count or 1
         mean, target = self.x0 + self.x / n, self.t0 + self.t / n
         return target - (weights @ mean[..., None])[..., 0]
-
-
-Moments = HessianAccumulator  # until methods.reconstruction says so

@@ -82,7 +82,7 @@ def label_loss(outputs: Any, targets: Any) -> torch.Tensor:
     """Mean cross-entropy of logits (images, classes) with the labels (images,).
 
     Raises:
-        SubbyteError: The outputs are not logits, or a label is no class of the model.
+        SubbyteError: The outputs are not logits, or a label is not a class of the model.
     """
     labels = torch.as_tensor(targets)
     logits = check_logits(outputs, len(labels))

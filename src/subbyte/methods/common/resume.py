@@ -41,10 +41,16 @@ def claim(folder: Path, work: dict[str, Any]) -> None:
 def restore(
     folder: Path, key: str, device: torch.device
 ) -> tuple[QuantParams, dict[str, torch.Tensor], dict[str, Any]] | None:
-    """What was kept under `key`; `None` where nothing was. Values return to the last bit.
+    """What was kept of a step of the work, to the last bit.
+
+    Args:
+        folder: A folder that `claim` has made.
+        key: The file's name.
+        device: Where the tensors go.
 
     Returns:
-        The parameters, the other tensors by name, and what was noted.
+        The parameters, the other tensors by name, and what was noted; `None` where nothing was
+        kept.
     """
     path = folder / f"{key}.safetensors"
     if not path.is_file():

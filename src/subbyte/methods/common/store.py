@@ -1,4 +1,4 @@
-"""Room for what a layer gives on all calibration images: in memory to a limit, then in files."""
+"""A store for activations on all calibration images: in memory to a limit, then in files."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def _learn(
                 with torch.enable_grad(), parameters.in_place():
                     loss = _loss(student, task, args, strength)
                     if not math.isfinite(float(loss.detach())):
-                        return "its loss was no number"
+                        return "its loss was not a number"
                     torch.autograd.backward(loss * (len(part) / len(chosen)))
             adam.step()
             schedule.step()

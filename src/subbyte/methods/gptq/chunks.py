@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from subbyte.methods.common.activation_cache import IMAGES_AT_ONCE
+from subbyte.graph.batch import IMAGES_AT_ONCE
 
 EVERY = 5  # of so many chunks, the last one is held out
 

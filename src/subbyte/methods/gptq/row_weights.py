@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from subbyte.calibration.gradients import random_sum
-from subbyte.graph.batch import batch_size, images_of_pixels, portions
+from subbyte.graph.batch import batch_size, images_of_pixels, in_chunks
 from subbyte.graph.float_model import FloatModel, interpreted
 from subbyte.methods.common.samples import Geometry, mean_squares
 from subbyte.methods.common.store import Store
@@ -46,7 +46,7 @@ def row_weights(
     """
     size = images_of_pixels(next(iter(batches), ()), PIXELS_IN_MEMORY)
     size = min(max(size, FEWEST_IMAGES), MOST_IMAGES)
-    chunks = list(portions(batches, UNLIMITED, size))
+    chunks = list(in_chunks(batches, UNLIMITED, size))
     counts = [batch_size(args) for args in chunks]
     watches = {
         region: _GradientWatch(float_model.region(region), its, sum(counts))

@@ -94,7 +94,7 @@ def solve_layer(
         one_scale: All outputs have the same scale.
 
     Returns:
-        The solution, or `None` where it is no better than rounding on the samples held out, or
+        The solution, or `None` where it is not better than rounding on the samples held out, or
         where what the layer reads or should give is not finite.
     """
     problem = _problem(train, weights, with_bias)

@@ -1,4 +1,4 @@
-"""From block to block: what each reads and should give, what it learns, and what it gives then."""
+"""Block after block: what each reads and should give, and what it gives once it is learned."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _finished(
     values: dict[str, Values],
     exact: list[torch.Tensor],
 ) -> dict[str, Any]:
-    """Learn a block, or take what an interrupted run has kept of it; say how it went."""
+    """Learn a block, or take what an interrupted run has kept of it; return how it went."""
     simulation, folder = work.simulation, work.context.resume
     key = f"{work.settings.description} {block.region} {number}".replace(" ", "-")
     kept = None if folder is None else restore(folder, key, work.store.device)
@@ -107,7 +107,7 @@ def _finished(
     seconds = round(time.perf_counter() - started, 3)
     note = {"block": block.name, "seconds": seconds, "fell_back": not well}
     if not well:
-        note["why"] = "its loss was no number"
+        note["why"] = "its loss was not a number"
     if folder is not None:
         now = {t.key: q.params for t, q in simulation.quantizers_in(block.module)}
         found_now = {key: params for key, params in now.items() if params is not None}

@@ -10,7 +10,7 @@ from torch import fx
 from torch.nn.functional import cross_entropy
 
 from subbyte.calibration.gradients import random_sum
-from subbyte.graph.batch import batch_size, portions
+from subbyte.graph.batch import batch_size, in_chunks
 from subbyte.graph.blocks import Block
 from subbyte.graph.float_model import FloatModel, interpreted
 from subbyte.methods.common.simulated_blocks import float_name
@@ -40,13 +40,13 @@ def fisher_diagonal(
         store: Where the gradients go.
 
     Returns:
-        None, where what the block gives has no row for each image: it is about proposals, say.
+        None, where what the block gives has no row for each image, as a block of proposals.
     """
     found: list[torch.Tensor] = []
     region = float_model.region(block.region)
     cut, first = _Cut(region, [float_name(node) for node in block.outputs]), 0
     with interpreted(region, cut), torch.enable_grad():
-        for args in portions(batches, images, IMAGES_IN_MEMORY):
+        for args in in_chunks(batches, images, IMAGES_IN_MEMORY):
             last = first + batch_size(args)
             loss = _drawn_loss(float_model.raw(*args), range(first, last))
             if any(len(leaf) != last - first for leaf in cut.leaves):

@@ -37,7 +37,7 @@ class Masks:
 class StepSizes:
     """The step sizes of some activations as one vector that can be learned.
 
-    A quantizer then gives x quantized where a mask says so, and x elsewhere (Wei et al. 2022,
+    A quantizer then gives x quantized where a mask is 1, and x elsewhere (Wei et al. 2022,
     QDrop, equation 8), or everywhere the one (no `masks`). Step sizes get the gradient of Esser et
     al. 2020, equation 3, scaled by 1 / √(values · highest integer).
     """

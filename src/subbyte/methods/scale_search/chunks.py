@@ -12,10 +12,8 @@ from torch.utils import _pytree as pytree
 
 from subbyte.data.batches import ArgumentsOf, Batch
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import cut, parts
+from subbyte.graph.batch import IMAGES_AT_ONCE, cut, parts
 from subbyte.graph.float_model import FloatModel
-
-IMAGES_AT_ONCE = 32
 
 Targets = Literal["auto", "labels", "outputs"]
 NodeValues = dict[str, Any]  # of some nodes of a graph, by their names

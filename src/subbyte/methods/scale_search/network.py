@@ -30,7 +30,13 @@ OutputLoss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and a ba
 
 @torch.no_grad()
 def mean_loss(simulation: Simulation, chunks: Iterable[Chunk], loss: OutputLoss) -> float:
-    """The loss of a network over all images; infinite where it is NaN."""
+    """The loss of a network over all images; infinite where it is NaN.
+
+    Args:
+        simulation: The network.
+        chunks: The images.
+        loss: Of the outputs and a chunk's targets.
+    """
     total, images = 0.0, 0
     for chunk in chunks:
         total += float(loss(simulation.raw(*chunk.args), chunk.targets)) * chunk.images
@@ -96,7 +102,7 @@ class ScaledNetwork:
     def evaluate(self, point: np.ndarray) -> float:
         """The mean loss at `point`, which becomes the best setting if it is lower than before.
 
-        Where the chunks run so far leave no doubt that it is higher, it is told from them.
+        Where the chunks run so far leave no doubt that it is higher, it is estimated from them.
         """
         begin = min((self.first[i] for i in np.flatnonzero(point != self.best)), default=0)
         begin = max(i for i in self.boundaries if i <= begin)

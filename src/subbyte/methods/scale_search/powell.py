@@ -9,22 +9,27 @@ import numpy as np
 
 PointLoss = Callable[[np.ndarray], float]
 
-NARROWEST = 0.1  # of the first step: below it losses of quantized networks tell only of rounding
+NARROWEST = 0.1  # of the first step: below it losses of quantized networks differ by rounding alone
 FARTHEST = 3  # steps that a line search goes at once
 
 
 def powell(
     loss: PointLoss, start: np.ndarray, value: float, *, step: float, tolerance: float
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Minimize `loss` from `start`, (n,), where it is `value`; yield the best of each moment.
+    """Minimize a function of a vector; yield the best point and its loss at each moment.
 
     Powell 1964, "An efficient method for finding the minimum of a function of several variables
     without calculating derivatives": lines along n directions, at first the axes; after each round
     the way it has gone takes the place of the direction that gained most, where his criterion says
     that this keeps the directions independent. A line search is a parabola through three points and
-    the try of its lowest one: three evaluations, where exact ones take ten. `step`: the
-    width at first; a direction's follows what it last moved. It ends when a round gains less
-    than the share `tolerance` of the loss.
+    the try of its lowest one: three evaluations, where exact ones take ten.
+
+    Args:
+        loss: What is minimized.
+        start: Where the search begins, (n,).
+        value: The loss there.
+        step: The width of the first line searches; a direction's follows what it last moved.
+        tolerance: The search ends when a round gains less than this share of the loss.
     """
     best, lowest = start.copy(), value
     directions = list(np.eye(len(start)))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Family(Protocol):
     """What a file in this folder holds.
 
-    `GROUP`: under which heading `subbyte models` lists the names. `TASK`: what the models are for.
+    Attributes:
+        GROUP: Under which heading `subbyte models` lists the names.
+        TASK: What the models are for.
     """
 
     GROUP: str

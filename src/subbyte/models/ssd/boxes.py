@@ -22,8 +22,10 @@ Order = Literal["place", "shape"]
 class Level:
     """The default boxes of one feature map.
 
-    `cells`: height and width of the map; `step`: pixels of the image from one cell to the next;
-    `shapes`: width and height in pixels of the boxes at each place of the map, in their order.
+    Attributes:
+        cells: Height and width of the map.
+        step: Pixels of the image from one cell to the next.
+        shapes: Width and height in pixels of the boxes at each place of the map, in their order.
     """
 
     cells: int
@@ -36,8 +38,10 @@ def shapes(
 ) -> tuple[tuple[float, float], ...]:
     """Width and height in pixels of an SSD's usual boxes: two squares, and two for each ratio.
 
-    The first square has the side `smallest`, the second the geometric mean with `largest`;
-    `ratios`: w / h of the other boxes, of the first one's area, which come lying and standing.
+    Args:
+        smallest: The side of the first square, in pixels.
+        largest: With it the geometric mean of `smallest` is the side of the second square.
+        ratios: w / h of the other boxes, of the first one's area, which come lying and standing.
     """
     mean = sqrt(smallest * largest)
     found = [(smallest, smallest), (mean, mean)]
@@ -48,10 +52,12 @@ def shapes(
 
 
 def default_boxes(levels: Sequence[Level], size: int, order: Order) -> Tensor:
-    """The default boxes of all levels, float32 [A, 4] in the centre form, clipped to [0, 1].
+    """The default boxes of all feature maps, float32 [A, 4] in the centre form, clipped to [0, 1].
 
-    `size` is the side of the network's input in pixels. The order is level, row, column, shape, or
-    for `"shape"` level, shape, row, column.
+    Args:
+        levels: The feature maps.
+        size: The side of the network's input, in pixels.
+        order: "place": map, row, column, shape; "shape": map, shape, row, column.
     """
     boxes: list[tuple[float, float, float, float]] = []
     for level in levels:
@@ -83,6 +89,11 @@ def encode(corners: Tensor, defaults: Tensor, variances: tuple[float, float]) ->
 
     Offset of the centre in sides of the default box, over the first variance; logarithm of the
     ratio of the sides, over the second.
+
+    Args:
+        corners: Boxes in the corner form, [..., 4].
+        defaults: The default boxes in the centre form, [..., 4].
+        variances: Of centres and of sides.
     """
     boxes = to_centres(corners)
     centres = (boxes[..., :2] - defaults[..., :2]) / defaults[..., 2:] / variances[0]
@@ -91,7 +102,13 @@ def encode(corners: Tensor, defaults: Tensor, variances: tuple[float, float]) ->
 
 
 def decode(regression: Tensor, defaults: Tensor, variances: tuple[float, float]) -> Tensor:
-    """The boxes in the corner form that the network means; the inverse of `encode`."""
+    """The boxes in the corner form that the network means; the inverse of `encode`.
+
+    Args:
+        regression: What the network gives, [..., 4].
+        defaults: The default boxes in the centre form, [..., 4].
+        variances: Of centres and of sides.
+    """
     centres = defaults[..., :2] + regression[..., :2] * variances[0] * defaults[..., 2:]
     sides = defaults[..., 2:] * torch.exp(regression[..., 2:] * variances[1])
     return to_corners(torch.cat([centres, sides], dim=-1))

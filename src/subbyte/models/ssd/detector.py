@@ -16,13 +16,13 @@ from subbyte.models.ssd.postprocess import detections
 from subbyte.models.ssd.settings import Settings
 from subbyte.postprocessing import Anchored
 
-Detections = list[dict[str, Tensor]]
+ImageDetections = list[dict[str, Tensor]]
 
 
 class SSD(nn.Module):
     """A single-shot detector (Liu et al. 2016).
 
-    `network` is what learns, tensors in and tensors out; `settings` say what happens around it.
+    `network` is what learns, tensors in and tensors out; `settings` are for what happens around it.
     `beta`: of the loss of boxes, see `multibox`.
     """
 
@@ -38,7 +38,7 @@ class SSD(nn.Module):
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
-    ) -> Detections | dict[str, Tensor]:
+    ) -> ImageDetections | dict[str, Tensor]:
         """Detections of images [3, H, W] in [0, 1]; in training mode the losses.
 
         Detections of each image: `boxes` (x1, y1, x2, y2 in the image's own pixels), `scores` and
@@ -47,7 +47,7 @@ class SSD(nn.Module):
         is `bbox_regression` and `classification`, scalars.
 
         Raises:
-            SubbyteError: an image or a target is not as said.
+            SubbyteError: an image or a target is not like that.
         """
         images = list(images)
         batch = self.preprocess(images)

@@ -61,7 +61,17 @@ def conv_bn(
     groups: int = 1,
     act: type[nn.Module] = nn.ReLU,
 ) -> list[nn.Module]:
-    """Convolution without bias, batch norm, activation; padded to keep the size by default."""
+    """Convolution without bias, batch norm, activation.
+
+    Args:
+        inputs: Channels.
+        outputs: Channels.
+        kernel: The side of the kernel.
+        stride: In both directions.
+        padding: On each side; `None`: so that stride 1 keeps the size.
+        groups: Of channels that do not mix.
+        act: The activation's class.
+    """
     padding = kernel // 2 if padding is None else padding
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
@@ -75,7 +85,12 @@ def separable(
 ) -> nn.Sequential:
     """A 3×3 convolution for each channel, an activation, and a 1×1 convolution across them.
 
-    With `norm`, batch norm and ReLU6 are between the two, otherwise ReLU alone.
+    Args:
+        inputs: Channels.
+        outputs: Channels.
+        stride: Of the first convolution.
+        padding: Of the first convolution, on each side.
+        norm: Batch norm and ReLU6 are between the two, otherwise ReLU alone.
     """
     middle = [nn.BatchNorm2d(inputs), nn.ReLU6()] if norm else [nn.ReLU()]
     return nn.Sequential(

@@ -18,7 +18,7 @@ from subbyte.models.config import ModelConfig
 from subbyte.models.spec import ModelSpec
 from subbyte.models.ssd.members import COCO, MEMBERS, VOC, Member, make
 
-# Of a folder that training has written: the file of the weights, and the key of what it says.
+# Of a folder that training has written: the file of the weights, and the key of its metadata.
 FILE = "model.safetensors"
 METADATA = "subbyte"
 # The classes that the published checkpoints have, by their number with the background.
@@ -72,7 +72,17 @@ def untangled(state: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def fitting(name: str, wanted: int | None, state: Mapping[str, Tensor], file: Path) -> int:
-    """The number of classes in `state`; an error if it is another member's, or not `wanted`."""
+    """The number of classes in a state dict.
+
+    Args:
+        name: The member that it shall fit.
+        wanted: How many classes are asked for; `None`: any number.
+        state: Name → tensor.
+        file: Where it comes from, for messages.
+
+    Raises:
+        SubbyteError: It is another member's, or has another number of classes than `wanted`.
+    """
     if not _is(name, state):
         others = [other for other in MEMBERS if other != name and _is(other, state)]
         if others:
@@ -82,7 +92,7 @@ def fitting(name: str, wanted: int | None, state: Mapping[str, Tensor], file: Pa
             )
     count = _classes(MEMBERS[name], state)
     if count is None:
-        return wanted or MEMBERS[name].classes  # load_state will say what does not fit
+        return wanted or MEMBERS[name].classes  # load_state names what does not fit
     if wanted not in (None, count):
         raise SubbyteError(
             f"'{file}' has {count} classes with the background, but num_classes is {wanted}: "
@@ -132,7 +142,7 @@ def _trained(file: Path) -> tuple[str, ...] | None:
         return None
     try:
         with safe_open(str(file), framework="pt") as content:
-            said = json.loads((content.metadata() or {}).get(METADATA, "{}"))
+            metadata = json.loads((content.metadata() or {}).get(METADATA, "{}"))
     except (SafetensorError, ValueError):
         return None
-    return tuple(said["classes"]) if "classes" in said else None
+    return tuple(metadata["classes"]) if "classes" in metadata else None

@@ -21,9 +21,14 @@ NEGATIVES = 3  # background boxes for each that stands for an object
 def match(objects: Tensor, defaults: Tensor, iou: float = IOU) -> Tensor:
     """For each default box the index of the object that it stands for, or -1; int64 [A].
 
-    `objects` [G, 4] and `defaults` [A, 4] in the corner form. It stands for the object that it
-    overlaps most, if by `iou` or more; and each object's best default box stands for it whatever
-    the overlap, the last such object's where it is the best of several.
+    It stands for the object that it overlaps most, if by `iou` or more; and each object's best
+    default box stands for it whatever the overlap, the last such object's where it is the best of
+    several.
+
+    Args:
+        objects: [G, 4] in the corner form.
+        defaults: [A, 4] in the corner form.
+        iou: In (0, 1].
     """
     if len(objects) == 0:
         return torch.full((len(defaults),), -1, device=defaults.device)
@@ -47,11 +52,18 @@ def multibox(
 ) -> dict[str, Tensor]:
     """The two losses of a batch, each a sum over boxes divided by the number of matched ones.
 
-    `bbox_regression`: smooth L1, linear from `beta` on, of the regressions [N, A, 4] of matched
-    default boxes;
-    `classification`: cross entropy of the logits [N, A, C] of these and, in each image, of thrice
-    as many others, those with the highest. `targets`: objects [G, 4] in the corner form, relative,
-    and labels [G] of each image; `defaults`: the default boxes in the centre and corner form.
+    `bbox_regression`: smooth L1 of the regressions of matched default boxes; `classification`:
+    cross entropy of the logits of these and, in each image, of thrice as many others, those with
+    the highest.
+
+    Args:
+        regression: [N, A, 4].
+        logits: [N, A, C].
+        targets: Of each image the objects, [G, 4] in the corner form, relative, and their labels,
+            [G].
+        defaults: The default boxes in the centre and in the corner form.
+        variances: Of centres and of sides.
+        beta: The error from which on smooth L1 is linear.
     """
     centred, corners = defaults
     wanted, labels = [], []

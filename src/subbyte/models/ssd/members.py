@@ -29,8 +29,18 @@ Head = Callable[[int, int], nn.Module]
 class Member:
     """One SSD but for its number of classes.
 
-    `levels` gives the default boxes for a number of classes; `heads` makes a head for each feature
-    map from its channels and what it puts out; `classes`: of the published checkpoints.
+    Attributes:
+        names: Of its parts in the published checkpoints.
+        settings: What happens before and after the network.
+        levels: The default boxes for a number of classes, feature map by feature map.
+        backbone: Makes the backbone.
+        extras: Makes the layers behind the backbone, one for each further feature map.
+        channels: Of each feature map.
+        heads: Each makes a head for a feature map from its channels and what it puts out.
+        classes: Of the published checkpoints.
+        order: Of the default boxes.
+        norm: Makes what normalizes the first feature map, if anything does.
+        stride: Of the first head's boxes.
     """
 
     names: Names

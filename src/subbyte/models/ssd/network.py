@@ -25,9 +25,11 @@ class Names:
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a feature map is taken from a backbone: after `layers` of its layers.
+    """Where a feature map is taken from a backbone.
 
-    With `inner`, after so many layers of the `conv` of the layer that follows these.
+    Attributes:
+        layers: Behind how many of its layers.
+        inner: Behind so many layers of the `conv` of the layer that follows these.
     """
 
     layers: int

@@ -13,10 +13,18 @@ from subbyte.models.ssd.settings import Settings
 def detections(
     regression: Tensor, logits: Tensor, defaults: Tensor, size: tuple[int, int], settings: Settings
 ) -> dict[str, Tensor]:
-    """The objects of one image of `size` (height, width) in pixels, highest scores first.
+    """The objects of one image, highest scores first.
 
-    From regressions [A, 4] and logits [A, C]: `boxes` [D, 4] in corner form and pixels, within the
-    image; `scores` [D]; `labels` [D], int64, 1 to C - 1.
+    Args:
+        regression: [A, 4].
+        logits: [A, C].
+        defaults: The default boxes, [A, 4] in the centre form.
+        size: Height and width of the image in pixels.
+        settings: Thresholds and limits.
+
+    Returns:
+        `boxes` [D, 4] in corner form and pixels, within the image; `scores` [D]; `labels` [D],
+        int64, 1 to C - 1.
     """
     height, width = size
     scale = regression.new_tensor([width, height, width, height])

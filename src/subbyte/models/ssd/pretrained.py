@@ -13,15 +13,22 @@ from subbyte.models.ssd.detector import SSD
 from subbyte.models.ssd.loading import checkpoint_file, fitting, known_classes, untangled
 from subbyte.models.ssd.members import MEMBERS
 
-# Of the SSDs with VGG: weights and biases of the two layers that are no classifier's.
+# Of the SSDs with VGG: weights and biases of the two layers that are not a classifier's.
 NEW_IN_VGG = 4
 
 
 def load_backbone(model: SSD, name: str, file: Path) -> None:
-    """Put a classifier's weights (torchvision's files, say) into the backbone of an SSD by `name`.
+    """Put a classifier's weights (torchvision's files, say) into the backbone of an SSD.
 
-    Tensors are taken in their order, as their names differ; each must have the shape of its place.
-    Raises `SubbyteError` where one has not.
+    Tensors are taken in their order, as their names differ.
+
+    Args:
+        model: The SSD.
+        name: The member's name.
+        file: The classifier's weights.
+
+    Raises:
+        SubbyteError: A tensor does not have the shape of its place.
     """
     state = {key: value for key, value in read_checkpoint(file).items() if not _count(key)}
     backbone = model.network.get_submodule(model.network.names.backbone)
@@ -44,10 +51,18 @@ def load_backbone(model: SSD, name: str, file: Path) -> None:
 
 
 def load_start(model: SSD, name: str, file: Path, classes: tuple[str, ...]) -> None:
-    """Put the weights of an SSD of the same `name` into `model`, which is for `classes`.
+    """Put the weights of an SSD of the same name into a model.
 
-    Where it is known to have other classes, the heads for these keep their random weights. Raises
-    `SubbyteError` if it does not fit, or has the same classes in another order.
+    Where the file is known to have other classes, the heads for these keep their random weights.
+
+    Args:
+        model: The SSD.
+        name: The member's name.
+        file: The weights.
+        classes: What the model is for.
+
+    Raises:
+        SubbyteError: The weights do not fit, or have the same classes in another order.
     """
     path = checkpoint_file(file)
     state = untangled(read_checkpoint(path))

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 class Settings:
     """What happens before and after the network; a deployment needs all of it.
 
-    `size`: side in pixels of the square to which images are resized, `antialias` how: as PIL does,
-    or by plain bilinear interpolation, as OpenCV does. `mean`, `std`: of R, G and B, on the scale
-    of 0 to 1. `variances`: of centres and of sides, by which the network's outputs are multiplied.
-    Of each class the `candidates` highest scores above `score_threshold` go into non-maximum
-    suppression at `nms_iou`, and the `detections` highest of all classes come out. Suppression sees
-    boxes as the network gives them; they are clipped to the image afterwards.
+    Non-maximum suppression (NMS) sees boxes as the network gives them; they are clipped to the
+    image afterwards.
+
+    Attributes:
+        mean: Of R, G and B, on the scale of 0 to 1.
+        std: The same.
+        score_threshold: Scores up to this one are left out.
+        nms_iou: The overlap above which NMS leaves out the box of the lower score.
+        size: The side in pixels of the square to which images are resized.
+        antialias: Images are resized as PIL does, else by plain bilinear interpolation, as OpenCV
+            does.
+        variances: Of centres and of sides, by which the network's outputs are multiplied.
+        candidates: How many scores of each class go into NMS at most.
+        detections: How many boxes of all classes come out at most.
     """
 
     mean: tuple[float, float, float]

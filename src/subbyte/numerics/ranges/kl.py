@@ -1,4 +1,4 @@
-"""Entropy calibration (Migacz 2017, TensorRT's), on histograms, for every kind of grid."""
+"""Entropy calibration (Migacz 2017, TensorRT's), on histograms, symmetric or not."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from subbyte.numerics.ranges.common.search import search
 
 MAX_BINS = 2048
 VALUES_A_BIN = 16  # of a weight's channel, on average: with fewer, bins differ by chance
-BINS_A_LEVEL = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
+BINS_AN_INTEGER = 4  # of a weight's channel, at least: with fewer, rounding leaves too little trace
 
 
 def range_of(sample: Sample, spec: QSpec) -> Range:
     """The range with the least Kullback–Leibler divergence (Migacz 2017, TensorRT's calibration).
 
     P is the histogram of the values that are not zero, with those that a range clips added to its
-    first and last bin; Q is what is left of the histogram when all bins that share a level have
-    the same number, spread over those that are not empty. min over (l, h) of KL(P ‖ Q).
-    Zero is exact on every grid, so its bin, in which a ReLU gathers most values, says nothing.
-    A weight's channel with too few values for a histogram keeps its extremes.
+    first and last bin; Q is what is left of the histogram when all bins that share an integer have
+    the same number, spread over those that are not empty. min over (l, h) of KL(P ‖ Q). Zero is
+    always an integer, so its bin, in which a ReLU gathers most values, says nothing. A weight's
+    channel with too few values for a histogram keeps its extremes.
     """
     low, high = sample.low.clamp(max=0), sample.high.clamp(min=0)
     histogram = _histogram(sample, spec)
@@ -40,8 +40,12 @@ def range_of(sample: Sample, spec: QSpec) -> Range:
 class SortedBins:
     """Bins of each row by rising centre, those that are empty or hold zero moved to infinity.
 
-    centres, counts: (channels, bins), float64. mass, entropy: (channels, bins + 1), sums of n and
-    of n·log n over all bins before each. width: (channels,), of a bin.
+    Attributes:
+        centres: (channels, bins), float64.
+        counts: (channels, bins), float64.
+        mass: (channels, bins + 1), the sum of n over all bins before each.
+        entropy: (channels, bins + 1), the sum of n·log n over all bins before each.
+        width: (channels,), of a bin.
     """
 
     centres: torch.Tensor
@@ -52,7 +56,13 @@ class SortedBins:
 
 
 def sorted_bins(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor) -> SortedBins:
-    """The histogram of bins in any order, (channels, bins), without zero and empty ones."""
+    """A histogram by rising centre, without zero and empty bins.
+
+    Args:
+        centres: The bins' centres in any order, (channels, bins).
+        counts: How many values each bin holds, (channels, bins).
+        width: Of a bin, (channels,).
+    """
     centres = centres.double().masked_fill((counts == 0) | (centres == 0), torch.inf)
     centres, order = centres.sort(dim=1)
     counts = counts.double().gather(1, order).masked_fill(centres.isinf(), 0)
@@ -65,12 +75,19 @@ def sorted_bins(centres: torch.Tensor, counts: torch.Tensor, width: torch.Tensor
 def divergence(
     histogram: SortedBins, spec: QSpec, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
-    """KL(P ‖ Q) in nats of each channel for its range [low, high], of shape (channels,).
+    """KL(P ‖ Q) in nats of each channel for its range, of shape (channels,).
 
-    A value is clipped if it is more than half a step outside of the grid. Infinite where it says
-    nothing: where more than half of the values are clipped, as P and Q become alike again when all
-    are in one bin; where values are clipped on a side of zero that keeps none; and where a step is
-    narrower than a bin, so that the histogram cannot tell what rounding costs.
+    A value is clipped if it is more than half a step outside of the range. The divergence is
+    infinite where it says nothing: where more than half of the values are clipped, as P and Q
+    become alike again when all are in one bin; where values are clipped on a side of zero that
+    keeps none; and where a step is narrower than a bin, so that the histogram cannot show what
+    rounding costs.
+
+    Args:
+        histogram: The values.
+        spec: The integers that they become.
+        low: The lower end of each range, (channels,).
+        high: The upper end of each range, (channels,).
     """
     scale, zero_point = qparams_of(low, high, spec)
     step = scale.double()[:, None]
@@ -81,10 +98,10 @@ def divergence(
     clipped = torch.stack([mass[:, 0], total - mass[:, -1]], dim=1)
     ends = torch.stack([at[:, 0], at[:, -1] - 1], dim=1).clamp(0, histogram.counts.shape[1] - 1)
 
-    level, bins = mass.diff(dim=1), at.diff(dim=1)
-    tiny = torch.finfo(level.dtype).tiny
-    log_q = (level / bins.clamp(min=1) / kept[:, None]).clamp(min=tiny).log()
-    p_log_q = (level * log_q).sum(1) + (clipped * log_q.gather(1, _ends(level > 0))).sum(1)
+    masses, bins = mass.diff(dim=1), at.diff(dim=1)
+    tiny = torch.finfo(masses.dtype).tiny
+    log_q = (masses / bins.clamp(min=1) / kept[:, None]).clamp(min=tiny).log()
+    p_log_q = (masses * log_q).sum(1) + (clipped * log_q.gather(1, _ends(masses > 0))).sum(1)
     entropy = histogram.entropy.gather(1, at[:, [0, -1]]).diff(dim=1)[:, 0]
     p_log_p = entropy + _gain(histogram.counts.gather(1, ends), clipped, ends)
     found = (p_log_p - p_log_q) / total - total.log()
@@ -107,7 +124,7 @@ def _histogram(sample: Sample, spec: QSpec) -> SortedBins | None:
         return sorted_bins(sample.values, sample.counts, torch.cat([gaps, infinite], 1).amin(1))
     values = sample.values
     bins = min(MAX_BINS, values.shape[1] // VALUES_A_BIN)
-    if bins < BINS_A_LEVEL * 2**spec.bits:
+    if bins < BINS_AN_INTEGER * 2**spec.bits:
         return None
     low, high = sample.low.clamp(max=0), sample.high.clamp(min=0)
     width = (high - low) / bins
@@ -131,10 +148,10 @@ def _gain(counts: torch.Tensor, clipped: torch.Tensor, ends: torch.Tensor) -> to
 
     `ends`: which bins these are; they may be one and the same.
     """
-    one = (ends[:, :1] == ends[:, 1:]).expand_as(ends)
-    joined = counts + torch.where(one, clipped.sum(1, keepdim=True), clipped)
+    same = (ends[:, :1] == ends[:, 1:]).expand_as(ends)
+    joined = counts + torch.where(same, clipped.sum(1, keepdim=True), clipped)
     gains = _x_log_x(joined) - _x_log_x(counts)
-    return torch.where(one[:, 0], gains[:, 0], gains.sum(1))
+    return torch.where(same[:, 0], gains[:, 0], gains.sum(1))
 
 
 def _x_log_x(x: torch.Tensor) -> torch.Tensor:

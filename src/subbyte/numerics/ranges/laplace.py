@@ -11,7 +11,7 @@ from subbyte.numerics.ranges.common.sample import Range, Sample
 
 
 def range_of(sample: Sample, spec: QSpec) -> Range:
-    """[μ − c·b, μ + c·b] with b = E|x − μ|, where c is best for the grid's bits."""
+    """[μ − c·b, μ + c·b] with b = E|x − μ|, where c is best for the number of bits."""
     return clipped_at_best(sample, spec, excess, lambda x, counts: mean(x.abs(), counts))
 
 

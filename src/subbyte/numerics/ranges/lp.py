@@ -21,5 +21,10 @@ def range_of(sample: Sample, spec: QSpec, *, p: float = 2.0) -> Range:
     """The minimum over (l, h) of E[|Q(x; l, h) − x|^p] by search.
 
     p = 2 is the plain squared error.
+
+    Args:
+        sample: The values, (channels, n).
+        spec: The integers that they become.
+        p: The power of an error, above 0 and at most 10; 2 is the squared error.
     """
     return least_error(sample, spec, p, sample.counts)

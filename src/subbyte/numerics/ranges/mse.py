@@ -1,4 +1,4 @@
-"""The range that disturbs the model's outputs least, as far as squared errors tell."""
+"""The range with the least squared error, weighed by what errors cost the model's outputs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def range_of(sample: Sample, spec: QSpec, *, p: float | None = None) -> Range:
     of BRECQ (Li et al. 2021) and QDrop (Wei et al. 2022), and 3 for weights: with less, large
     weights are clipped so much that what a layer computes is biased. docs/ranges.md has the
     measurement.
+
+    Args:
+        sample: The values, (channels, n).
+        spec: The integers that they become.
+        p: The power of an error, above 0 and at most 10; `None`: as described.
     """
     if p is not None:
         return lp.range_of(sample, spec, p=p)

@@ -17,7 +17,13 @@ def check(n: float) -> None:
 
 
 def range_of(sample: Sample, spec: QSpec, *, n: float = 8.0) -> Range:
-    """[μ − n·σ, μ + n·σ], as far as there are values."""
+    """[μ − n·σ, μ + n·σ], as far as there are values.
+
+    Args:
+        sample: The values, (channels, n).
+        spec: Not read.
+        n: How many standard deviations, above 0.
+    """
     del spec
     centre = mean(sample.values, sample.counts)
     half = n * mean((sample.values - centre[:, None]).square_(), sample.counts).sqrt()

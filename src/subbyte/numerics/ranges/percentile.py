@@ -17,6 +17,11 @@ def range_of(sample: Sample, spec: QSpec, *, percentile: float = 99.99) -> Range
     """The smallest range with at most (100 − percentile) % of the values outside at each end.
 
     Values of a histogram are known up to the width of a bin.
+
+    Args:
+        sample: The values, (channels, n).
+        spec: Not read.
+        percentile: In per cent, above 50 and at most 100.
     """
     del spec
     order = sample.values.argsort(dim=1)

@@ -7,29 +7,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from subbyte.data.detection.listing import Objects
-from subbyte.tasks.metrics.detection import Outputs, matches, numbers_only, overlaps
+from subbyte.tasks.metrics.detection import DetectionOutputs, matches, numbers_only, overlaps
 from subbyte.tasks.metrics.matching import FOUND_IOU, Ranked, ranked
 
 
 def changes(
-    reference: Outputs, outputs: Outputs, truth: Sequence[Objects]
+    reference: DetectionOutputs, outputs: DetectionOutputs, truth: Sequence[Objects]
 ) -> dict[str, float | int | None]:
-    """What became of the float model's (`reference`) detections in `outputs`, on the same images.
+    """What became of the float model's detections in a variant's, on the same images.
 
     Everything is at the float model's own operating point, the score `threshold` at which its F1
     against the ground truth is best (IoU 0.5; `precision`, `recall` and `f1` are those there):
 
     - `detections`: how many it has from that score on; `images`: on how many images.
-    - `lost`: the share of these without a partner among `outputs`' from the same score on, of the
-      same class and with an IoU of 0.5; `gained`: how many of `outputs`' have none among the float
+    - `lost`: the share of these that no detection in `outputs` matches: from the same score on, of
+      the same class and with an IoU of 0.5; `gained`: how many in `outputs` match none of the float
       ones, as a share of the number of float ones.
     - `score_shift`: the mean change of the score, `iou` the mean IoU, of the float detections and
-      their partners in `outputs`, these with any score.
+      what matches them in `outputs`, these with any score.
     - `threshold_for_recall`: the highest score at which `outputs` find as many objects as the float
       model does; `None` if they never do.
 
     A share or mean of nothing is `None`; so is all but the counts where the float model finds
     nothing.
+
+    Args:
+        reference: The float model's detections.
+        outputs: The variant's.
+        truth: What is on the images.
     """
     (reference, _), (outputs, _) = numbers_only(reference), numbers_only(outputs)
     point = best_f1(ranked(reference, truth))
@@ -74,8 +79,8 @@ def best_f1(found: Ranked) -> dict[str, float] | None:
 
 def _counted(found: Ranked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Right and wrong ones down to each detection, and whether the next one's score is another."""
-    right = np.cumsum(found.hit & found.counts)
-    wrong = np.cumsum(~found.hit & found.counts)
+    right = np.cumsum(found.matched & found.counts)
+    wrong = np.cumsum(~found.matched & found.counts)
     last = np.append(found.scores[1:] != found.scores[:-1], True)[: found.scores.size]
     return right, wrong, last
 
@@ -87,8 +92,8 @@ def _threshold_for(recall: float, found: Ranked) -> float | None:
     return float(found.scores[enough[0]]) if enough.size else None
 
 
-def _shift(floats: Outputs, outputs: Outputs) -> dict[str, float | None]:
-    """The mean change of the score and the mean IoU of detections and their partners."""
+def _shift(floats: DetectionOutputs, outputs: DetectionOutputs) -> dict[str, float | None]:
+    """The mean change of the score and the mean IoU of matched detections."""
     shifts: list[np.ndarray] = []
     ious: list[np.ndarray] = []
     for i, (mine, theirs) in enumerate(matches(floats, outputs, FOUND_IOU)):

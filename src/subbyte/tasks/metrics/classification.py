@@ -13,10 +13,12 @@ PRIMARY_METRIC = "top1"
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model gave for a set of images: logits (images, classes) float32, and the labels.
+class Logits:
+    """What a classifier gave for a set of images.
 
-    `labels`: (images,) int64, the class indices of the images.
+    Attributes:
+        logits: (images, classes) float32.
+        labels: (images,) int64, the class indices of the images.
     """
 
     logits: np.ndarray
@@ -27,13 +29,13 @@ class Outputs:
         """Number of images."""
         return len(self.logits)
 
-    def take(self, numbers: Sequence[int]) -> Outputs:
+    def take(self, numbers: Sequence[int]) -> Logits:
         """The outputs for the images at `numbers`, in that order."""
         chosen = np.asarray(numbers, np.int64)
-        return Outputs(self.logits[chosen], self.labels[chosen])
+        return Logits(self.logits[chosen], self.labels[chosen])
 
 
-def metrics(outputs: Outputs) -> dict[str, float]:
+def metrics(outputs: Logits) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
     ranks = _rank_of_label(outputs)
     found = {"top1": float((ranks < 1).mean())}
@@ -43,7 +45,13 @@ def metrics(outputs: Outputs) -> dict[str, float]:
 
 
 def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's confidence interval for a share of `images` (Wilson 1927)."""
+    """Wilson's confidence interval for a share (Wilson 1927).
+
+    Args:
+        share: In [0, 1].
+        images: Of how many images.
+        confidence: In (0, 1).
+    """
     if images == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -53,17 +61,17 @@ def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def agreement(one: Outputs, other: Outputs) -> float:
+def agreement(first: Logits, second: Logits) -> float:
     """The share of images with the same top-1."""
-    return float((one.logits.argmax(1) == other.logits.argmax(1)).mean())
+    return float((first.logits.argmax(1) == second.logits.argmax(1)).mean())
 
 
-def largest_difference(one: Outputs, other: Outputs) -> float:
+def largest_difference(first: Logits, second: Logits) -> float:
     """The largest absolute difference of a logit."""
-    return float(np.abs(one.logits - other.logits).max())
+    return float(np.abs(first.logits - second.logits).max())
 
 
-def sqnr_db(reference: Outputs, outputs: Outputs) -> float | None:
+def sqnr_db(reference: Logits, outputs: Logits) -> float | None:
     """Energy of the reference's logits over that of the error, in dB.
 
     `None` without any error; NaN where an output is NaN.
@@ -75,7 +83,7 @@ def sqnr_db(reference: Outputs, outputs: Outputs) -> float | None:
     return float(10 * np.log10(signal / noise))
 
 
-def _rank_of_label(outputs: Outputs) -> np.ndarray:
+def _rank_of_label(outputs: Logits) -> np.ndarray:
     """How many classes score higher than the label's; ties go to the lower index, as in argmax."""
     own = np.take_along_axis(outputs.logits, outputs.labels[:, None], 1)
     higher = (outputs.logits > own).sum(1)

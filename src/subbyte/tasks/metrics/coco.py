@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from subbyte.data.detection.listing import Objects, coco_form
 from subbyte.errors import SubbyteError
-from subbyte.tasks.metrics.detection import Outputs, numbers_only
+from subbyte.tasks.metrics.detection import DetectionOutputs, numbers_only
 
 MAX_DETECTIONS = 100  # an image, those of the highest scores: COCO's rule
 SIZES = ("all", "small", "medium", "large")
@@ -22,11 +22,14 @@ SIZES = ("all", "small", "medium", "large")
 
 @dataclass(frozen=True)
 class CocoScores:
-    """What COCO's evaluation says of a detector's outputs.
+    """COCO's metrics of a detector's outputs.
 
-    `metrics`: `AP` (IoU 0.50 to 0.95), `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`, as
-    fractions in [0, 1], `None` where there is no object of that kind; `per_class`: class name → AP;
-    `images`: how many; `notes`: what a reader of the figures must know.
+    Attributes:
+        metrics: `AP` (IoU 0.50 to 0.95), `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`, in
+            [0, 1]; `None` where there is no object of that kind.
+        per_class: Class name → AP.
+        images: On how many images.
+        notes: What a reader of the figures must know.
     """
 
     metrics: dict[str, float | None]
@@ -35,16 +38,24 @@ class CocoScores:
     notes: tuple[str, ...] = field(default=())
 
 
-def metrics(outputs: Outputs, truth: Sequence[Objects], classes: Sequence[str]) -> CocoScores:
+def metrics(
+    outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]
+) -> CocoScores:
     """COCO's metrics of `outputs`, against what is on just the images that they are of.
 
-    `truth`: the objects of at least these images, each with its `image_id`; `classes`: their names,
-    that of label 1 first. Crowds and difficult objects count neither as found nor as missed. A
-    detection whose box or score is no number counts as a wrong one. Raises `SubbyteError` if an
-    image is not in `truth` or is there twice.
+    Crowds and difficult objects count neither as found nor as missed. A detection whose box or
+    score is not a number counts as a wrong one.
+
+    Args:
+        outputs: The detections.
+        truth: The objects of at least these images, each with its `image_id`.
+        classes: Their names, that of label 1 first.
+
+    Raises:
+        SubbyteError: An image is not in `truth` or is there twice.
     """
     own = truth_of(outputs, truth)
-    clean, bad = numbers_only(outputs)  # pycocotools takes a box that is NaN for a hit on anything
+    clean, bad = numbers_only(outputs)  # pycocotools counts a box that is NaN as found
     notes = _oddities(outputs, bad, len(classes))
     if not outputs.detections:
         notes.append(f"no detections at all on {outputs.images} images: AP is 0")
@@ -59,7 +70,7 @@ def metrics(outputs: Outputs, truth: Sequence[Objects], classes: Sequence[str]) 
     return CocoScores(found, per_class, outputs.images, tuple(notes))
 
 
-def truth_of(outputs: Outputs, truth: Sequence[Objects]) -> list[Objects]:
+def truth_of(outputs: DetectionOutputs, truth: Sequence[Objects]) -> list[Objects]:
     """What is on the images of `outputs`, in their order.
 
     Raises `SubbyteError` if an image is not in `truth`, or is in one of the two more than once.
@@ -87,7 +98,9 @@ class _Evaluation(COCOeval):  # type: ignore[misc]
                 entry["ignore"] = bool(entry["ignore"] or entry["difficult"])
 
 
-def _precision(outputs: Outputs, truth: Sequence[Objects], classes: Sequence[str]) -> np.ndarray:
+def _precision(
+    outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]
+) -> np.ndarray:
     """Precision by IoU (10), recall (101), class and size (4); -1 where there are no objects."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         evaluation = _Evaluation(_index(coco_form(truth, classes)), _detections(outputs, classes))
@@ -106,7 +119,7 @@ def _index(content: Any) -> Any:
     return index
 
 
-def _detections(outputs: Outputs, classes: Sequence[str]) -> Any:
+def _detections(outputs: DetectionOutputs, classes: Sequence[str]) -> Any:
     entries: list[dict[str, object]] = []
     for number, boxes, scores, labels in zip(
         outputs.image_ids.tolist(), outputs.boxes, outputs.scores, outputs.labels, strict=True
@@ -130,10 +143,10 @@ def _detections(outputs: Outputs, classes: Sequence[str]) -> Any:
     return _index({"images": images, "annotations": entries, "categories": categories})
 
 
-def _oddities(outputs: Outputs, bad: int, classes: int) -> list[str]:
+def _oddities(outputs: DetectionOutputs, bad: int, classes: int) -> list[str]:
     notes = []
     if bad:
-        notes.append(f"detections that are no numbers, counted as wrong: {bad}")
+        notes.append(f"detections that are not numbers, counted as wrong: {bad}")
     strangers = sum(int(((found < 1) | (found > classes)).sum()) for found in outputs.labels)
     if strangers:
         notes.append(

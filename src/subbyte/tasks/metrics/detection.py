@@ -24,11 +24,14 @@ _FORM = (
 
 
 @dataclass(frozen=True)
-class Outputs:
+class DetectionOutputs:
     """What a detector gave for a set of images: for image i, N detections.
 
-    `image_ids`: (images,) int64; `boxes[i]`: (N, 4) float32, x0, y0, x1, y1 in pixels; `scores[i]`:
-    (N,) float32; `labels[i]`: (N,) int64, from 1.
+    Attributes:
+        image_ids: (images,) int64.
+        boxes: Of image i (N, 4) float32, x0, y0, x1, y1 in pixels.
+        scores: Of image i (N,) float32.
+        labels: Of image i (N,) int64, from 1.
     """
 
     image_ids: np.ndarray
@@ -46,16 +49,16 @@ class Outputs:
         """Number of detections on all images together."""
         return sum(map(len, self.scores))
 
-    def take(self, numbers: Sequence[int]) -> Outputs:
+    def take(self, numbers: Sequence[int]) -> DetectionOutputs:
         """The outputs for the images at `numbers`, in that order."""
         chosen = np.asarray(numbers, np.int64)
         parts = (tuple(getattr(self, key)[i] for i in numbers) for key in KEYS)
-        return Outputs(self.image_ids[chosen], *parts)
+        return DetectionOutputs(self.image_ids[chosen], *parts)
 
-    def above(self, threshold: float) -> Outputs:
+    def above(self, threshold: float) -> DetectionOutputs:
         """The detections with at least this score, on the same images."""
         keep = [scores >= threshold for scores in self.scores]
-        return Outputs(self.image_ids, *(_kept(getattr(self, key), keep) for key in KEYS))
+        return DetectionOutputs(self.image_ids, *(_kept(getattr(self, key), keep) for key in KEYS))
 
     def save(self, path: Path) -> None:
         """Write an npz file, whole or not at all."""
@@ -69,21 +72,23 @@ class Outputs:
             np.savez_compressed(file, **arrays)
 
 
-def load(path: Path) -> Outputs:
-    """What `Outputs.save` wrote."""
+def load(path: Path) -> DetectionOutputs:
+    """What `DetectionOutputs.save` wrote."""
     with np.load(path) as arrays:
         ends = np.cumsum(arrays["counts"])[:-1]
         parts = [tuple(np.split(arrays[key], ends)) for key in KEYS]
-        return Outputs(arrays["image_ids"], *parts)
+        return DetectionOutputs(arrays["image_ids"], *parts)
 
 
-def outputs_of(detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> Outputs:
+def outputs_of(
+    detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
+) -> DetectionOutputs:
     """The outputs of a detector for the images of these ids, from what it returned for each.
 
     The tensors or arrays may be on any device and of any number type; see `check_detections`.
     """
     columns = {key: [_array(found[key]) for found in detections] for key in KEYS}
-    return Outputs(
+    return DetectionOutputs(
         np.array(image_ids, np.int64),
         tuple(boxes.astype(np.float32).reshape(-1, 4) for boxes in columns["boxes"]),
         tuple(scores.astype(np.float32) for scores in columns["scores"]),
@@ -91,7 +96,7 @@ def outputs_of(detections: Sequence[Mapping[str, Any]], image_ids: Sequence[int]
     )
 
 
-def numbers_only(outputs: Outputs) -> tuple[Outputs, int]:
+def numbers_only(outputs: DetectionOutputs) -> tuple[DetectionOutputs, int]:
     """The same, where no box and no score is NaN or infinite; and how many detections were.
 
     Such a one becomes a box without area and gets the score -1: it is wrong, and comes last.
@@ -108,7 +113,7 @@ def numbers_only(outputs: Outputs) -> tuple[Outputs, int]:
         for arrays, instead in ((outputs.boxes, 0), (outputs.scores, -1))
     )
     bad = sum(int((~mask).sum()) for mask in good)
-    return Outputs(outputs.image_ids, boxes, scores, outputs.labels), bad
+    return DetectionOutputs(outputs.image_ids, boxes, scores, outputs.labels), bad
 
 
 def check_detections(output: Any, images: int) -> list[dict[str, torch.Tensor]]:
@@ -131,42 +136,58 @@ def check_detections(output: Any, images: int) -> list[dict[str, torch.Tensor]]:
     return [{key: found[key] for key in KEYS} for found in output]
 
 
-def agreement(one: Outputs, other: Outputs, threshold: float = 0.0) -> float:
+def agreement(first: DetectionOutputs, second: DetectionOutputs, threshold: float = 0.0) -> float:
     """The share of the detections of both that are matched: 2 · pairs / (those of both together).
 
-    A pair is a detection of `one` and one of `other` on the same image, of the same class and with
-    an IoU of at least 0.9; each is in one pair at most. `threshold`: only detections with at least
-    this score count. Both ways round it is the same; without any detection it is 1.
+    A pair is a detection of each of the two on the same image, of the same class and with an IoU of
+    at least 0.9; each is in one pair at most. Both ways round it is the same; without any detection
+    it is 1.
+
+    Args:
+        first: DetectionOutputs.
+        second: Those of another model for the same images.
+        threshold: Only detections with at least this score count.
     """
-    one, other = one.above(threshold), other.above(threshold)
-    both = one.detections + other.detections
-    pairs = sum(len(first) for first, _ in matches(one, other, AGREEMENT_IOU))
+    first, second = first.above(threshold), second.above(threshold)
+    both = first.detections + second.detections
+    pairs = sum(len(rows) for rows, _ in matches(first, second, AGREEMENT_IOU))
     return 2 * pairs / both if both else 1.0
 
 
-def matches(one: Outputs, other: Outputs, at_least: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each image, which detections of `one` and `other` show the same: two index arrays.
+def matches(
+    first: DetectionOutputs, second: DetectionOutputs, at_least: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each image, which detections of the two show the same: two index arrays.
 
-    Pairs are of the same class and have an IoU of `at_least`; those of the largest come first, and
-    each detection is in one pair at most. Raises `SubbyteError` if the images are not the same.
+    Pairs are of the same class; those of the largest IoU come first, and each detection is in one
+    pair at most.
+
+    Args:
+        first: DetectionOutputs.
+        second: Those of another model for the same images.
+        at_least: The IoU that a pair has.
+
+    Raises:
+        SubbyteError: The images are not the same.
     """
-    if not np.array_equal(one.image_ids, other.image_ids):
+    if not np.array_equal(first.image_ids, second.image_ids):
         raise SubbyteError("the two outputs are of different images: compare those of the same")
     return [
-        _paired(overlaps(first, second) * (mine[:, None] == theirs), at_least)
-        for first, second, mine, theirs in zip(
-            one.boxes, other.boxes, one.labels, other.labels, strict=True
+        _paired(overlaps(boxes, others) * (labels[:, None] == other_labels), at_least)
+        for boxes, others, labels, other_labels in zip(
+            first.boxes, second.boxes, first.labels, second.labels, strict=True
         )
     ]
 
 
-def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """IoU of each of N boxes with each of M: (N, M) float64; 0 where a box has no area or is NaN.
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU of each of N boxes with each of M, (N, M) float64.
 
-    A box reaches from (x0, y0) to (x1, y1), so its width is x1 - x0.
+    It is 0 where a box has no area or is NaN. A box reaches from (x0, y0) to (x1, y1), so its width
+    is x1 - x0.
     """
-    first = np.asarray(one, np.float64)[:, None]
-    second = np.asarray(other, np.float64)[None]
+    first = np.asarray(boxes, np.float64)[:, None]
+    second = np.asarray(others, np.float64)[None]
     with np.errstate(divide="ignore", invalid="ignore"):
         sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
             first[..., :2], second[..., :2]

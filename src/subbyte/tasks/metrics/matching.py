@@ -9,7 +9,7 @@ import numpy as np
 
 from subbyte.data.detection.listing import Objects
 from subbyte.tasks.metrics.coco import truth_of
-from subbyte.tasks.metrics.detection import Outputs, numbers_only, overlaps
+from subbyte.tasks.metrics.detection import DetectionOutputs, numbers_only, overlaps
 
 FOUND_IOU = 0.5
 
@@ -18,33 +18,43 @@ FOUND_IOU = 0.5
 class Ranked:
     """Detections of all images together, the highest score first; and how many objects there are.
 
-    `scores`: (N,) float64; `labels`: (N,) int64; `hit`: (N,) bool, it finds an object that nothing
-    before it has found; `counts`: (N,) bool, false where it falls on a crowd or a difficult object;
-    `objects`: label → number of objects that are neither.
+    Attributes:
+        scores: (N,) float64.
+        labels: (N,) int64.
+        matched: (N,) bool, it finds an object that nothing before it has found.
+        counts: (N,) bool, false where it falls on a crowd or a difficult object.
+        objects: Label → number of objects that are neither.
     """
 
     scores: np.ndarray
     labels: np.ndarray
-    hit: np.ndarray
+    matched: np.ndarray
     counts: np.ndarray
     objects: dict[int, int]
 
     def of(self, label: int) -> Ranked:
         """Those of one class alone."""
         own = self.labels == label
-        arrays = (self.scores[own], self.labels[own], self.hit[own], self.counts[own])
+        arrays = (self.scores[own], self.labels[own], self.matched[own], self.counts[own])
         return Ranked(*arrays, {label: self.objects.get(label, 0)})
 
 
-def ranked(outputs: Outputs, truth: Sequence[Objects], at_least: float = FOUND_IOU) -> Ranked:
-    """Tell for each detection whether it finds an object, as Pascal VOC's evaluation does.
+def ranked(
+    outputs: DetectionOutputs, truth: Sequence[Objects], at_least: float = FOUND_IOU
+) -> Ranked:
+    """Which detections find an object, as Pascal VOC's evaluation decides.
 
     A detection belongs to the object of its class with which its IoU is largest. It finds it if
-    that is `at_least` and no detection of a higher score does; else it is wrong. One whose box or
-    score is no number is wrong and comes last.
+    that IoU is `at_least` and no detection of a higher score does; else it is wrong. One whose box
+    or score is not a number is wrong and comes last.
+
+    Args:
+        outputs: The detections.
+        truth: What is on the images.
+        at_least: An IoU in (0, 1].
     """
     outputs, _ = numbers_only(outputs)
-    scores, labels, hit, counts = [], [], [], []
+    scores, labels, matched, counts = [], [], [], []
     objects: dict[int, int] = {}
     for i, found in enumerate(truth_of(outputs, truth)):
         ignored = found.iscrowd | found.difficult
@@ -62,14 +72,14 @@ def ranked(outputs: Outputs, truth: Sequence[Objects], at_least: float = FOUND_I
         first[taken[np.unique(best[taken], return_index=True)[1]]] = True
         scores.append(own[order])
         labels.append(outputs.labels[i][order])
-        hit.append(first)
+        matched.append(first)
         counts.append(~set_aside)
     joined = np.concatenate([np.empty(0), *scores])
     order = np.argsort(-joined, kind="stable")
     return Ranked(
         joined[order],
         np.concatenate([np.empty(0, np.int64), *labels])[order],
-        np.concatenate([np.empty(0, bool), *hit])[order],
+        np.concatenate([np.empty(0, bool), *matched])[order],
         np.concatenate([np.empty(0, bool), *counts])[order],
         objects,
     )

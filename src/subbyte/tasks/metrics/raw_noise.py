@@ -33,9 +33,9 @@ def raw_sqnr_db(
         outputs, exact = _tensors(quantized.raw(inputs)), _tensors(float_model.raw(inputs))
         if [x.shape for x in outputs] != [x.shape for x in exact]:
             return None
-        for one, other in zip(exact, outputs, strict=True):
-            signal += float(one.double().square().sum())
-            noise += float((one.double() - other.double()).square().sum())
+        for x, y in zip(exact, outputs, strict=True):
+            signal += float(x.double().square().sum())
+            noise += float((x.double() - y.double()).square().sum())
     return None if noise == 0 or signal == 0 else float(10 * np.log10(signal / noise))
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from subbyte.data.detection.listing import Objects
-from subbyte.tasks.metrics.detection import Outputs
+from subbyte.tasks.metrics.detection import DetectionOutputs
 from subbyte.tasks.metrics.matching import FOUND_IOU, Ranked, ranked
 
 
-def metrics(outputs: Outputs, truth: Sequence[Objects]) -> dict[str, float | None]:
+def metrics(outputs: DetectionOutputs, truth: Sequence[Objects]) -> dict[str, float | None]:
     """`VOC_AP50` and `VOC_AP50_11point`: the mean over the classes, at an IoU of 0.5, in [0, 1].
 
     Of the area below the curve of precision over recall, as from 2010 on, and of its precision at
@@ -24,7 +24,7 @@ def metrics(outputs: Outputs, truth: Sequence[Objects]) -> dict[str, float | Non
 
 
 def per_class(
-    outputs: Outputs,
+    outputs: DetectionOutputs,
     truth: Sequence[Objects],
     *,
     points: bool = False,
@@ -32,9 +32,14 @@ def per_class(
 ) -> dict[int, float]:
     """AP of each label of which there are objects on the images of `outputs`, in [0, 1].
 
-    `points`: of 11 points, else of the area; `at_least`: the IoU from which on an object is found.
     Difficult objects and crowds count neither as found nor as missed (Everingham et al. 2010,
     sections 3.4 and 4.2).
+
+    Args:
+        outputs: The detections.
+        truth: What is on the images.
+        points: The mean precision at 11 values of recall, else the area below the curve.
+        at_least: The IoU from which on an object is found.
     """
     found = ranked(outputs, truth, at_least)
     average = eleven_points if points else area
@@ -45,10 +50,10 @@ def per_class(
 
 def curve(found: Ranked) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision after each detection that counts."""
-    hits = found.hit[found.counts]
-    right = np.cumsum(hits)
+    matched = found.matched[found.counts]
+    right = np.cumsum(matched)
     objects = max(sum(found.objects.values()), 1)
-    return right / objects, right / np.arange(1, len(hits) + 1)
+    return right / objects, right / np.arange(1, len(matched) + 1)
 
 
 def area(recall: np.ndarray, precision: np.ndarray) -> float:

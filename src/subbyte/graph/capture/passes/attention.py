@@ -1,4 +1,4 @@
-"""Attention as what it is made of, so that its two matrix products are layers like any other."""
+"""Attention split into its parts, so that its two matrix products are layers like any other."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _attention(
     if enable_gqa:
         key, value = _for_each_query(parts, query, key), _for_each_query(parts, query, value)
     factor = 1 / math.sqrt(query.meta["val"].shape[-1]) if scale is None else scale
-    # On the query, which is the smaller operand, and in a file can be part of its grid.
+    # On the query, which is the smaller operand, and in a file can be part of its scale.
     scaled = query if factor == 1 else parts.call(A.mul.Tensor, query, factor)
     scores = parts.call(A.matmul.default, scaled, parts.call(A.transpose.int, key, -2, -1))
     softmax = A.softmax.int

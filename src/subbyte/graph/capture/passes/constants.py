@@ -1,4 +1,4 @@
-"""What is computed from parameters alone, computed once: a standardized weight, say."""
+"""Constant folding: what depends on parameters alone, a standardized weight, is computed once."""
 
 from __future__ import annotations
 

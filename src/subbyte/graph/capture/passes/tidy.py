@@ -1,4 +1,4 @@
-"""What an exported graph holds and means nothing: made plain, so that nothing else need know it."""
+"""Operators of an exported graph that have no effect, removed or made plain."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ def best_clip(excess: Excess, bits: int) -> float:
 def clipped_at_best(sample: Sample, spec: QSpec, excess: Excess, spread: Spread) -> Range:
     """The range whose clipping is best for a distribution.
 
-    Values of one sign only are taken for one half of a distribution symmetric about zero, as
-    behind a ReLU: its scale is that of the values that are not zero, whatever the share of zeros.
-    An asymmetric grid has all its integers on this half, which are the steps that b + 1 bits have
-    on both; a symmetric one keeps only half of its integers there, those of b bits.
+    Values of one sign only are taken for one half of a distribution symmetric about zero, as behind
+    a ReLU: its scale is that of the values that are not zero, whatever the share of zeros. An
+    asymmetric `spec` has all its integers on this half, which are the steps that b + 1 bits have on
+    both; a symmetric one keeps only half of its integers there, those of b bits.
 
     Args:
         sample: The values, (channels, n).

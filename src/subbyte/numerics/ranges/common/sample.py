@@ -14,12 +14,17 @@ Range: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 
 @dataclass(frozen=True)
 class Sample:
-    """Values a range is chosen for.
+    """Values that a range is chosen for.
 
-    values: (channels, n). counts: (channels, n), how often each value occurs, or `None` for once.
-    low, high: (channels,), exact extremes. mean_low, mean_high: (channels,), the extremes of a
-    batch's images, averaged; for weights equal to the extremes. mse_weights: (channels, n), what a
-    squared error in each value costs, all its occurrences together, in any unit; `None`: unknown.
+    Attributes:
+        values: (channels, n).
+        counts: (channels, n), how often each value occurs; `None`: once.
+        low: (channels,), the exact minimum.
+        high: (channels,), the exact maximum.
+        mean_low: (channels,), the minimum of each image, averaged; of a weight the minimum.
+        mean_high: (channels,), the maximum of each image, averaged; of a weight the maximum.
+        mse_weights: (channels, n), what a squared error in each value costs, all its occurrences
+            together, in any unit; `None`: unknown.
     """
 
     values: torch.Tensor
@@ -38,7 +43,16 @@ def sample_of(weights: torch.Tensor) -> Sample:
 
 
 def within(sample: Sample, low: torch.Tensor, high: torch.Tensor) -> Range:
-    """[low, high], as far as there are values, in the type of the sample's extremes."""
+    """The range [low, high], limited to the extremes of a sample.
+
+    Args:
+        sample: The values.
+        low: The lower end, (channels,).
+        high: The upper end, (channels,).
+
+    Returns:
+        Both ends, in the type of the sample's extremes.
+    """
     low = low.to(sample.low.dtype).maximum(sample.low)
     high = high.to(sample.high.dtype).minimum(sample.high)
     return low.minimum(sample.high), high.maximum(sample.low)
