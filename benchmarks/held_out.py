@@ -80,7 +80,7 @@ def compare(setup: Setup, options: argparse.Namespace) -> None:
             print(f"| {bits} | `{text}` | {' | '.join(cells)} |", flush=True)
 
 
-def top1(outputs: task.Outputs) -> str:
+def top1(outputs: task.Logits) -> str:
     return f"{100 * task.metrics(outputs)['top1']:.2f}"
 
 

@@ -109,7 +109,7 @@ def row(
     corrected = found - (found[:MEANS] - exact[:MEANS]).mean(0)
     unlabelled = np.zeros(len(found) - MEANS, np.int64)
     own, reference, expected, shifted = (
-        task.Outputs(logits[MEANS:], unlabelled if labels is None else labels)
+        task.Logits(logits[MEANS:], unlabelled if labels is None else labels)
         for logits in (found, exact, found if against is None else against, corrected)
     )
     cells = [

@@ -80,8 +80,8 @@ def residual() -> nn.Module:
 @pytest.mark.parametrize("finished", [1, 3])
 def test_fitting_goes_on_within_a_residual_block(finished: int, tmp_path: Path) -> None:
     whole = quantize(residual(), BATCHES, recipe("subbyte"))
+    progress = Cutting(finished)
     with pytest.raises(CutError):
-        progress = Cutting(finished)
         quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path, progress=progress)
     assert len(list(tmp_path.glob("*.safetensors"))) == finished
     again = quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)

@@ -14,7 +14,6 @@ from subbyte.calibration.observe import activation_ranges, weight_ranges, with_s
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel
-from subbyte.methods.common.activation_cache import IMAGES_AT_ONCE
 from subbyte.methods.common.context import Context
 from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TrainingData, training_data
