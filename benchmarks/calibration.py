@@ -12,23 +12,24 @@ import time
 from cifar10 import resnet20
 
 import subbyte
-from subbyte import api
-from subbyte.calibration.observe import calibrate
-from subbyte.utils.progress import Silent
+from subbyte import api, targets
+from subbyte.methods.common.context import Context
+from subbyte.methods.range import Options, quantize
+from subbyte.placement.place import place
 
 
 def main() -> None:
     """Time the calibration at three widths."""
     module, batches = resnet20()
-    inputs = list(batches)
+    float_model = api.capture(module, next(iter(batches)))
     for weights, activations in ((8, 8), (4, 4), (2, 4)):
         recipe = subbyte.Recipe(weights=weights, activations=activations)
-        captured = api.prepare(module, inputs[0], recipe)
+        placement = place(float_model, recipe, targets.hints())
         wall, cpu = time.perf_counter(), time.process_time()
-        calibrate(captured, inputs, Silent())
+        quantize(float_model, placement, batches, Options(), Context())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         print(
-            f"W{weights}A{activations}: {len(captured.tensors)} quantizers on 1,024 images in "
+            f"W{weights}A{activations}: {len(placement.tensors)} quantizers on 1,024 images in "
             f"{wall:.1f} s ({cpu:.1f} s of one core)"
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.utils.files import atomic
 
 MINUTES = 60  # that one model may take
@@ -66,17 +66,18 @@ def put_into(docs: Path, begin: str, text: str) -> None:
         part.write_text(f"{before}{begin}\n{text}\n{END}{after}")
 
 
-def placed(quantized: Captured) -> Row:
-    """How many layers are on integers, and why the others are not."""
+def placed(quantized: Simulation) -> Row:
+    """How many layers are quantized, and why the others are not."""
+    layers = quantized.placement.layers
     reasons = Counter(
-        layer.reason or "one of its operands is not on a grid"
-        for layer in quantized.layers
+        layer.reason or "one of its operands is not quantized"
+        for layer in layers
         if not layer.integer
     )
     nodes = [n for name in quantized.region_names for n in quantized.region(name).graph.nodes]
     return {
-        "layers": len(quantized.layers),
-        "integer": sum(layer.integer for layer in quantized.layers),
+        "layers": len(layers),
+        "integer": sum(layer.integer for layer in layers),
         "in_float": dict(reasons),
         "norms_left": sum("batch_norm" in str(node.target) for node in nodes),
     }

@@ -16,7 +16,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import yaml
 
 Line = list[tuple[float, float]]  # seconds, top-1 %
@@ -50,6 +49,8 @@ def lines(found: dict[str, Any], bits: str) -> dict[str, Line]:
 
 def draw(found: dict[str, Line], best: float, bits: str, path: Path) -> None:
     """Write the picture: seconds on a logarithmic axis, accuracy on the other."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     axes.axhline(best, color="0.5", linestyle=":", label="float")
     for name, line in found.items():

@@ -32,18 +32,20 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torchvision.models import detection
 from torchvision.ops import box_iou
-from untrained import as_if_trained, nudged, pictures
+from untrained import as_if_trained, nudged, pictures, simulation_for
 
 import subbyte
 from subbyte import models
 from subbyte.data.preprocessing import Preprocessing
+from subbyte.graph.float_model import raw_outputs
 from subbyte.models.ssd.members import MEMBERS
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 from subbyte.targets.onnx.export import export_float
 from subbyte.utils import machine
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 8, 4, 3, 2
+SPLITS = [TRAINING, CALIBRATION, EVALUATION]
 # The last layers of torchvision's detectors and of SSDs, and how far their results are to spread.
 HEADS = {
     r"bbox_(pred|reg)$|regression_head\.module_list\.\d+(\.1)?$"
@@ -58,7 +60,7 @@ PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # detectors ta
 BEGIN = "<!-- made by benchmarks/detectors.py -->"
 FAMILY = "libreyolo/"
 HEAD = (
-    "| Model | Side | Layers on integers | ONNX Runtime int8 | OpenVINO int8 | Off | Float file, "
+    "| Model | Side | Quantized layers | ONNX Runtime int8 | OpenVINO int8 | Off | Float file, "
     "ONNX Runtime | Float file, OpenVINO | Simulation | Nudged | ONNX Runtime | OpenVINO | Left in "
     "float |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
 )
@@ -96,9 +98,9 @@ class Kind:
     """How detectors of one kind are built, run and compared.
 
     build: the model and the side of its images. batch: images [N, 3, H, W] as the model takes them.
-    everything: all that the model gives, comparable. outputs: what a file of the quantized model
-    gives; of_file: the same of the file. error: found, expected and float outputs → row; equality:
-    the same of what must be equal. whole: whether files go from images to boxes.
+    everything: all that the model gives, comparable. outputs: what a model gives, as far as a file
+    of it does; of_file: the same of the file. error: found, expected and float outputs → row;
+    equality: the same of what must be equal. whole: whether files go from images to boxes.
     """
 
     build: Callable[[], tuple[nn.Module, int]]
@@ -109,6 +111,26 @@ class Kind:
     error: Callable[[Any, Any, Any], Row]
     equality: Callable[[Any, Any, Any], Row]
     whole: bool
+
+
+class Original:
+    """The user's own model, asked for what the modules in the places of the regions give."""
+
+    def __init__(self, module: nn.Module, captured: Simulation) -> None:
+        self.model, self.region_names = module, captured.region_names
+        self.flow, self.example = captured.flow, captured.example
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the model."""
+        return self.model(*args)
+
+    def region(self, name: str) -> Any:
+        """The module that was captured as a region."""
+        return self.model.get_submodule(name)
+
+    def raw(self, *args: Any) -> Any:
+        """What the regions give that no other of them reads."""
+        return raw_outputs(self, *args)
 
 
 LIBREYOLO = {
@@ -146,22 +168,21 @@ def measure(name: str) -> Row:
     stage = "building"
     try:
         module, side = kind.build()
-        images = pictures(TRAINING + CALIBRATION + EVALUATION, side, PLAIN)
-        training, calibration, images = images.split([TRAINING, CALIBRATION, EVALUATION])
+        images = pictures(sum(SPLITS), side, PLAIN)
+        training, calibration, images = torch.split(images, SPLITS)
         as_if_trained(module, kind.batch(training))
         calm(module, kind.batch(training))
         row["size"] = side
         stage, started = "quantizing", time.perf_counter()
-        batches = [kind.batch(batch) for batch in calibration.split(BATCH)]
+        batches = [kind.batch(batch) for batch in torch.split(calibration, BATCH)]
         quantized = subbyte.quantize(module, batches, RECIPE)
         row["seconds"] = round(time.perf_counter() - started, 1)
         row |= placed(quantized) | {"regions": list(quantized.region_names)}
         stage = "simulating"
         batch = kind.batch(images)
-        with quantized.in_float():
-            exact = kind.outputs(quantized, batch)
-            off = kind.everything(quantized(batch))
+        exact = kind.outputs(Original(module, quantized), batch)
         unchanged = kind.everything(module(batch))
+        off = kind.everything(quantized.float_model(batch))
         row["off"] = kind.equality(off, unchanged, unchanged)
         row |= simulated(kind, quantized, batch, exact)
         with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +203,7 @@ def calm(module: nn.Module, batch: Any) -> None:
 
     Else sizes are exp() of large numbers, and many scores are 1 to the last digit.
     """
-    deviations: dict[nn.Module, list[float]] = {}
+    deviations: dict[Any, list[float]] = {}
 
     def keep(head: nn.Module, _: Any, outputs: torch.Tensor) -> None:
         deviations.setdefault(head, []).append(float(outputs.std()))
@@ -203,7 +224,7 @@ def calm(module: nn.Module, batch: Any) -> None:
 
 
 @torch.no_grad()
-def simulated(kind: Kind, quantized: Captured, batch: Any, exact: Any) -> Row:
+def simulated(kind: Kind, quantized: Simulation, batch: Any, exact: Any) -> Row:
     """The simulation against float, and against itself when everything is off by a millionth."""
     found = kind.outputs(quantized, batch)
     with nudged(quantized):
@@ -218,15 +239,14 @@ def simulated(kind: Kind, quantized: Captured, batch: Any, exact: Any) -> Row:
 def deployed(
     runtime: str,
     kind: Kind,
-    quantized: Captured,
+    quantized: Simulation,
     paths: tuple[Path, Path],
     images: torch.Tensor,
     exact: Any,
 ) -> Row:
     """What a runtime gives of its own file and of the float one, and how many kernels are int8."""
     module = verify.runtime(runtime)
-    with quantized.placed_for(runtime):
-        expected = kind.outputs(quantized, kind.batch(images))
+    expected = kind.outputs(simulation_for(runtime, quantized), kind.batch(images))
     session, plain = (module.load(path, 1) for path in paths)
     return {
         "version": module.version(),

@@ -27,7 +27,7 @@ from torchvision.models import detection
 import subbyte
 from subbyte import models
 from subbyte.detectors.common.one_stage import OneStage
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets.onnx import export as onnx
 
 BATCH, BATCHES = 2, 4  # of made-up images
@@ -79,11 +79,11 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[latenc
     for key in latency.RUNTIMES:
         paths = {who: path for (who, target), path in files.items() if target in (key, None)}
         run = eager(module, example)
-        times, integers = latency.timed(key, paths, run, example.numpy(), options, name)
-        candidates = sum(layer.integer for layer in quantized.layers)
+        times, kernels = latency.timed(key, paths, run, example.numpy(), options, name)
+        candidates = sum(layer.integer for layer in quantized.placement.layers)
         for row in latency.compared(times):
-            kernels = integers.get(row["contender"])
-            rows.append({"model": name, "runtime": key, **row, "int8_ops": kernels})
+            int8_ops = kernels.get(row["contender"])
+            rows.append({"model": name, "runtime": key, **row, "int8_ops": int8_ops})
             print(latency.line(rows[-1], candidates), flush=True)
     return rows
 
@@ -94,7 +94,7 @@ def made_up(side: int) -> list[torch.Tensor]:
     coarse = torch.rand(BATCHES * BATCH, 3, side // 16, side // 16, generator=generator)
     smooth = nn.functional.interpolate(coarse, (side, side), mode="bilinear")
     noisy = smooth + 0.1 * torch.randn(smooth.shape, generator=generator)
-    return list(noisy.clamp(0, 1).split(BATCH))
+    return list(torch.split(noisy.clamp(0, 1), BATCH))
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def prepared(name: str, side: int, batches: list[torch.Tensor]) -> nn.Module:
 
 
 def write_files(
-    quantized: Captured, batches: list[torch.Tensor], folder: Path
+    quantized: Simulation, batches: list[torch.Tensor], folder: Path
 ) -> dict[tuple[str, str | None], Path]:
     """(contender, the runtime that it is for or `None` for both) → file."""
     shown = batches[0]

@@ -24,7 +24,6 @@ import torch
 
 import subbyte
 from subbyte import api, models
-from subbyte.app.runner import FLOAT
 from subbyte.targets.onnx import export as writer
 
 CONTENDERS = ("subbyte", "nncf-torch", "nncf-onnx")
@@ -79,7 +78,7 @@ def seconds(contender: str, model: str, images: int) -> float:
     shown = (batches[0],)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
-        writer.export_float(api.prepare(module, shown, FLOAT), path, shown)
+        writer.export_float(api.unquantized(api.capture(module, shown)), path, shown)
         proto = onnx.load(str(path))
     data = nncf.Dataset([{"input": batch.numpy()} for batch in batches])
     started = time.perf_counter()

@@ -49,11 +49,13 @@ def compare(setup: Setup, options: argparse.Namespace) -> None:
     targets = [batch["targets"] for batch in batches if "targets" in batch]
     labels = torch.cat(targets) if targets else torch.zeros(len(inputs), dtype=torch.int64)
     size = setup.experiment.batch_size
-    calibration = list(inputs[: options.images].split(size))
+    calibration = list(torch.split(inputs[: options.images], size))
     held_out = [
         {"inputs": images, "targets": its}
         for images, its in zip(
-            inputs[options.images :].split(size), labels[options.images :].split(size), strict=True
+            torch.split(inputs[options.images :], size),
+            torch.split(labels[options.images :], size),
+            strict=True,
         )
     ]
     if not held_out:
@@ -78,7 +80,7 @@ def compare(setup: Setup, options: argparse.Namespace) -> None:
             print(f"| {bits} | `{text}` | {' | '.join(cells)} |", flush=True)
 
 
-def top1(outputs: task.Outputs) -> str:
+def top1(outputs: task.Logits) -> str:
     return f"{100 * task.metrics(outputs)['top1']:.2f}"
 
 

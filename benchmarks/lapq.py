@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import scipy.optimize
 import torch
 from cifar10 import resnet20
 
-from subbyte import api
-from subbyte.app.commands import recipe_of
+from subbyte import api, targets
+from subbyte.app.arguments import recipe_of
 from subbyte.data.batches import ArgumentsOf
 from subbyte.methods import lapq
-from subbyte.methods.common.output_loss import divergence, portions_of
-from subbyte.methods.scale_search.network import Network, Portion, mean_loss
-from subbyte.methods.scale_search.scale_vector import Sizes
-from subbyte.numerics.fake_quantize import State
-from subbyte.placement.simulation import Captured
+from subbyte.methods.common.output_loss import divergence
+from subbyte.methods.scale_search.chunks import Chunk, chunks_of
+from subbyte.methods.scale_search.network import mean_loss
+from subbyte.methods.scale_search.scale_vector import ScaleVector
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.place import place
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -42,52 +48,53 @@ def main() -> None:
 def compare(module: torch.nn.Module, batches: ArgumentsOf, options: argparse.Namespace) -> None:
     """Print a row for each search."""
     recipe = recipe_of(options.bits, ["method=lapq"], seed=0)
-    captured = api.prepare(module, next(iter(batches)), recipe)
-    portions, _ = portions_of(captured, batches, options.images, "outputs")
-    lapq._start_by_exponent(captured, batches, portions, divergence, Silent())
-    captured.set_state(State.QUANTIZE)
+    float_model = api.capture(module, next(iter(batches)))
+    placement = place(float_model, recipe, targets.hints())
+    chunks, _ = chunks_of(float_model, batches, options.images, "outputs")
+    start = simulate(float_model, placement, QuantParams())
+    lapq.start_by_exponent(start, batches, chunks, divergence, Silent())
     print(
         "| search | loss at first | loss found | evaluations | seconds |\n|---|---:|---:|---:|---:|"
     )
-    ours = _ours(captured, portions)
-    plain = _plain(captured, portions, options.evaluations)
+    ours = _ours(simulate(float_model, placement, start.params), chunks)
+    plain = _plain(simulate(float_model, placement, start.params), chunks, options.evaluations)
     print(f"\nratio of the seconds: {ours / plain:.3f}")
 
 
-def _ours(captured: Captured, portions: list[Portion]) -> float:
-    count, first = 0, mean_loss(captured, portions, divergence)
-    evaluate = Network.evaluate
+class _Counting(Silent):
+    """Counts the evaluations of the search."""
 
-    def counting(network: Network, point: np.ndarray) -> float:
-        nonlocal count
-        count += 1
-        return evaluate(network, point)
+    def __init__(self) -> None:
+        self.steps = 0
 
-    Network.evaluate = counting  # type: ignore[method-assign]
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield `items` unchanged."""
+        for item in items:
+            self.steps += 1
+            yield item
+
+
+def _ours(simulation: Simulation, chunks: list[Chunk]) -> float:
+    first, progress = mean_loss(simulation, chunks, divergence), _Counting()
     started = time.process_time()
-    with Sizes(captured, "scale") as sizes:
-        found = lapq.search(captured, sizes, portions, divergence, lapq.Options(), Silent())
-        seconds = time.process_time() - started
-        sizes.apply(np.zeros_like(sizes.point))
-    _row("`lapq`", first, found, count, seconds)
+    vector = ScaleVector(simulation, "scale")
+    found = lapq.search(simulation, vector, chunks, divergence, lapq.Options(), progress)
+    seconds = time.process_time() - started
+    _row("`lapq`", first, found, progress.steps, seconds)
     return seconds
 
 
-def _plain(captured: Captured, portions: list[Portion], evaluations: int) -> float:
-    sizes = Sizes(captured, "scale")  # weights are not held: they are quantized every time
+def _plain(simulation: Simulation, chunks: list[Chunk], evaluations: int) -> float:
+    vector = ScaleVector(simulation, "scale")
     losses: list[float] = []
 
-    @torch.no_grad()
     def loss(point: np.ndarray) -> float:
-        sizes.apply(point)
-        for grid in sizes.weights:
-            grid.instead = None
-        total = sum(float(divergence(captured(*p.args), p.targets)) * p.images for p in portions)
-        losses.append(total / sum(p.images for p in portions))
+        vector.apply(point)
+        losses.append(mean_loss(simulation, chunks, divergence))
         return losses[-1]
 
     started = time.process_time()
-    count = len(sizes.point)
+    count = len(vector.point)
     scipy.optimize.minimize(
         loss,
         np.zeros(count),

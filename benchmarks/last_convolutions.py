@@ -4,7 +4,7 @@
 
 A convolution by itself, as the last ones of detectors' heads are: left in float behind a
 dequantization (`float`), ConvInteger, a matrix product of the patches that it reads (`product`,
-what Subbyte writes for ONNX Runtime), and QLinearConv, whose result is on a grid of 8 bits. On one
+what Subbyte writes for ONNX Runtime), and QLinearConv, whose result has 8 bits. On one
 thread, taking turns; times are those of the processor, ratios medians over the rounds.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,7 +30,8 @@ SHAPES = {
     "SSDlite320, classes, second map": (480, 546, 10, 1),
     "YOLOX-nano, one map": (64, 80, 52, 1),
 }
-Graph = tuple[list[NodeProto], dict[str, np.ndarray]]
+Constants = dict[str, Any]  # arrays, or numbers of NumPy's types
+Graph = tuple[list[NodeProto], Constants]
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def opened(
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
 
 
-def parameters(channels: int, outputs: int, kernel: int) -> dict[str, np.ndarray]:
+def parameters(channels: int, outputs: int, kernel: int) -> Constants:
     generator = np.random.default_rng(0)
     shape = (outputs, channels, kernel, kernel)
     scale = generator.uniform(0.001, 0.002, outputs).astype("f4")
@@ -97,12 +99,12 @@ def in_float(channels: int, outputs: int, side: int, kernel: int, result: str = 
     return nodes, parameters(channels, outputs, kernel)
 
 
-def on_a_grid(channels: int, outputs: int, side: int, kernel: int) -> Graph:
+def quantized(channels: int, outputs: int, side: int, kernel: int) -> Graph:
     nodes, constants = in_float(channels, outputs, side, kernel, "c")
-    grid = ["y_scale", "y_zero"]
+    qparams = ["y_scale", "y_zero"]
     nodes += [
-        helper.make_node("QuantizeLinear", ["c", *grid], ["c_q"]),
-        helper.make_node("DequantizeLinear", ["c_q", *grid], ["y"]),
+        helper.make_node("QuantizeLinear", ["c", *qparams], ["c_q"]),
+        helper.make_node("DequantizeLinear", ["c_q", *qparams], ["y"]),
     ]
     return nodes, constants | {"y_scale": np.float32(0.5), "y_zero": np.uint8(128)}
 
@@ -150,7 +152,7 @@ WAYS: dict[str, Callable[[int, int, int, int], Graph]] = {
     "float": in_float,
     "ConvInteger": conv_integer,
     "product": product,
-    "QLinearConv": on_a_grid,
+    "QLinearConv": quantized,
 }
 
 if __name__ == "__main__":

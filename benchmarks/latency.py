@@ -33,7 +33,6 @@ from torch import nn
 
 import subbyte
 from subbyte import api, models
-from subbyte.app.runner import FLOAT
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
 from subbyte.utils import machine
@@ -88,9 +87,9 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     for key in RUNTIMES:
         paths = {who: path for (who, target), path in files.items() if target in (key, None)}
-        times, integers = timed(key, paths, eager(module, example), example.numpy(), options, name)
+        times, kernels = timed(key, paths, eager(module, example), example.numpy(), options, name)
         found = [
-            {"model": name, "runtime": key, **row, "int8_ops": integers.get(row["contender"])}
+            {"model": name, "runtime": key, **row, "int8_ops": kernels.get(row["contender"])}
             for row in compared(times)
         ]
         for row in found:
@@ -107,8 +106,9 @@ def timed(
     options: argparse.Namespace,
     name: str,
 ) -> tuple[Times, dict[str, int]]:
-    """Seconds of each contender in a runtime, (loads, rounds); and its operators on integers."""
-    loads, integers = [], {}
+    """Seconds of each contender in a runtime, (loads, rounds); and its int8 kernels."""
+    loads: list[Times] = []
+    kernels: dict[str, int] = {}
     order = np.random.default_rng(0)
     for i in Bars().track(range(options.loads), f"{name}, {key}"):
         sessions = {
@@ -117,9 +117,9 @@ def timed(
         }
         runs = {EAGER: eager_run} | {who: deployed(s, example) for who, s in sessions.items()}
         loads.append(interleaved(runs, options.rounds, seed=i))
-        integers = integers or {who: session.int8_ops() for who, session in sessions.items()}
+        kernels = kernels or {who: session.int8_ops() for who, session in sessions.items()}
         del sessions, runs
-    return {who: np.stack([load[who] for load in loads]) for who in (EAGER, *paths)}, integers
+    return {who: np.stack([load[who] for load in loads]) for who in (EAGER, *paths)}, kernels
 
 
 def made_up(size: int) -> list[torch.Tensor]:
@@ -154,12 +154,12 @@ def write_files(
     """(contender, the runtime that it is for or `None` for both) → file; how many could be int8."""
     shown = (images[0][:2],)
     files: dict[tuple[str, str | None], Path] = {(ONNX, None): folder / "float.onnx"}
-    onnx.export_float(api.prepare(module, shown, FLOAT), files[ONNX, None], shown)
+    onnx.export_float(api.unquantized(api.capture(module, shown)), files[ONNX, None], shown)
     candidates = 0
     for contender, bits in OURS.items():
         recipe = subbyte.Recipe(weights=bits, activations=bits, ranges="minmax", method="range")
         quantized = subbyte.quantize(module, images, recipe)
-        candidates = sum(layer.integer for layer in quantized.layers)
+        candidates = sum(layer.integer for layer in quantized.placement.layers)
         for target in RUNTIMES:
             files[contender, target] = folder / f"{contender}.{target}.onnx"
             subbyte.export(quantized, files[contender, target], shown[0], target=target)

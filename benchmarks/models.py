@@ -1,4 +1,4 @@
-"""Every family of models, unedited, at W8A8: what is on integers, and whether it computes right.
+"""Every family of models, unedited, at W8A8: what is quantized, and whether it computes right.
 
     uv run python benchmarks/models.py --json models.json --docs docs/models.md
     uv run python benchmarks/models.py --json models.json --only resnet18 timm/levit_128s
@@ -28,17 +28,18 @@ import torch
 import yaml
 from collecting import Row, collect, left_in_float, placed, put_into
 from torch import nn
-from untrained import as_if_trained, nudged, pictures
+from untrained import as_if_trained, nudged, pictures, simulation_for
 
 import subbyte
 from subbyte import models
 from subbyte.data import read_image_tensor
 from subbyte.data.images import image_files
 from subbyte.data.preprocessing import Preprocessing
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 
 TRAINING, CALIBRATION, EVALUATION, BATCH = 16, 16, 16, 4
+SPLITS = [TRAINING, CALIBRATION, EVALUATION]
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 RECIPE = "{ranges: minmax, method: range}"
 REAL = "mobilenet_v2"  # the one whose published weights and images $SUBBYTE_DATA may hold
@@ -102,11 +103,12 @@ def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
         module, calibration, images = prepared(name, size)
         row["size"] = list(images.shape[2:])
         stage, started = "quantizing", time.perf_counter()
-        quantized = subbyte.quantize(module, list(calibration.split(BATCH)), recipe)
+        quantized = subbyte.quantize(module, list(torch.split(calibration, BATCH)), recipe)
         row["seconds"] = round(time.perf_counter() - started, 1)
         row |= placed(quantized)
-        row["tuning"] = quantized.facts.tuning
-        row["fits"] = round(sum(note["seconds"] for note in quantized.facts.blocks), 1)
+        row["tuning"] = quantized.reported.get("tuning")
+        notes = quantized.reported.get("blocks", [])
+        row["fits"] = round(sum(note["seconds"] for note in notes), 1)
         stage = "simulating"
         exact = in_batches(verify.simulated(module.eval(), "cpu"), images, BATCH)
         simulated = in_batches(verify.simulated(quantized, "cpu"), images, BATCH)
@@ -121,11 +123,11 @@ def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
     return row
 
 
-def deployed(runtime: str, quantized: Captured, images: torch.Tensor, exact: np.ndarray) -> Row:
-    """What a runtime gives of its own file: integer kernels, and how it differs from simulation."""
+def deployed(runtime: str, quantized: Simulation, images: torch.Tensor, exact: np.ndarray) -> Row:
+    """What a runtime gives of its own file: int8 kernels, and how it differs from simulation."""
     module = verify.runtime(runtime)
-    with quantized.placed_for(runtime):
-        simulated = in_batches(verify.simulated(quantized, "cpu"), images, BATCH)
+    run = verify.simulated(simulation_for(runtime, quantized), "cpu")
+    simulated = in_batches(run, images, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         subbyte.export(quantized, path, images[:2], target=runtime)
@@ -160,7 +162,7 @@ def error(outputs: np.ndarray, expected: np.ndarray, exact: np.ndarray) -> Row:
 def in_batches(
     run: Callable[[torch.Tensor], np.ndarray], images: torch.Tensor, size: int
 ) -> np.ndarray:
-    return np.concatenate([run(batch) for batch in images.split(size)])
+    return np.concatenate([run(batch) for batch in torch.split(images, size)])
 
 
 def prepared(name: str, size: int | None) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -182,8 +184,8 @@ def prepared(name: str, size: int | None) -> tuple[nn.Module, torch.Tensor, torc
     side = size or crop
     assert isinstance(side, int)
     preprocessing = spec.preprocessing or Preprocessing()
-    images = pictures(TRAINING + CALIBRATION + EVALUATION, side, preprocessing)
-    training, calibration, evaluation = images.split([TRAINING, CALIBRATION, EVALUATION])
+    images = pictures(sum(SPLITS), side, preprocessing)
+    training, calibration, evaluation = torch.split(images, SPLITS)
     as_if_trained(spec.module, training)
     return spec.module, calibration, evaluation
 
@@ -207,7 +209,7 @@ def told(rows: dict[str, Row]) -> str:
 def table(rows: dict[str, Row]) -> str:
     """The table of docs/models.md."""
     head = [
-        "| Model | Side | Layers on integers | ONNX Runtime int8 | OpenVINO int8 "
+        "| Model | Side | Quantized layers | ONNX Runtime int8 | OpenVINO int8 "
         "| Simulation, dB | Nudged, dB | ONNX Runtime, dB | OpenVINO, dB | Left in float |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]

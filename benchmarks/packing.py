@@ -1,11 +1,11 @@
-"""Weights in 4 bits in the file: whether the runtimes still compute on integers, and how fast.
+"""Weights in 4 bits in the file: whether the runtimes still run int8 kernels, and how fast.
 
     uv run --group benchmarks python benchmarks/packing.py resnet18 mobilenet_v2 --rounds 100
 
 Each model is quantized at W4A4 and exported for each runtime with its weights in three ways: one
 to a byte (int8); two to a byte (int4) as `subbyte.export` writes them, made int8 when the file is
 loaded; and int4 straight into DequantizeLinear. The files take turns as in benchmarks/latency.py.
-Printed for each: size, layers on integers, time to load, and the median of the paired ratios of
+Printed for each: size, int8 kernels, time to load, and the median of the paired ratios of
 time with its 95 % interval.
 """
 
@@ -22,7 +22,6 @@ import numpy as np
 import onnx_ir as ir
 
 import subbyte
-from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 from subbyte.targets.onnx.files import save
 from subbyte.targets.onnx.graph import Rewrite, array, constant
@@ -42,7 +41,6 @@ def main() -> None:
         images = latency.made_up(options.size)
         recipe = subbyte.Recipe(weights=4, activations=4, ranges="minmax", method="range")
         quantized = subbyte.quantize(latency.prepared(name, images), images, recipe)
-        assert isinstance(quantized, Simulation)
         program = program_of(quantized, (images[0],), postprocess=True)
         for key in latency.RUNTIMES:
             with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +70,7 @@ def measure(name: str, key: str, paths: dict[str, Path], options: argparse.Names
     runs = {way: latency.deployed(session, example) for way, session in sessions.items()}
     times = latency.interleaved(runs, options.rounds, seed=0)
     for way, session in sessions.items():
-        ratio = latency.said(latency.ratio(times[way], times["int8"]))
+        ratio = latency.said(latency.ratio(times[way][None], times["int8"][None]))
         print(
             f"{name:14} {key:11} {way:22} {paths[way].stat().st_size / 1e6:6.2f} MB  "
             f"int8 {session.int8_ops():3}  loads in {loaded[way]:.2f} s  "

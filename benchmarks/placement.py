@@ -2,14 +2,14 @@
 
     uv run python benchmarks/placement.py EXPERIMENT.yaml --set KEY=VALUE --images 512 --bits w8a8
 
-A file for OpenVINO has fewer grids than the simulation with all of them. Both are run, each runtime
-on its own file, and the simulation with what comes to its grids off by a millionth at random, as
-sums of float32 are: what differs no more than that is a matter of values between two levels. The
-experiment's first calibration images calibrate, the others are measured: the evaluation images stay
-untouched. The simulation of OpenVINO's file is compared with that of all grids, everything else
-with the simulation of its own file. "Outputs corrected" takes the means over the first 128 images
-to those of the float model, as the last step of `bias_correction` would for this very file. Prints
-a Markdown table.
+In a file for OpenVINO fewer tensors are quantized than in the one for all. Each runtime runs its
+own file. The simulation of it runs too, and runs again with what comes to its quantizers off by a
+millionth at random, as sums of float32 are: what differs no more than that is a matter of values
+between two integers. The experiment's first calibration images calibrate, the others are measured:
+the evaluation images stay untouched. The simulation of OpenVINO's file is compared with that of
+all quantizers, everything else with the simulation of its own file. "Outputs corrected" takes the
+means over the first 128 images to those of the float model, as the last step of `bias_correction`
+would for this very file. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from held_out import recipe_of
+from untrained import nudged, simulation_for
 
 import models
 import subbyte
 from subbyte.app import experiment
 from subbyte.app.setup import Setup, set_up
 from subbyte.errors import SubbyteError
+from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as verify
 from subbyte.tasks.metrics import classification as task
 from subbyte.utils.bars import Bars
@@ -61,7 +63,7 @@ def table(setup: Setup, count: int, bits: str) -> str:
     seen = torch.cat([images[:MEANS], images[count:]])
     targets = [batch["targets"] for batch in batches if "targets" in batch]
     labels = torch.cat(targets)[count:].numpy() if targets else None
-    calibration = list(images[:count].split(setup.experiment.batch_size))
+    calibration = list(torch.split(images[:count], setup.experiment.batch_size))
     quantized = subbyte.quantize(
         setup.module, calibration, recipe_of(bits, "{method: bias_correction}"), progress=Bars()
     )
@@ -80,15 +82,15 @@ def table(setup: Setup, count: int, bits: str) -> str:
     return "\n".join(lines)
 
 
-def runs(quantized: models.Captured, runtime: str, seen: torch.Tensor) -> Iterator[Named]:
+def runs(quantized: Simulation, runtime: str, seen: torch.Tensor) -> Iterator[Named]:
     """The simulation of a runtime's file, the same nudged, and the runtime."""
     shown = models.RUNTIMES[runtime]
-    run = verify.simulated(quantized, "cpu")
-    with quantized.placed_for(runtime), quantized.holding_weights():
-        yield f"simulation of {shown}'s file", models.in_batches(run, seen, BATCH)
-        for seed in DRAWS:
-            with models.nudged(quantized, seed):
-                yield "the same, nudged", models.in_batches(run, seen, BATCH)
+    simulation = simulation_for(runtime, quantized)
+    run = verify.simulated(simulation, "cpu")
+    yield f"simulation of {shown}'s file", models.in_batches(run, seen, BATCH)
+    for seed in DRAWS:
+        with nudged(simulation, seed):
+            yield "the same, nudged", models.in_batches(run, seen, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         subbyte.export(quantized, path, seen[:2], target=runtime)
@@ -107,7 +109,7 @@ def row(
     corrected = found - (found[:MEANS] - exact[:MEANS]).mean(0)
     unlabelled = np.zeros(len(found) - MEANS, np.int64)
     own, reference, expected, shifted = (
-        task.Outputs(logits[MEANS:], unlabelled if labels is None else labels)
+        task.Logits(logits[MEANS:], unlabelled if labels is None else labels)
         for logits in (found, exact, found if against is None else against, corrected)
     )
     cells = [

@@ -104,15 +104,16 @@ def finished(path: Path | None, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 def outputs(
     model: Any, evaluation: list[Any], setup: Setup, progress: Progress, name: str
-) -> task.Outputs:
+) -> task.Logits:
     """Logits and labels of all evaluation images."""
     runs = {name: setup.task.simulated(model)}
     parts, targets = verify.collected(runs, evaluation, progress, name)
-    found: task.Outputs = setup.task.outputs(parts[name], targets)
+    images = range(sum(map(len, parts[name])))
+    found: task.Logits = setup.task.outputs(parts[name], targets, images)
     return found
 
 
-def scores(reference: task.Outputs, found: task.Outputs) -> dict[str, float | None]:
+def scores(reference: task.Logits, found: task.Logits) -> dict[str, float | None]:
     """What is reported of one variant; SQNR `None` where it is not finite."""
     sqnr = task.sqnr_db(reference, found)
     return {

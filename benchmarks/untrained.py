@@ -1,6 +1,6 @@
 """Models without trained weights, and images, that behave as trained ones and photographs do.
 
-For benchmarks/models.py and benchmarks/detectors.py, which look for faults of grids and files.
+For benchmarks/models.py and benchmarks/detectors.py, which look for faults of placement and files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from subbyte.data.preprocessing import Preprocessing
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation, simulate
 
 
 def pictures(count: int, size: int, preprocessing: Preprocessing) -> torch.Tensor:
@@ -30,7 +30,8 @@ def pictures(count: int, size: int, preprocessing: Preprocessing) -> torch.Tenso
     light = 0.3 + 0.4 * torch.rand(count, 3, 1, 1, generator=generator)
     shown = (light + contrast * colours).clamp(0, 1)
     mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    return (shown - mean) / std
+    normalized: torch.Tensor = (shown - mean) / std
+    return normalized
 
 
 @torch.no_grad()
@@ -61,7 +62,7 @@ def as_if_trained(module: nn.Module, images: Any) -> None:
         hook.remove()
 
 
-def take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+def take_statistics(norm: Any, inputs: tuple[torch.Tensor]) -> None:
     """Give a batch norm the mean and variance of what it is about to normalize.
 
     A channel that hardly varies is not blown up: no variance is below a tenth of the average.
@@ -89,21 +90,27 @@ def draw_weight(weight: torch.Tensor, gain: float, generator: torch.Generator) -
     weight.mul_(0.3).add_(channels * bump / bump.sum() * math.sqrt(gain / weight.shape[1]))
 
 
-@contextmanager
-def nudged(quantized: Captured, seed: int = 2) -> Iterator[None]:
-    """While it lasts, all that comes to a grid of activations is off by a millionth, at random.
+def simulation_for(runtime: str, quantized: Simulation) -> Simulation:
+    """The simulation of a runtime's own file, in which fewer tensors may be quantized."""
+    placement = quantized.placement.for_target(runtime)
+    return simulate(quantized.float_model, placement, quantized.params)
 
-    Sums in float32 are as uncertain, whatever computes them. Where a value lies between two levels
-    this decides which it becomes, and so from layer to layer: a runtime that computes right is as
-    far from the simulation as the simulation so is from itself.
+
+@contextmanager
+def nudged(quantized: Simulation, seed: int = 2) -> Iterator[None]:
+    """While it lasts, all that activations' quantizers get is off by a millionth, at random.
+
+    Sums in float32 are as uncertain, whatever computes them. Where a value lies between two
+    integers this decides which it becomes, and so from layer to layer: a runtime that computes
+    right is as far from the simulation as the simulation so is from itself.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def nudge(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
         return inputs[0] * (1 + 1e-6 * torch.randn(inputs[0].shape, generator=generator))
 
-    grids = [quantizer for _, quantizer in quantized.quantizers("activation")]
-    hooks = [quantizer.register_forward_pre_hook(nudge) for quantizer in grids]
+    quantizers = [quantizer for _, quantizer in quantized.activations()]
+    hooks = [quantizer.register_forward_pre_hook(nudge) for quantizer in quantizers]
     try:
         yield
     finally:

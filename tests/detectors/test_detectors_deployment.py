@@ -78,13 +78,13 @@ def test_files_give_the_boxes_of_the_simulated_model(
         assert min(shares_matched(expected, found)) >= 0.94
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("name", LARGE)
 def test_torchvisions_own_are_written_whole_and_run(name: str, tmp_path: Path) -> None:
     """In float the boxes of the model, on 8 bits boxes, in both runtimes."""
     model, images = large(name), pictures(2, LARGE[name])
     prepared = subbyte.quantize(model, [images], RANGE)
-    assert all(layer.integer for layer in prepared.layers)
+    assert all(layer.integer for layer in prepared.placement.layers)
     with torch.no_grad():
         expected = model(images)
     export_float(prepared, tmp_path / "float.onnx", (images,))

@@ -108,7 +108,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in EXPECTED if n != "resnet18")],
+    ["resnet18", *(pytest.param(n, marks=pytest.mark.whole) for n in EXPECTED if n != "resnet18")],
 )
 def test_weights_in_the_blocks_of_known_architectures(name: str) -> None:
     side = 224 if name in ("vit_b_16", "swin_t") else 64
@@ -119,7 +119,7 @@ def test_weights_in_the_blocks_of_known_architectures(name: str) -> None:
     assert torch.equal(chained(simulation, blocks, x), simulation(x))
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "residual"), [("mobilenet_v2", 10), ("efficientnet_b0", 9)])
 def test_inverted_residual_blocks_are_whole_where_they_are_residual(
     name: str, residual: int

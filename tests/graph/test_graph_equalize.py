@@ -262,7 +262,7 @@ def test_a_layer_of_zeros_alone() -> None:
     assert changed(before, after) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_whole_networks_compute_what_they_did(name: str, trained: Trained) -> None:
     model = trained(torchvision.models.get_model(name, num_classes=10))

@@ -23,7 +23,7 @@ def built(name: str, size: str) -> torch.nn.Module:
     return model.float().eval()
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "size", "side", "in_float"),
     [

@@ -219,7 +219,7 @@ def test_regions_that_cannot_be(
         placed(model.eval(), (torch.randn(*shape),), Recipe(regions=regions))
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize("name", LARGE)
 def test_torchvisions_detectors_give_the_same_boxes(name: str) -> None:
     model = large(name)

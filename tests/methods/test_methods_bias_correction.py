@@ -47,7 +47,7 @@ def test_outputs_are_right_in_the_mean(
     )
     errors = outputs(recipe) - outputs(None)
     spread = float(outputs(None).std())
-    # On a grid the last bias is rounded to steps of the sums it is added to.
+    # Quantized, the last bias is rounded to steps of the sums it is added to.
     assert errors.mean(0).abs().max() < (0.002 if activations in (8, None) else 0.05) * spread
     plain = outputs(recipe.model_copy(update={"method": "range"})) - outputs(None)
     assert errors.square().sum() < plain.square().sum()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 import pytest
 import torch
 from methods_helpers import model
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, quantize
-from subbyte.methods import lapq
 from subbyte.methods.common.output_loss import divergence
-from subbyte.methods.lapq import _lowest
+from subbyte.methods.lapq import EXPONENTS, lowest
+from subbyte.utils.progress import Silent
 
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:40], IMAGES[40:]]
+T = TypeVar("T")
 
 
 def recipe(**options: object) -> Recipe:
@@ -34,32 +38,37 @@ def test_the_search_lowers_the_loss_of_its_start(start: object, search: str) -> 
     assert loss(found) < 0.9 * loss(at_first)
     again = quantize(model(), BATCHES, recipe(start=start, search=search))
     assert torch.equal(found(IMAGES), again(IMAGES))
-    assert all(quantizer.instead is None for _, quantizer in found.quantizers())
 
 
 def test_a_start_by_a_rule_has_the_ranges_of_that_rule() -> None:
     found = quantize(model(), BATCHES, recipe(start="minmax", max_evaluations=0))
-    for tensor, quantizer in found.quantizers("weight"):
+    for tensor, quantizer in found.weights():
         low, high = found.weight(tensor).aminmax()
         assert float(quantizer.scale) == pytest.approx(float(high - low) / 7)
-    first = next(quantizer for _, quantizer in found.quantizers("activation"))
+    first = next(quantizer for _, quantizer in found.activations())
     assert float(first.scale) == pytest.approx(float(IMAGES.max() - IMAGES.min()) / 7)
 
 
-def test_evaluations_and_seconds_bound_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    original = lapq.Network.evaluate
+class Counting(Silent):
+    """Counts the steps of the search."""
 
-    def counting(self: lapq.Network, point: object) -> float:
-        counted.append(1)
-        return original(self, point)  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        self.steps = 0
 
-    monkeypatch.setattr(lapq.Network, "evaluate", counting)
-    quantize(model(), BATCHES, recipe(max_evaluations=7))
-    assert len(counted) == 7
-    counted.clear()
-    quantize(model(), BATCHES, recipe(seconds=1e-9))
-    assert len(counted) == 1  # time is looked at after each
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            self.steps += description == "searching step sizes"
+            yield item
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"max_evaluations": 7}, 7), ({"seconds": 1e-9}, 1)],  # time is looked at after each
+)
+def test_evaluations_and_seconds_bound_it(options: dict[str, float], steps: int) -> None:
+    progress = Counting()
+    quantize(model(), BATCHES, recipe(**options), progress=progress)
+    assert progress.steps == steps
 
 
 def test_labels_are_looked_at_where_there_are_some() -> None:
@@ -97,8 +106,8 @@ def test_options_are_checked() -> None:
             quantize(model(), BATCHES, recipe(**{option.replace("range rule", "start"): value}))
 
 
-def test_the_exponent_is_where_a_parabola_is_lowest() -> None:
-    assert _lowest({p: (p - 2.7) ** 2 + 1 for p in lapq.EXPONENTS}) == pytest.approx(2.7)
-    assert _lowest({p: (p - 9.0) ** 2 for p in lapq.EXPONENTS}) == 4.0
-    assert _lowest({p: -((p - 3.0) ** 2) - 0.1 * p for p in lapq.EXPONENTS}) == 4.0
-    assert _lowest({2.0: 3.0, 2.5: float("inf"), 3.0: 1.0}) == 3.0
+def test_the_exponent_is_where_a_parabola_islowest() -> None:
+    assert lowest({p: (p - 2.7) ** 2 + 1 for p in EXPONENTS}) == pytest.approx(2.7)
+    assert lowest({p: (p - 9.0) ** 2 for p in EXPONENTS}) == 4.0
+    assert lowest({p: -((p - 3.0) ** 2) - 0.1 * p for p in EXPONENTS}) == 4.0
+    assert lowest({2.0: 3.0, 2.5: float("inf"), 3.0: 1.0}) == 3.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,7 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
-from subbyte.methods.reconstruction import learn
-from subbyte.placement.simulation import Captured
+from subbyte.placement.simulation import Simulation
 
 LEARNED = ("adaround", "brecq", "qdrop")
 IMAGES = 10 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)
@@ -39,7 +36,7 @@ def error(quantized: nn.Module) -> float:
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, Captured]:
+def results() -> dict[str, Simulation]:
     return {name: quantize(model(), BATCHES, learned(name)) for name in LEARNED}
 
 
@@ -52,39 +49,41 @@ def test_it_disturbs_the_outputs_less_than_rounding_to_nearest(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_every_weight_has_its_rounding_and_no_grid_a_function_of_its_own(
-    name: str, results: dict[str, Captured]
-) -> None:
-    for _, quantizer in results[name].quantizers():
-        assert quantizer.instead is None
-    for _, quantizer in results[name].quantizers("weight"):
-        assert quantizer.offset is not None
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_the_same_seed_gives_the_same_model(name: str, results: dict[str, Captured]) -> None:
+def test_the_same_seed_gives_the_same_model(name: str, results: dict[str, Simulation]) -> None:
     torch.manual_seed(99)  # not what decides
     again = quantize(model(), BATCHES, learned(name))
     assert torch.equal(again(IMAGES), results[name](IMAGES))
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_weights_stay_on_their_levels_and_the_users_model_as_it_is(
-    name: str, results: dict[str, Captured]
-) -> None:
-    for tensor, quantizer in results[name].quantizers("weight"):
-        weight = results[name].weight(tensor)
-        levels = quantizer.levels(weight) + quantizer.zero_point.view(-1, *[1] * (weight.dim() - 1))
-        assert quantizer.spec.low <= int(levels.min()) <= int(levels.max()) <= quantizer.spec.high
-        # Up or down, and no further, but for weights beyond the ends of the grid.
-        scale = quantizer.scale.view(-1, *[1] * (weight.dim() - 1))
-        moved = (quantizer(weight) - weight).abs() / scale
-        ends = (levels == quantizer.spec.low) | (levels == quantizer.spec.high)
-        assert bool((moved[~ends] <= 1 + 1e-4).all())
+def test_weights_go_up_or_down_and_no_further(name: str, results: dict[str, Simulation]) -> None:
+    elsewhere = 0
+    for tensor, quantizer in results[name].weights():
+        weight, integers = results[name].weight(tensor), quantizer.integers
+        assert integers is not None
+        low, high = quantizer.spec.low, quantizer.spec.high
+        assert low <= int(integers.min()) <= int(integers.max()) <= high
+        shape = (-1, *[1] * (weight.dim() - 1))
+        scale, zero_point = quantizer.scale.view(shape), quantizer.zero_point.view(shape)
+        exact = weight / scale + zero_point
+        inside = (exact > low) & (exact < high)
+        moved = (integers - exact).abs()
+        assert bool((moved[inside] <= 1 + 1e-4).all())
+        elsewhere += int((moved[inside] > 0.5 + 1e-4).sum())
+        assert torch.allclose(quantizer(weight), (integers - zero_point.float()) * scale)
+    assert elsewhere > 0  # some are not rounded to nearest
+
+
+def test_the_users_model_is_left_as_it_is() -> None:
+    mine = model()
+    before = {name: value.clone() for name, value in mine.state_dict().items()}
+    for name in LEARNED:
+        quantize(mine, BATCHES, learned(name, steps=3))
+    assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
 
 
 def test_what_was_learned_is_saved_and_exported(
-    results: dict[str, Captured], tmp_path: Path
+    results: dict[str, Simulation], tmp_path: Path
 ) -> None:
     quantized = results["qdrop"]
     save(quantized, tmp_path / "model.safetensors")
@@ -113,31 +112,10 @@ def test_only_weights_or_only_activations() -> None:
 
 
 def test_values_beyond_the_memory_allowed_lie_in_files_with_the_same_result(
-    results: dict[str, Captured],
+    results: dict[str, Simulation],
 ) -> None:
     spilled = quantize(model(), BATCHES, learned("qdrop", cache_memory=0))
     assert torch.equal(spilled(IMAGES), results["qdrop"](IMAGES))
-
-
-def test_a_block_whose_loss_is_no_number_falls_back_and_the_others_are_learned(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls = 0
-    original: Callable[..., tuple[float, list[torch.Tensor]]] = learn._loss
-
-    def broken(*args: object) -> tuple[float, list[torch.Tensor]]:
-        nonlocal calls
-        calls += 1
-        loss, gradients = original(*args)
-        return (math.nan if calls == 2 else loss), gradients
-
-    monkeypatch.setattr(learn, "_loss", broken)
-    quantized = quantize(model(), BATCHES, learned("qdrop", steps=4))
-    assert [block["fell_back"] for block in quantized.facts.blocks] == [True, False, False]
-    assert quantized.facts.blocks[0]["why"] == "its loss was not a number"
-    offsets = [quantizer.offset for _, quantizer in quantized.quantizers("weight")]
-    assert offsets[0] is None
-    assert all(offset is not None for offset in offsets[1:])
 
 
 def test_a_block_whose_output_is_constant() -> None:

@@ -34,7 +34,7 @@ def test_auto_is_chosen_by_the_fewest_bits(fields: dict[str, Any], expected: str
     recipe = Recipe(**fields)
     assert methods.resolve(recipe).name == expected
     quantized = quantize(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), BATCHES, recipe)
-    assert quantized.facts.metadata["method"] == expected
+    assert quantized.metadata["method"] == expected
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -43,10 +43,10 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in method_names() if n != "auto"])
-def test_every_method_has_options_with_defaults_and_can_be_applied(name: str) -> None:
+def test_every_method_has_options_with_defaults_and_can_quantize(name: str) -> None:
     method = methods.method(name)
     assert method.Options() == method.Options()
-    assert callable(method.apply)
+    assert callable(method.quantize)
 
 
 def test_the_range_method_takes_no_options() -> None:
@@ -56,7 +56,7 @@ def test_the_range_method_takes_no_options() -> None:
         quantize(nn.Linear(4, 2), BATCHES, Recipe(method={"name": "range", "steps": 3}))
 
 
-def test_the_range_method_rounds_weights_to_the_nearest_level_of_its_rule() -> None:
+def test_the_range_method_rounds_weights_to_the_nearest_integers_of_its_rule() -> None:
     model = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0, 0.4, 0.6, 2.0]]))
@@ -64,6 +64,7 @@ def test_the_range_method_rounds_weights_to_the_nearest_level_of_its_rule() -> N
     quantized = quantize(model, BATCHES, recipe)
     row = next(row for row in layers(quantized) if row["role"] == "weight")
     assert (row["scale"], row["zero_point"]) == ([1.0], [1])
-    tensor, quantizer = next(iter(quantized.quantizers("weight")))
-    assert quantizer.offset is None
+    tensor, quantizer = next(quantized.weights())
     assert quantizer(quantized.weight(tensor)).tolist() == [[-1.0, 0.0, 1.0, 2.0]]
+    assert quantizer.integers is not None
+    assert quantizer.integers.tolist() == [[0, 1, 2, 3]]

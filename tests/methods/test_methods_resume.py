@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -12,22 +12,62 @@ from methods_helpers import model
 from torch import nn
 
 from residual import Residual
-from subbyte import Recipe, SubbyteError, api
+from subbyte import Recipe, SubbyteError, quantize
 from subbyte.utils.progress import Silent
 
-T = TypeVar("T")
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:24], IMAGES[24:]]
+T = TypeVar("T")
 
 
-def recipe(name: str, **fields: object) -> Recipe:
+class CutError(Exception):
+    pass
+
+
+class Cutting(Silent):
+    """A progress by which a run is interrupted behind so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        for item in items:
+            if description.startswith(("learning", "fitting")):
+                if not self.left:
+                    raise CutError
+                self.left -= 1
+            yield item
+
+
+def recipe(name: str, **fields: Any) -> Recipe:
     options = {"activation_steps": 20} if name == "brecq" else {}
     method = {"name": name, "steps": 20, **options}
     return Recipe(**{"weights": 3, "activations": 4, "method": method, **fields})
 
 
-class CutError(Exception):
-    pass
+@pytest.mark.parametrize(
+    ("name", "finished", "in_all"),
+    [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6), ("subbyte", 2, 3)],
+)
+def test_it_goes_on_to_the_same_result(
+    name: str, finished: int, in_all: int, tmp_path: Path
+) -> None:
+    whole = quantize(model(), BATCHES, recipe(name))
+    with pytest.raises(CutError):
+        quantize(model(), BATCHES, recipe(name), progress=Cutting(finished), resume=tmp_path)
+    kept = {file: file.stat() for file in tmp_path.glob("*.safetensors")}
+    assert len(kept) == finished
+    again = quantize(model(), BATCHES, recipe(name), resume=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == in_all
+    for file, before in kept.items():  # what was finished is not learned again
+        now = file.stat()
+        assert (now.st_ino, now.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert torch.equal(again(IMAGES), whole(IMAGES))
+    found, expected = again.state_dict(), whole.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    names = [note["block"] for note in again.reported["blocks"]]
+    assert names == [note["block"] for note in whole.reported["blocks"]]
 
 
 def residual() -> nn.Module:
@@ -37,54 +77,36 @@ def residual() -> nn.Module:
     return nn.Sequential(*stem, Residual(), *head).eval()
 
 
-class Cutting(Silent):
-    """Fails when so many layers are fitted."""
-
-    def __init__(self, layers: int) -> None:
-        self.layers = layers
-
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        for i, item in enumerate(items):
-            if i == self.layers and description == "fitting layers":
-                raise CutError
-            yield item
-
-
 @pytest.mark.parametrize("finished", [1, 3])
-def test_fitting_goes_on_behind_the_last_finished_layer(finished: int, tmp_path: Path) -> None:
-    whole = api.quantize(residual(), BATCHES, recipe("subbyte"))
+def test_fitting_goes_on_within_a_residual_block(finished: int, tmp_path: Path) -> None:
+    whole = quantize(residual(), BATCHES, recipe("subbyte"))
     progress = Cutting(finished)
     with pytest.raises(CutError):
-        api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path, progress=progress)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    assert len(kept) == finished
-    again = api.quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())  # none fitted twice
+        quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path, progress=progress)
+    assert len(list(tmp_path.glob("*.safetensors"))) == finished
+    again = quantize(residual(), BATCHES, recipe("subbyte"), resume=tmp_path)
     assert torch.equal(again(IMAGES), whole(IMAGES))
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
-    names = [[block["block"] for block in x.reported["blocks"]] for x in (whole, again)]
-    assert names[0] == names[1]
-    assert len(names[0]) == 4
 
 
 def test_other_work_is_refused_and_what_differs_is_named(tmp_path: Path) -> None:
-    api.quantize(model(), BATCHES, recipe("qdrop"), resume=tmp_path)
+    quantize(model(), BATCHES, recipe("qdrop"), resume=tmp_path)
     with pytest.raises(SubbyteError, match=f"in {tmp_path} has weights 3 and this has 2"):
-        api.quantize(model(), BATCHES, recipe("qdrop", weights=2), resume=tmp_path)
+        quantize(model(), BATCHES, recipe("qdrop", weights=2), resume=tmp_path)
     with pytest.raises(SubbyteError, match="has seed 0 and this has 1"):
-        api.quantize(model(), BATCHES, recipe("qdrop", seed=1), resume=tmp_path)
+        quantize(model(), BATCHES, recipe("qdrop", seed=1), resume=tmp_path)
     with pytest.raises(SubbyteError, match="has first batch"):
-        api.quantize(model(), [IMAGES.flip(0)], recipe("qdrop"), resume=tmp_path)
+        quantize(model(), [IMAGES.flip(0)], recipe("qdrop"), resume=tmp_path)
     other = model()
     with torch.no_grad():
         other[0].weight.mul_(1.5)
     with pytest.raises(SubbyteError, match="has model"):
-        api.quantize(other, BATCHES, recipe("qdrop"), resume=tmp_path)
+        quantize(other, BATCHES, recipe("qdrop"), resume=tmp_path)
 
 
 def test_methods_without_blocks_take_a_folder_too(tmp_path: Path) -> None:
     for name in ("range", "bias_correction"):
-        plain = api.quantize(model(), BATCHES, Recipe(method=name))
-        again = api.quantize(model(), BATCHES, Recipe(method=name), resume=tmp_path / name)
+        plain = quantize(model(), BATCHES, Recipe(method=name))
+        again = quantize(model(), BATCHES, Recipe(method=name), resume=tmp_path / name)
         assert torch.equal(plain(IMAGES), again(IMAGES))

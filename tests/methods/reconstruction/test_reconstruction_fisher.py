@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from simulations import placed, with_weights
+from placed import placed
 from subbyte import Recipe, quantize
 from subbyte.methods.common.simulated_blocks import blocks_of
 from subbyte.methods.common.store import Store
@@ -34,9 +34,9 @@ class Net(nn.Module):
 def found(results: str, images: int = len(IMAGES)) -> tuple[Net, list[torch.Tensor]]:
     model = Net(results).eval()
     batches = [(IMAGES[:500],), (IMAGES[500:],)]
-    float_model, placement = placed(model, batches[0])
-    block = blocks_of(with_weights(float_model, placement), "")[0]
-    return model, fisher_diagonal(float_model, block, batches, images, Store(2**20, CPU))
+    simulation = placed(model, batches[0], Recipe(weights=4, activations=4))
+    block, store = blocks_of(simulation, "")[0], Store(2**20, CPU)
+    return model, fisher_diagonal(simulation.float_model, block, batches, images, store)
 
 
 def test_in_the_mean_it_is_the_diagonal_of_the_fisher_information() -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from simulations import placed, with_weights
+from placed import placed
+from simulations import with_weights
+from subbyte import Recipe
 from subbyte.graph.blocks import Block
 from subbyte.methods.common.activation_cache import Values
 from subbyte.methods.common.simulated_blocks import blocks_of, layers_of
@@ -25,7 +27,8 @@ LAYERS = {
 
 
 def unit_of(layer: nn.Module, *behind: nn.Module) -> tuple[Simulation, Block]:
-    simulation = with_weights(*placed(nn.Sequential(layer, *behind), (IMAGES,), first_last=None))
+    model = nn.Sequential(layer, *behind).eval()
+    simulation = with_weights(placed(model, (IMAGES,), Recipe()))
     (block,) = blocks_of(simulation, "")
     (unit,) = layers_of(simulation, block)
     return simulation, unit

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from simulations import placed
 from small_detectors import detector, pictures
 from subbyte import SubbyteError
+from subbyte.api import capture
 from subbyte.data.batches import ArgumentsOf
 from subbyte.methods.scale_search.chunks import Chunk, Targets, chunks_of
 
@@ -23,7 +23,7 @@ def chunks(
 ) -> tuple[nn.Module, list[Chunk], bool]:
     model = nn.Sequential(nn.Linear(4, 2)).eval()
     read = ArgumentsOf(batches, torch.device("cpu"))
-    float_model, _ = placed(model, next(iter(read)))
+    float_model = capture(model, next(iter(read)))
     return model, *chunks_of(float_model, read, images, targets)
 
 
@@ -58,7 +58,7 @@ def test_labels_that_are_missing_are_missed() -> None:
 def test_of_a_detector_they_are_what_its_heads_give() -> None:
     model = detector("ssd")
     batches = ArgumentsOf([pictures(3)], torch.device("cpu"))
-    float_model, _ = placed(model, next(iter(batches)))
+    float_model = capture(model, next(iter(batches)))
     (chunk,), _ = chunks_of(float_model, batches, 2, "outputs")
     assert chunk.images == 2
     given: list[torch.Tensor] = []

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from placed import placed
 from residual import Residual
-from simulations import placed, with_ranges
+from simulations import with_ranges
+from subbyte import Recipe
 from subbyte.data.batches import ArgumentsOf
 from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.scale_search.chunks import Chunk, chunks_of
@@ -42,10 +44,9 @@ def opened(
 ) -> tuple[Simulation, list[Chunk], ScaledNetwork]:
     torch.manual_seed(0)
     batches = ArgumentsOf([IMAGES[:50], IMAGES[50:]], torch.device("cpu"))
-    recipe = {"weights": 3, "activations": 3, "symmetric_activations": False}
-    float_model, placement = placed(model, next(iter(batches)), **recipe)
-    simulation = with_ranges(float_model, placement, batches)
-    chunks, labelled = chunks_of(float_model, batches, 70, "auto")
+    recipe = Recipe(weights=3, activations=3, symmetric_activations=False)
+    simulation = with_ranges(placed(model.eval(), next(iter(batches)), recipe), batches)
+    chunks, labelled = chunks_of(simulation.float_model, batches, 70, "auto")
     assert not labelled
     vector = ScaleVector(simulation, search)
     return simulation, chunks, ScaledNetwork(simulation, vector, chunks, divergence, memory)

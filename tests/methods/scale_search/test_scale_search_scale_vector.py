@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from simulations import placed, with_ranges
+from placed import placed
+from simulations import with_ranges
+from subbyte import Recipe
 from subbyte.methods.scale_search.scale_vector import ScaleVector
 from subbyte.placement.simulation import Simulation
 
@@ -18,8 +20,9 @@ IMAGES = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 
 def simulated(**fields: Any) -> Simulation:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
-    return with_ranges(*placed(model, (IMAGES,), **fields), [(IMAGES,)])
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    recipe = Recipe(**{"weights": 4, "activations": 4, **fields})
+    return with_ranges(placed(model, (IMAGES,), recipe), [(IMAGES,)])
 
 
 def test_scale_moves_all_channels_alike_and_keeps_zero_points() -> None:

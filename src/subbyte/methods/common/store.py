@@ -18,11 +18,19 @@ APART = 2**20  # bytes from which a tensor has pages of its own
 class Store:
     """Hands out empty tensors, and takes them from memory or from files mapped into it.
 
-    limit: bytes of memory. folder: where the files are; by default the system's for temporary ones.
-    A file is gone with its tensor.
+    Attributes:
+        used: Bytes of memory that its tensors take now.
     """
 
     def __init__(self, limit: int, device: torch.device, folder: Path | None = None) -> None:
+        """A store that is empty.
+
+        Args:
+            limit: Bytes of memory.
+            device: Where tensors in memory lie.
+            folder: Where the files are; `None`: the system's folder for temporary ones. A file is
+                gone with its tensor.
+        """
         self.limit, self.device, self.folder = limit, device, folder
         self.used = 0
         self._files: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()

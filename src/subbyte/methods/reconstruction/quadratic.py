@@ -1,8 +1,8 @@
 """The squared error of a layer that nothing follows, over all images at once.
 
-It is quadratic in the weights, so that its value and its gradient at any weights follow from sums
-over what the layer reads and should give: a product of two matrices takes the place of a
-convolution of many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
+It is quadratic in the weights, so that sums over what the layer reads and should give tell its
+value and its gradient at any weights: a product of two matrices takes the place of a convolution of
+many images and of its gradient. The error is that of Nagel et al. 2020, equation 21.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ NUMBERS_AT_ONCE = 2**24  # of the rows of inputs that are in memory at a time
 
 
 class Quadratic:
-    """Mean over rows of Σ over outputs (w · x + b − t)², as a function of the weight.
+    """Mean over rows of Σ over outputs (w · x + b − t)², as a function of the weight."""
 
-    moments: of inputs x and of targets t less the bias b.
-    """
+    def __init__(self, sums: HessianAccumulator, weight: torch.Tensor, geometry: Geometry) -> None:
+        """The error of a layer.
 
-    def __init__(
-        self, moments: HessianAccumulator, weight: torch.Tensor, geometry: Geometry
-    ) -> None:
+        Args:
+            sums: Of inputs x and of targets t less the bias b.
+            weight: The float weight, from which differences are counted.
+            geometry: How the layer reads its input.
+        """
         self.weight, self.geometry = weight, geometry
         self.start = as_matrices(weight, geometry)
-        self.first = float(moments.loss(self.start, None).sum())
-        self.h, c = moments.normal(centred=False)
+        self.first = float(sums.loss(self.start, None).sum())
+        self.h, c = sums.normal(centred=False)
         # Gradients from the float weight on: from 0 on they would be small differences.
         self.slope = 2 * (self.start @ self.h - c.transpose(1, 2))
 
@@ -82,8 +84,8 @@ def quadratic_of(
     if not _pays(targets[0], as_matrices(weight, geometry), geometry, steps, images):
         return None
     bias = _bias(simulation, unit)
-    moments = _moments(inputs[0].quantized, targets[0], bias, weight, geometry)
-    return Quadratic(moments, weight, geometry)
+    sums = _sums(inputs[0].quantized, targets[0], bias, weight, geometry)
+    return Quadratic(sums, weight, geometry)
 
 
 def _bias(simulation: Simulation, unit: Block) -> torch.Tensor | None:
@@ -107,16 +109,16 @@ def _pays(
     return sums + products < steps * images * rows * outputs * inputs * 2
 
 
-def _moments(
+def _sums(
     given: torch.Tensor,
     target: torch.Tensor,
     bias: torch.Tensor | None,
     weight: torch.Tensor,
     geometry: Geometry,
 ) -> HessianAccumulator:
-    """Of all rows of all images."""
+    """Over all rows of all images, with targets less the bias."""
     matrices = as_matrices(weight, geometry)
-    moments = HessianAccumulator.none(matrices)
+    sums = HessianAccumulator.none(matrices)
     each = positions(target[:1], geometry) * matrices.shape[0] * matrices.shape[2]
     size = max(1, NUMBERS_AT_ONCE // each)
     for some in zip(torch.split(given, size), torch.split(target, size), strict=True):
@@ -125,5 +127,5 @@ def _moments(
         wanted = output_rows(t, every, geometry)
         if bias is not None:
             wanted = wanted - bias.reshape(wanted.shape[1:])
-        moments.add(input_rows(x, every, geometry), wanted)
-    return moments
+        sums.add(input_rows(x, every, geometry), wanted)
+    return sums

@@ -97,9 +97,9 @@ def _split(weight: torch.Tensor, quantizer: QuantizedWeight) -> tuple[torch.Tens
     spec = quantizer.spec
     scale = along(quantizer.scale, weight, spec.axis)
     zero_point = along(quantizer.zero_point, weight, spec.axis)
-    steps = weight / scale
-    floor = steps.floor()
+    exact = weight / scale
+    floor = exact.floor()
     down = (floor + zero_point).clamp(spec.low, spec.high)
     up = (floor + 1 + zero_point).clamp(spec.low, spec.high)
     base, span = (down - zero_point) * scale, (up - down) * scale
-    return base.flatten(), span.flatten(), (steps - floor).flatten()
+    return base.flatten(), span.flatten(), (exact - floor).flatten()
