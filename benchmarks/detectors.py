@@ -155,13 +155,13 @@ def main() -> None:
     names = [*TORCHVISION, *SSDS, *LIBREYOLO]
     rows = collect(__file__, options.json, names, options.only, [], table_row)
     if options.docs is not None:
-        put_into(options.docs, BEGIN, told(rows))
-    print(told(rows))
+        put_into(options.docs, BEGIN, tables(rows))
+    print(tables(rows))
 
 
 @torch.no_grad()
 def measure(name: str) -> Row:
-    """Everything that the tables say of one model; under "failed" what went wrong, and where."""
+    """All rows of one model; under "failed" what went wrong, and where."""
     torch.set_num_threads(1)
     kind = of_libreyolo(LIBREYOLO[name]) if name in LIBREYOLO else whole(partial(built, name))
     row: Row = {"reduced": REDUCED}
@@ -368,7 +368,7 @@ def of_queries(
     return of_tensors(matched, expected, exact)
 
 
-def told(rows: dict[str, Row]) -> str:
+def tables(rows: dict[str, Row]) -> str:
     """A table for each source, and what they were measured with."""
     row = next(row for row in rows.values() if "failed" not in row)
     versions = {shown: row[key]["version"] for key, shown in RUNTIMES.items()}

@@ -99,8 +99,8 @@ def simulations_of(
     float_model = api.capture(module, next(iter(batches)))
     placement = place(float_model, recipe_of(bits, [], seed=0), targets.hints())
     weights = weight_ranges(float_model, placement, Silent())
-    in_float = simulate(float_model, placement, QuantParams())
-    found, _ = activation_ranges(in_float, batches, Silent())
+    unquantized = simulate(float_model, placement, QuantParams())
+    found, _ = activation_ranges(unquantized, batches, Silent())
     every = QuantParams({**weights, **found})
     return (
         simulate(float_model, placement, QuantParams(weights)),
@@ -314,14 +314,14 @@ class SoftRounding(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight, softly rounded."""
-        level = (weight / self.scale).floor() + self.h() + self.zero_point
-        return (level.clamp(self.spec.low, self.spec.high) - self.zero_point) * self.scale
+        steps = (weight / self.scale).floor() + self.h() + self.zero_point
+        return (steps.clamp(self.spec.low, self.spec.high) - self.zero_point) * self.scale
 
     @torch.no_grad()
     def hard(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight, each number rounded to where it tends."""
-        level = (weight / self.scale).floor() + (self.h() >= 0.5) + self.zero_point
-        return (level.clamp(self.spec.low, self.spec.high) - self.zero_point) * self.scale
+        steps = (weight / self.scale).floor() + (self.h() >= 0.5) + self.zero_point
+        return (steps.clamp(self.spec.low, self.spec.high) - self.zero_point) * self.scale
 
 
 class LearnedSteps(nn.Module):
@@ -337,9 +337,9 @@ class LearnedSteps(nn.Module):
         """The activation, quantized in part."""
         factor = 1 / math.sqrt(x.numel() * self.spec.high)
         scale = self.scale * factor + (self.scale - self.scale * factor).detach()
-        level = x / scale
-        level = (level.round() - level).detach() + level + self.zero_point
-        y = (level.clamp(self.spec.low, self.spec.high) - self.zero_point) * scale
+        steps = x / scale
+        steps = (steps.round() - steps).detach() + steps + self.zero_point
+        y = (steps.clamp(self.spec.low, self.spec.high) - self.zero_point) * scale
         return y if self.drop is None else torch.where(torch.rand_like(x) < self.drop, x, y)
 
 

@@ -91,12 +91,12 @@ def main() -> None:
     more += ["--recipe", options.recipe, "--threads", str(options.threads)]
     rows = collect(__file__, options.json, names, options.only, more, table_row)
     if options.docs is not None:
-        put_into(options.docs, BEGIN, told({n: rows[n] for n in NAMED.split() if n in rows}))
+        put_into(options.docs, BEGIN, tables({n: rows[n] for n in NAMED.split() if n in rows}))
     print(table(rows))
 
 
 def measure(name: str, size: int | None, recipe: subbyte.Recipe) -> Row:
-    """Everything that the table says of one model; under "failed" what went wrong, and where."""
+    """The row of one model; under "failed" what went wrong, and where."""
     row: Row = {}
     stage = "building"
     try:
@@ -197,7 +197,7 @@ def photographs(folder: Path, count: int, preprocessing: Preprocessing) -> torch
     return torch.cat([read_image_tensor(file, preprocessing) for file in chosen])
 
 
-def told(rows: dict[str, Row]) -> str:
+def tables(rows: dict[str, Row]) -> str:
     """The table, and what it was measured with."""
     row = next(row for row in rows.values() if "failed" not in row)
     versions = {shown: row[key]["version"] for key, shown in RUNTIMES.items()}

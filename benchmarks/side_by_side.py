@@ -107,9 +107,9 @@ def run(checkout: Checkout, arguments: list[str]) -> Taken:
         command = [str(checkout.python), "-m", "subbyte", *arguments]
         command += ["--out", str(Path(folder) / "run")]
         log = Path(folder) / "log"
-        with log.open("w") as told:
+        with log.open("w") as output:
             started = time.perf_counter()
-            process = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -46,8 +46,8 @@ def main() -> None:
     print("| command |" + " median, s | slowest, s |" * len(pythons))
     print("|---|" + "---|---|" * len(pythons))
     for command in COMMANDS:
-        told = [seconds[" ".join(command), python] for python in pythons]
-        cells = [f" {statistics.median(took):.2f} | {max(took):.2f} |" for took in told]
+        measured = [seconds[" ".join(command), python] for python in pythons]
+        cells = [f" {statistics.median(took):.2f} | {max(took):.2f} |" for took in measured]
         print(f"| `subbyte {' '.join(command)}` |" + "".join(cells))
 
 
