@@ -352,7 +352,7 @@ def test_an_example_that_is_no_batch(example: object, tmp_path: Any) -> None:
         subbyte.export(quantized, tmp_path / "model.onnx", example)
 
 
-def test_an_example_of_another_shape_is_told(tmp_path: Any) -> None:
+def test_an_example_of_another_shape_is_reported(tmp_path: Any) -> None:
     quantized = subbyte.quantize(seeded(Sum), [ROWS])
     with pytest.raises(SubbyteError, match="shape") as caught:
         subbyte.export(quantized, tmp_path / "model.onnx", normal(2, 5))

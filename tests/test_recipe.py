@@ -9,7 +9,7 @@ from subbyte import Recipe, SubbyteError
 from subbyte.recipe import Choice, Override, choice, method_names, rule_of
 
 
-def told(**fields: Any) -> str:
+def refusal(**fields: Any) -> str:
     """The sentence with which a recipe refuses `fields`."""
     with pytest.raises(SubbyteError) as caught:
         Recipe(**fields)
@@ -38,7 +38,7 @@ def test_the_defaults() -> None:
 @pytest.mark.parametrize("field", ["weights", "activations", "first_last"])
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, True, 4.0, "4"])
 def test_bits_are_whole_numbers_from_2_to_8(field: str, bits: object) -> None:
-    assert told(**{field: bits}).startswith(f"{field}: {bits!r} bits cannot be had: give 2 to 8")
+    assert refusal(**{field: bits}).startswith(f"{field}: {bits!r} bits cannot be had: give 2 to 8")
 
 
 @pytest.mark.parametrize("bits", [2, 8, None])
@@ -81,8 +81,8 @@ def test_bits_at_the_edges(bits: int | None) -> None:
         ({"reduce_range": None}, "reduce_range is None"),
     ],
 )
-def test_a_bad_value_is_told_in_one_sentence(fields: dict[str, Any], message: str) -> None:
-    assert message in told(**fields)
+def test_a_bad_value_is_reported_in_one_sentence(fields: dict[str, Any], message: str) -> None:
+    assert message in refusal(**fields)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,14 @@ def test_a_bad_value_is_told_in_one_sentence(fields: dict[str, Any], message: st
         ({"ranges": {"activations": 3}}, "3"),
     ],
 )
-def test_a_bad_option_is_told_when_the_recipe_is_made(fields: dict[str, Any], message: str) -> None:
-    assert message in told(**fields)
+def test_a_bad_option_is_reported_when_the_recipe_is_made(
+    fields: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(**fields)
 
 
-def test_a_strange_value_is_told_in_one_short_sentence() -> None:
-    assert len(told(weights=torch.eye(20))) < 200
+def test_a_strange_value_is_reported_in_one_short_sentence() -> None:
+    assert len(refusal(weights=torch.eye(20))) < 200
 
 
 def test_a_recipe_cannot_be_changed() -> None:

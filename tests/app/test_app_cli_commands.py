@@ -96,7 +96,7 @@ def test_predict_gives_the_classes_of_pictures(
     assert cells == [paths[0], str(logits[0].argmax()), f"{shares[0].max():.3f}"]
 
 
-def test_quantize_prints_the_grids_as_json(cli: Cli, own: Own) -> None:
+def test_quantize_prints_the_tensors_as_json(cli: Cli, own: Own) -> None:
     arguments = "net.py:build", "--checkpoint", "net.pt", "--calibration", "pictures/train"
     result = cli("quantize", *arguments, "--bits", "w3a5", "--out", "q.safetensors", "--json")
     assert (result.exit_code, result.stderr) == (0, "")

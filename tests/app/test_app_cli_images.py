@@ -1,4 +1,4 @@
-"""A run on a folder of odd images: each is seen as a person would see it, and told of."""
+"""A run on a folder of odd images: each is seen as a person would see it, and reported."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_odd_images_are_seen_as_they_look(own: Own, cli: Cli) -> None:
     assert results["evaluation_images"] == 8 + 11
     for entry in (results["float"], results["variants"][0]):
         assert entry["metrics"]["top1"] == 1
-    for told in (
+    for expected in (
         "smaller than the crop, filled up with black: 2 of the 19 evaluation images",
         "turned upright as their EXIF orientation says: 1 of the 19 evaluation images",
         "transparent in places, which is ignored: 2 of the 19 evaluation images",
     ):
-        assert told in results["notes"]
+        assert expected in results["notes"]
 
 
 def test_a_class_folder_that_the_model_does_not_know(own: Own, refusal: Refusal) -> None:

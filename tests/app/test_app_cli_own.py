@@ -108,7 +108,7 @@ def test_broken_images_can_be_skipped_and_are_reported(own: Own, cli: Cli) -> No
     assert "note: 2 broken images were skipped" in result.stdout
 
 
-def test_calibration_on_the_evaluated_images_is_told(own: Own, cli: Cli) -> None:
+def test_calibration_on_the_evaluated_images_is_reported(own: Own, cli: Cli) -> None:
     data = {
         "calibration": "pictures/val",
         "evaluation": "pictures/val",

@@ -243,7 +243,9 @@ def test_a_fault_of_our_own_is_logged_and_costs_only_its_variant(own: Own, cli: 
     assert [v["name"] for v in own.results()["variants"]] == ["good", "bad"]
 
 
-def test_a_fault_of_our_own_is_told(own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_our_own_is_reported(
+    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a screw came loose")
 

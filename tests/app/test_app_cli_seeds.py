@@ -220,7 +220,7 @@ def test_without_images_the_run_says_how_to_give_them(refusal: Refusal, name: st
     assert message.startswith(f"seeds/{name} runs on images of yours: give --set data.root=DIR")
 
 
-def test_a_folder_that_is_not_there_is_told_before_weights_are_downloaded(
+def test_a_folder_that_is_not_there_is_reported_before_weights_are_downloaded(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("subbyte.models.load", lambda config: pytest.fail("weights were loaded"))

@@ -101,7 +101,7 @@ INPUT = ("conv1", "activation")
 
 
 @pytest.mark.parametrize("calibration", ["full", "half"])
-def test_calibration_of_another_brightness_is_told(
+def test_calibration_of_another_brightness_is_reported(
     runs: dict[str, Path], pictures: Path, calibration: str
 ) -> None:
     results = results_of(runs[calibration])
@@ -152,7 +152,7 @@ def test_what_is_clipped_is_that_of_all_evaluation_images(
     assert variant["clipped_share"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_classes_of_the_evaluation_are_told(
+def test_the_classes_of_the_evaluation_are_reported(
     tmp_path: Path, pictures: Path, runs: dict[str, Path]
 ) -> None:
     data = {"calibration": pictures / "full", "evaluation": tmp_path / "val"}
@@ -168,7 +168,7 @@ def test_the_classes_of_the_evaluation_are_told(
     assert not any("covers" in note for note in whole["notes"])
 
 
-def test_what_is_assumed_is_told_again_by_a_rerun(tmp_path: Path, pictures: Path) -> None:
+def test_what_is_assumed_is_reported_again_by_a_rerun(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n\n\ndef build():\n"
         "    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 10))\n"

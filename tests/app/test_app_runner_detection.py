@@ -175,7 +175,7 @@ def test_images_of_several_sizes_are_stretched_as_an_ssd_does(folder: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_padded_canvas_is_compared_with_its_own_simulation(folder: Path, tmp_path: Path) -> None:
+def test_a_padded_image_is_compared_with_its_own_simulation(folder: Path, tmp_path: Path) -> None:
     data = of_two_sizes(tmp_path / "mixed", "retinanet")
     model = {"factory": f"{folder / 'net.py'}:build", "arguments": {"name": "retinanet"}}
     chosen = experiment(folder, data, model=model, runtimes=["onnxruntime"])

@@ -81,7 +81,7 @@ def test_bad_input_found_late_leaves_nothing(
 
 
 @pytest.mark.parametrize(("has", "told"), [(False, True), (True, False), (None, False)])
-def test_a_processor_that_saturates_is_told(
+def test_a_processor_that_saturates_is_reported(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, has: bool | None, told: bool
 ) -> None:
     monkeypatch.setattr(machine, "has_vnni", lambda: has)

@@ -88,10 +88,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     (folder / "broken.yaml").write_text("model: {name: digits\ndata: ]\n")
     commands = [*ANSWERED, *(arguments for arguments, _ in REFUSED)]
     script = [sys.executable, "-c", SCRIPT]
-    told = subprocess.run(
+    finished = subprocess.run(
         script, input=json.dumps(commands), cwd=folder, capture_output=True, text=True, check=True
     )
-    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    lines = [json.loads(line) for line in finished.stdout.splitlines()]
     assert [path.name for path in folder.iterdir()] == ["broken.yaml"]
     return {" ".join(c): tuple(line) for c, line in zip(commands, lines, strict=True)}
 
@@ -114,8 +114,8 @@ def test_bad_input_is_refused_without_pytorch(
 
 def test_importing_the_package_and_making_a_recipe_does_not_import_pytorch() -> None:
     script = "import subbyte, sys; subbyte.Recipe(ranges={'name': 'lp', 'p': 3}, method='subbyte')"
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", f"{script}; print([n for n in {SLOW} if n in sys.modules])"],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
     )  # fmt: skip
-    assert told.stdout == "[]\n"
+    assert finished.stdout == "[]\n"

@@ -70,7 +70,7 @@ def test_title_and_caption_say_what_was_measured_how() -> None:
     assert lines[-1] == "note: 3 of the 64 calibration images are evaluated too"
 
 
-def test_a_simulation_on_some_of_the_images_is_told() -> None:
+def test_a_simulation_on_some_of_the_images_is_reported() -> None:
     few = rendered(results(simulation_images=200))
     said = "simulation, and what is compared with it: on 200 of the images"
     assert said in [line.strip() for line in few]
@@ -112,9 +112,9 @@ def test_a_run_without_runtimes_or_errors_has_nothing_to_tell_of_them() -> None:
     assert not any("latency" in line or "note" in line for line in lines)
 
 
-def test_layers_csv_holds_grids_and_what_stayed_in_float(tmp_path: Path) -> None:
-    grid = {"bits": 4, "symmetric": False, "per_channel": True, "sqnr_db": 20.5}
-    row = {"layer": "conv1", "role": "weight", **grid, "scale": [0.5, 0.25], "zero_point": [7, 8]}
+def test_layers_csv_holds_tensors_and_what_stayed_in_float(tmp_path: Path) -> None:
+    shared = {"bits": 4, "symmetric": False, "per_channel": True, "sqnr_db": 20.5}
+    row = {"layer": "conv1", "role": "weight", **shared, "scale": [0.5, 0.25], "zero_point": [7, 8]}
     row["readers"] = ["conv1"]
     row |= {"clipped": None, "clipped_calibration": 0.25}
     kept = PlacedLayer(

@@ -20,7 +20,7 @@ def counted(values: int, clipped: int) -> Clipping:
 
 @pytest.fixture(scope="module")
 def model() -> Simulation:
-    """One convolution of ones with 8-bit grids, calibrated on [−1, 1]; and a linear layer."""
+    """One convolution of ones quantized to 8 bits, calibrated on [−1, 1]; and a linear layer."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     images = torch.linspace(-1, 1, 40).reshape(10, 1, 2, 2)
@@ -61,13 +61,13 @@ def test_counting_changes_no_output_and_ends(model: Simulation) -> None:
     assert sum(count.values for count in counts) == values > 0
 
 
-def test_a_model_without_grids_counts_nothing() -> None:
+def test_a_model_without_quantizers_counts_nothing() -> None:
     with clipping.counting(nn.Identity()) as counts:
         assert counts == []
     assert clipping.share() is None
 
 
-def test_a_layer_that_clips_much_more_is_told(model: Simulation) -> None:
+def test_a_layer_that_clips_much_more_is_reported(model: Simulation) -> None:
     def note(first: tuple[float, float], last: tuple[float, float]) -> str | None:
         shares = {index(model, "0"): first, index(model, "3"): last}
         sides = [

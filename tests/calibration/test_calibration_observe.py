@@ -87,7 +87,7 @@ def test_ranges_by_hand(place: Place) -> None:
     a = model.a.weight.detach().flatten(1).numpy()
     scale = np.maximum(a.max(1) / 127, a.min(1) / -128)
     np.testing.assert_allclose(found["weight", "a"].scale, scale, rtol=1e-6)
-    # What the second layer reads was computed with the first one's weights on their grid.
+    # What the second layer reads was computed with the first one's quantized weights.
     w = (np.rint(a / scale[:, None]) * scale[:, None]).reshape(8, 3, 3, 3).astype(np.float32)
     y = F.relu(F.conv2d(x, torch.from_numpy(w), model.a.bias.detach(), padding=1))
     expect("activation", "b", np.array(0.0), y.max().numpy(), 255)

@@ -101,7 +101,7 @@ def test_unknown_keys_are_refused() -> None:
         ({"calibration": "a", "evaluation": "b", "annotations": {"evaluation": "c.json"}}, True),
     ],
 )
-def test_objects_are_told_by_their_keys(keys: dict[str, Any], detection: bool) -> None:
+def test_objects_are_known_by_their_keys(keys: dict[str, Any], detection: bool) -> None:
     config = DataConfig(**keys)
     assert config.is_detection is detection
     assert DataConfig(**config.model_dump(exclude_unset=True)) == config

@@ -212,7 +212,7 @@ def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
     assert look(tmp_path / "a.png").turned is False
 
 
-def test_what_is_odd_is_told(tmp_path: Path, draw: Draw) -> None:
+def test_what_is_odd_is_reported(tmp_path: Path, draw: Draw) -> None:
     for name in ("train/1.png", "val/cat/1.png", "val/dog/1.png"):
         draw(tmp_path / name, size=(30, 20))
     exif = Image.Exif()

@@ -198,7 +198,7 @@ def test_preprocessing_that_nobody_gave_is_assumed(pets: Path) -> None:
     assert not opened(DataConfig(root=pets, preprocessing=full), None).assumed
 
 
-def test_what_is_assumed_is_told(pets: Path) -> None:
+def test_what_is_assumed_is_reported(pets: Path) -> None:
     told = "the preprocessing is assumed: images as they are, ImageNet's mean and std"
     assert opened(DataConfig(root=pets), None).notes == (told,)
     sizes = DataConfig(root=pets, preprocessing=Preprocessing(resize=6, crop=5))

@@ -199,7 +199,7 @@ def test_raw_outputs_are_those_of_the_head(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ONE_STAGE)
 def test_no_layer_is_in_float_between_backbone_and_head(name: str, tmp_path: Path) -> None:
-    """All that reads or gives a convolution is on a grid, but what the last ones give."""
+    """All that reads or gives a convolution is quantized, but what the last ones give."""
     subbyte.export(quantized(name), tmp_path / "model.onnx", pictures(2), postprocess=False)
     graph = onnx.load(str(tmp_path / "model.onnx")).graph
     made = {output: node.op_type for node in graph.node for output in node.output}

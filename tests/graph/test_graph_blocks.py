@@ -60,7 +60,7 @@ def test_a_residual_network_is_cut_at_its_residual_blocks() -> None:
     layers = [layers_of(block, simulation) for block in blocks]
     assert layers == [["0"], ["3.first", "3.second"], ["6"]]
     assert [block.name for block in blocks] == ["0", "3.first", "6"]
-    # The stem ends behind its ReLU, in front of the grid and the pooling that the next block has.
+    # The stem ends behind its ReLU; the quantizer and the pooling are part of the next block.
     assert blocks[0].outputs[0].meta["val"].shape[2:] == (8, 8)
     assert blocks[1].outputs[0].meta["val"].shape[2:] == (4, 4)
 

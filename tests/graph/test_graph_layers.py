@@ -141,6 +141,6 @@ def test_a_layer_that_skips_to_the_output_is_last_as_well() -> None:
     assert ends_of(Skip(), torch.randn(2, 4)) == {"first", "last"}
 
 
-def test_a_layer_without_a_grid_does_not_stand_first_or_last() -> None:
+def test_a_layer_in_float_does_not_stand_first_or_last() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 2))
     assert ends_of(model, torch.randn(2, 3, 4, 4)) == {"0", "1"}

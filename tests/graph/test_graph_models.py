@@ -73,7 +73,7 @@ def moved_from(node: fx.Node) -> fx.Node:
 
 
 @ALL
-def test_names_are_the_users_and_every_layer_is_on_integers(name: str) -> None:
+def test_names_are_the_users_and_every_layer_can_have_an_int8_kernel(name: str) -> None:
     model, simulation = model_and_simulation(name)
     layers = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     assert sorted(layer.name for layer in simulation.placement.layers) == sorted(layers)
@@ -94,7 +94,7 @@ def test_only_the_first_and_last_layer_have_eight_bits(name: str, bits: Bits) ->
 
 
 @ALL
-def test_both_inputs_of_every_sum_are_on_a_grid(name: str) -> None:
+def test_both_inputs_of_every_sum_are_quantized(name: str) -> None:
     _, simulation = model_and_simulation(name)
     sums = nodes(simulation, "add")
     assert len(sums) == CASES[name].additions
@@ -102,7 +102,7 @@ def test_both_inputs_of_every_sum_are_on_a_grid(name: str) -> None:
 
 
 @ALL
-def test_without_grids_the_model_computes_what_it_did(name: str) -> None:
+def test_without_quantizers_the_model_computes_what_it_did(name: str) -> None:
     model, simulation = model_and_simulation(name)
     x = images(name)[:1]
     with torch.no_grad():
@@ -146,10 +146,10 @@ def test_resnets_max_pooling_has_no_grid_of_its_own(stands: Stands) -> None:
     assert stands(simulation, "layer2.0.conv1") == (["relu"], ["conv2d", "conv2d"])
 
 
-def test_googlenets_concatenations_share_one_grid() -> None:
+def test_googlenets_concatenations_share_one_quantizer() -> None:
     _, simulation = model_and_simulation("googlenet")
     concatenations = nodes(simulation, "cat")
-    grids = [{source.target for source in node.args[0]} for node in concatenations]
-    assert [len(grid) for grid in grids] == [1] * 9
-    assert len(set.union(*grids)) == 9
+    scales = [{source.target for source in node.args[0]} for node in concatenations]
+    assert [len(scale) for scale in scales] == [1] * 9
+    assert len(set.union(*scales)) == 9
     assert not [u for node in concatenations for u in node.users if u.op == "call_module"]

@@ -1,4 +1,4 @@
-"""What broke detectors elsewhere, kept alive: one grid for boxes and scores, sums in 16 bits."""
+"""What broke detectors elsewhere, kept alive: one scale for boxes and scores, sums in 16 bits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def decoding() -> tuple[nn.Module, torch.Tensor]:
     return Decoding().eval(), torch.stack(pictures(8))
 
 
-def test_one_grid_for_boxes_and_scores_loses_all_scores() -> None:
+def test_one_scale_for_boxes_and_scores_loses_all_scores() -> None:
     model, images = decoding()
     with torch.no_grad():
         outputs = model(images)
@@ -51,7 +51,7 @@ def test_one_grid_for_boxes_and_scores_loses_all_scores() -> None:
     assert shared.quantize(outputs)[..., 4:].max() < THRESHOLD
 
 
-def test_the_default_keeps_boxes_and_scores_off_each_others_grid() -> None:
+def test_the_default_quantizes_boxes_and_scores_apart() -> None:
     model, images = decoding()
     quantized = subbyte.quantize(model, [images], RANGE)
     with torch.no_grad():

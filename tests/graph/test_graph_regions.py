@@ -74,7 +74,7 @@ def test_first_and_last_are_those_of_the_whole_detector(captured: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["ssd", "retinanet", "fcos"])
-def test_a_feature_map_has_one_grid_for_the_backbone_and_all_heads(
+def test_a_feature_map_has_one_quantizer_for_the_backbone_and_all_heads(
     captured: Any, name: str
 ) -> None:
     _, found = captured[name]
@@ -90,7 +90,7 @@ def test_a_feature_map_has_one_grid_for_the_backbone_and_all_heads(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_boxes_and_scores_never_share_a_grid_and_are_on_none(captured: Any, name: str) -> None:
+def test_boxes_and_scores_are_never_quantized(captured: Any, name: str) -> None:
     """What the heads give comes right from their last layers, past no quantizer."""
     _, found = captured[name]
     for region in set(found.region_names) - {"backbone", "roi_heads.box_head"}:
@@ -163,7 +163,7 @@ def test_a_model_may_name_its_regions() -> None:
 
 
 class Neck(nn.Module):
-    """Concatenates what it is given with what it makes of it: one grid for both."""
+    """Concatenates what it is given with what it makes of it: one scale for both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Neck(nn.Module):
         return self.b(torch.cat([x, self.a(x)], 1))
 
 
-def test_a_grid_that_a_region_shares_with_its_own_tensors_stays_in_it() -> None:
+def test_a_quantizer_that_a_region_shares_with_its_own_tensors_stays_in_it() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Neck()).eval()
     x = torch.randn(2, 3, 4, 4)
     found = placed(model, (x,), Recipe(regions=("0", "1")))
@@ -200,7 +200,7 @@ class Deciding(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "regions", "told"),
+    ("model", "shape", "regions", "expected"),
     [
         (Around(), (2, 3, 8, 8), ("prat",), "unknown region 'prat': did you mean 'part'"),
         (Around(), (2, 3, 8, 8), ("idle",), "the region 'idle' does not run"),
@@ -213,9 +213,9 @@ class Deciding(nn.Module):
     ],
 )
 def test_regions_that_cannot_be(
-    model: nn.Module, shape: tuple[int, ...], regions: tuple[str, ...], told: str
+    model: nn.Module, shape: tuple[int, ...], regions: tuple[str, ...], expected: str
 ) -> None:
-    with pytest.raises(SubbyteError, match=told):
+    with pytest.raises(SubbyteError, match=expected):
         placed(model.eval(), (torch.randn(*shape),), Recipe(regions=regions))
 
 

@@ -14,7 +14,7 @@ from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.methods import subbyte as method
 from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune.parameters import Rates
-from subbyte.methods.finetune.training_data import TrainingData
+from subbyte.methods.finetune.training_data import TuningData
 from subbyte.methods.subbyte import Options, steps_for, tuning_of
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
@@ -242,7 +242,7 @@ class Flat(nn.Module):
         return found
 
 
-def test_what_gives_no_row_an_image_is_fitted_and_it_is_told_that_nothing_is_tuned() -> None:
+def test_what_gives_no_row_an_image_is_fitted_and_it_is_reported_that_nothing_is_tuned() -> None:
     found = quantize(Flat().eval(), BATCHES, recipe())
     assert found.reported["tuning"] == {"kept": False, "why": method.NO_ROWS}
     assert len(found.reported["blocks"]) == 8
@@ -251,9 +251,9 @@ def test_what_gives_no_row_an_image_is_fitted_and_it_is_told_that_nothing_is_tun
 
 
 def test_with_the_few_steps_of_large_images_all_rates_are_smaller() -> None:
-    def data(side: int) -> TrainingData:
+    def data(side: int) -> TuningData:
         nothing = torch.zeros(0, dtype=torch.int64)
-        return TrainingData([torch.zeros(1, 3, side, side)], [False], nothing, 0.0)
+        return TuningData([torch.zeros(1, 3, side, side)], [False], nothing, 0.0)
 
     options = Options(integers=0.04)
     usual, few = (tuning_of(options, data(side)) for side in (8, 256))

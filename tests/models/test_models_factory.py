@@ -158,7 +158,7 @@ def test_an_error_in_the_users_function_names_its_line(file: Path) -> None:
     assert "SystemExit" in refusal(f"{file}:quits")
 
 
-def test_wrong_arguments_are_told(file: Path) -> None:
+def test_wrong_arguments_are_reported(file: Path) -> None:
     message = refusal(f"{file}:build", arguments={"height": 3})
     assert "TypeError" in message
     assert "'height'" in message

@@ -90,7 +90,7 @@ def test_all_bits_against_the_formula_in_float64(bits: int, symmetric: bool) -> 
     np.testing.assert_allclose(ours(x).numpy()[decided], (level * s)[decided], rtol=1e-6)
 
 
-def test_ties_go_to_the_even_level_whatever_the_zero_point() -> None:
+def test_ties_go_to_the_even_integer_whatever_the_zero_point() -> None:
     x = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5])
     for zero_point in (7, 8):
         y = quantizer(QSpec(4, False), 1.0, zero_point)(x)
@@ -99,7 +99,7 @@ def test_ties_go_to_the_even_level_whatever_the_zero_point() -> None:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_tensor_has_as_many_levels_as_its_bits_allow(bits: int, symmetric: bool) -> None:
+def test_a_tensor_has_as_many_values_as_its_bits_allow(bits: int, symmetric: bool) -> None:
     spec = QSpec(bits, symmetric)
     zero_point = 0 if symmetric else 1
     x = torch.linspace(-200, 200, 5001)

@@ -11,7 +11,7 @@ BITS = st.integers(2, 8)
 ENDS = st.floats(-1e6, 1e6, width=32)
 
 
-def grid(low: float, high: float, spec: QSpec) -> tuple[float, int]:
+def parameters(low: float, high: float, spec: QSpec) -> tuple[float, int]:
     scale, zero_point = qparams_of(torch.tensor([low]), torch.tensor([high]), spec)
     return scale.item(), zero_point.item()
 
@@ -28,7 +28,7 @@ def grid(low: float, high: float, spec: QSpec) -> tuple[float, int]:
         (8, (-128, 127), (0, 255)),
     ],
 )
-def test_the_integers_of_a_grid(
+def test_the_integers_of_a_specification(
     bits: int, symmetric: tuple[int, int], asymmetric: tuple[int, int]
 ) -> None:
     for expected, is_symmetric in ((symmetric, True), (asymmetric, False)):
@@ -48,10 +48,10 @@ def test_the_integers_of_a_grid(
         (0.0, 0.0, 4, 1.0, 0),
     ],
 )
-def test_asymmetric_grids_by_hand(
+def test_asymmetric_parameters_by_hand(
     low: float, high: float, bits: int, scale: float, zero_point: int
 ) -> None:
-    assert grid(low, high, QSpec(bits, False)) == (scale, zero_point)
+    assert parameters(low, high, QSpec(bits, False)) == (scale, zero_point)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_asymmetric_grids_by_hand(
         (0.0, 0.0, 2, 1.0),
     ],
 )
-def test_symmetric_grids_by_hand(low: float, high: float, bits: int, scale: float) -> None:
-    assert grid(low, high, QSpec(bits, True)) == (scale, 0)
+def test_symmetric_parameters_by_hand(low: float, high: float, bits: int, scale: float) -> None:
+    assert parameters(low, high, QSpec(bits, True)) == (scale, 0)
 
 
 def test_channels_are_independent_and_a_channel_of_zeros_is_harmless() -> None:
@@ -79,24 +79,22 @@ def test_channels_are_independent_and_a_channel_of_zeros_is_harmless() -> None:
 
 
 @given(ENDS, ENDS, BITS, st.booleans())
-def test_a_grid_holds_zero_and_covers_its_range(
+def test_the_integers_hold_zero_and_cover_its_range(
     one: float, other: float, bits: int, symmetric: bool
 ) -> None:
     low, high = sorted((one, other))
     spec = QSpec(bits, symmetric)
-    scale, zero_point = grid(low, high, spec)
+    scale, zero_point = parameters(low, high, spec)
     assert spec.low <= zero_point <= spec.high
-    # Rounding the zero point moves an asymmetric grid by up to half a step.
+    # Rounding the zero point moves an asymmetric range by up to half a step.
     slack = scale * (1e-4 if symmetric else 0.5001)
     assert (spec.low - zero_point) * scale <= low + slack
     assert (spec.high - zero_point) * scale >= high - slack
 
 
 @given(ENDS, ENDS, BITS)
-def test_the_steps_of_an_asymmetric_grid_are_spread_over_its_range(
-    one: float, other: float, bits: int
-) -> None:
+def test_asymmetric_steps_are_spread_over_its_range(one: float, other: float, bits: int) -> None:
     low, high = sorted((one, other, 0.0))[::2]
-    scale, _ = grid(low, high, QSpec(bits, False))
+    scale, _ = parameters(low, high, QSpec(bits, False))
     if high - low > 1e-30:
         assert scale * (2**bits - 1) == pytest.approx(high - low, rel=1e-6)

@@ -26,7 +26,7 @@ SPECS = st.builds(QSpec, st.integers(2, 8), st.booleans(), st.just(0))
 def errors(
     x: np.ndarray, low: np.ndarray, high: np.ndarray, spec: QSpec, p: float = 2
 ) -> np.ndarray:
-    """E|Q(x) − x|^p for each range [low, high], in float64, by the definition of a grid."""
+    """E|Q(x) − x|^p for each range [low, high], in float64, by the definition of Q."""
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     if spec.symmetric:
         scale, zero_point = np.maximum(high / spec.high, low / spec.low), np.zeros_like(low)

@@ -77,7 +77,7 @@ def test_range_lies_around_the_mean(rule: str, bits: int, symmetric: bool) -> No
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("rule", ["gauss", "laplace"])
-def test_behind_a_relu_a_bit_more_is_there_unless_the_grid_is_symmetric(
+def test_behind_a_relu_a_bit_more_is_there_unless_the_integers_are_symmetric(
     rule: str, bits: int, symmetric: bool
 ) -> None:
     x, spec = drawn(rule, scale=0.3).clamp(min=0), QSpec(bits, symmetric)

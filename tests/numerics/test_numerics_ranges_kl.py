@@ -121,8 +121,8 @@ def test_no_other_range_is_much_better(name: str, bits: int, symmetric: bool) ->
     assert found <= 1.1 * min(tried) + 1e-4
 
 
-# Two bits of a symmetric grid are two levels behind a ReLU, of which one is zero: as little is told
-# from how values divide into two, those are left out.
+# Two symmetric bits are two integers behind a ReLU, of which one is zero: how values divide into
+# two shows too little, so those are left out.
 @pytest.mark.parametrize(
     ("name", "bits", "symmetric"),
     [

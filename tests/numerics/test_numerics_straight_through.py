@@ -36,7 +36,7 @@ def test_gradients_are_finite_differences_away_from_rounding_points() -> None:
         float((slopes * torch.where(inside, level * s - x, level.clamp(-2, 5) * s)).sum())
     )
     assert torch.equal(passed, slopes * inside)
-    # Beyond the grid's ends nothing is rounded: there it is the true derivative.
+    # Beyond the outermost integers nothing is rounded: there it is the true derivative.
     x, slopes = x[~inside], slopes[~inside]
     y, clipped = on_steps(x, s, -2, 5)
     true = (value(-1.1 + 1e-6, x, slopes) - value(-1.1 - 1e-6, x, slopes)) / 2e-6

@@ -1,4 +1,4 @@
-"""Which tensor gets which grid, on small models."""
+"""Which tensor is quantized how, on small models."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_layer_and_its_input_has_the_recipes_bits(place: Place, bits: Bits
     assert {q.has_params for q in quantizers(placed)} == {False}
 
 
-def test_a_grid_stands_behind_the_relu(place: Place, stands: Stands) -> None:
+def test_the_quantizer_stands_behind_the_relu(place: Place, stands: Stands) -> None:
     placed = place(nn.Sequential(conv(), nn.ReLU(), conv()), IMAGES)
     assert stands(placed, "0") == (["placeholder"], ["conv2d"])
     assert stands(placed, "2") == (["relu"], ["conv2d"])
@@ -67,7 +67,7 @@ def test_a_grid_stands_behind_the_relu(place: Place, stands: Stands) -> None:
 def test_a_residual_block(place: Place, bits: Bits, stands: Stands) -> None:
     placed = place(Residual(), IMAGES)
     assert bits(placed, "activation") == {"a": 4, "b": 4, "c": 4, "add": 8, "d": 4}
-    # The sum reads what the convolution reads, on its bits; the other summand has its own grid.
+    # The sum reads what the convolution reads, on its bits; the other summand has its own.
     assert stands(placed, "b") == (["relu"], ["add", "conv2d"])
     assert stands(placed, "add") == (["conv2d"], ["add"])
     assert stands(placed, "d") == (["relu"], ["conv2d"])
@@ -76,7 +76,7 @@ def test_a_residual_block(place: Place, bits: Bits, stands: Stands) -> None:
     assert readers["add"] == ()
 
 
-def test_a_tensor_of_two_layers_takes_the_finer_grid(place: Place) -> None:
+def test_a_tensor_of_two_layers_takes_more_bits(place: Place) -> None:
     class Fork(Convs):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = self.a(x)
@@ -114,7 +114,7 @@ class PoolAndFlatten(nn.Module):
         return self.linear(torch.flatten(y, 1))
 
 
-def test_what_only_moves_values_has_no_grid(place: Place, bits: Bits, stands: Stands) -> None:
+def test_what_only_moves_values_has_no_quantizer(place: Place, bits: Bits, stands: Stands) -> None:
     placed = place(PoolAndFlatten(), IMAGES)
     assert bits(placed, "activation") == {"conv": 4, "linear": 4}
     assert stands(placed, "linear") == (["relu"], ["max_pool2d"])
@@ -132,7 +132,7 @@ def test_padding_moves_values_if_it_is_with_zeros(
     assert (behind == ["conv2d"]) is moves
 
 
-def test_an_average_has_a_grid_on_both_sides(place: Place, bits: Bits, stands: Stands) -> None:
+def test_an_average_is_quantized_on_both_sides(place: Place, bits: Bits, stands: Stands) -> None:
     class Average(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -154,7 +154,7 @@ class Concatenation(Convs):
         return self.d(y)
 
 
-def test_the_inputs_of_a_concatenation_share_one_grid(
+def test_the_inputs_of_a_concatenation_share_one_quantizer(
     place: Place, bits: Bits, stands: Stands
 ) -> None:
     placed = place(Concatenation(), IMAGES)
@@ -162,7 +162,7 @@ def test_the_inputs_of_a_concatenation_share_one_grid(
     assert stands(placed, "d") == (["conv2d", "conv2d", "relu"], ["cat", "cat", "max_pool2d"])
 
 
-def test_a_concatenations_grid_suits_the_finest_reader_of_its_inputs(
+def test_a_concatenations_quantizer_suits_the_finest_reader_of_its_inputs(
     place: Place, bits: Bits
 ) -> None:
     class Dense(Convs):
@@ -190,25 +190,25 @@ class AddConstant(Convs):
         return self.c((y + self.mask) + 1)
 
 
-def test_a_constant_is_not_put_on_a_grid(place: Place, bits: Bits, stands: Stands) -> None:
+def test_a_constant_is_not_quantized(place: Place, bits: Bits, stands: Stands) -> None:
     placed = place(AddConstant(), IMAGES)
-    # The sums' grids are those of the convolutions' results, which they read beside the constants.
+    # The sums read the convolutions' quantized results beside the constants.
     assert bits(placed, "activation") == {"a": 4, "b": 4, "c": 4, "add": 8, "add#2": 8}
     assert stands(placed, "add")[0] == ["conv2d"]
     assert stands(placed, "add#2")[0] == ["conv2d"]
 
 
-def test_only_plain_sums_are_put_on_integers(place: Place, bits: Bits) -> None:
+def test_only_plain_sums_are_quantized(place: Place, bits: Bits) -> None:
     class Weighted(Convs):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.c(torch.add(self.a(x), self.b(x), alpha=2))
 
     placed = place(Weighted(), IMAGES)
-    # The sum's inputs are on grids because convolutions gave them, and for one runtime alone.
+    # The sum's inputs are quantized because convolutions gave them, and for one runtime alone.
     assert bits(placed, "activation") == {"a": 4, "c": 4, "add": 8, "add#2": 8}
 
 
-def test_a_result_that_is_read_in_float_is_on_a_grid_for_one_runtime(place: Place) -> None:
+def test_a_result_that_is_read_in_float_is_quantized_for_one_runtime(place: Place) -> None:
     class Patches(Convs):
         def __init__(self) -> None:
             super().__init__()
@@ -256,7 +256,7 @@ class TransformerBlock(nn.Module):
 def test_a_transformer_block(place: Place, bits: Bits) -> None:
     placed = place(TransformerBlock(), torch.randn(2, 5, 8))
     inputs = {t.readers: q.spec.bits for t, q in placed.quantizers("activation")}
-    # The residual stream, read by sums and layer norms only, has no grid of its own.
+    # The residual stream, read by sums and layer norms only, has no quantizer of its own.
     assert set(bits(placed, "weight")) == {
         "embed", "query", "key", "value", "out", "up", "down", "head"
     }  # fmt: skip
@@ -272,12 +272,12 @@ def test_a_transformer_block(place: Place, bits: Bits) -> None:
     }
     assert not [n for n in bits(placed, "activation") if "add" in n]
     products = [layer for layer in placed.placement.layers if layer.operation == "matmul"]
-    grids = [path for layer in products for path in layer.activations]
-    assert len(set(grids)) == 4  # two for each of the two products
+    keys = [path for layer in products for path in layer.activations]
+    assert len(set(keys)) == 4  # two for each of the two products
     assert all(layer.integer and layer.weight is None for layer in products)
 
 
-def test_a_weight_called_twice_has_one_grid(place: Place) -> None:
+def test_a_weight_called_twice_has_one_quantizer(place: Place) -> None:
     class Twice(Convs):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.a(F.relu(self.a(x)))
@@ -350,7 +350,7 @@ def test_a_reduced_range_has_no_weight_beyond_64(
     placed = place(Residual(), IMAGES, reduce_range=True, **fields)
     specs = [q.spec for _, q in placed.quantizers("weight")]
     assert {(spec.bits, spec.symmetric) for spec in specs} == {expected}
-    # An asymmetric grid has as many levels on one side of its zero point, if need be.
+    # Asymmetric ones have as many integers on one side of its zero point, if need be.
     assert all(max(-s.low, s.high) <= 64 for s in specs)
 
 
@@ -416,7 +416,7 @@ def test_an_override_can_leave_a_side_in_float(place: Place, bits: Bits) -> None
     assert placed.placement.layers[2].reason == "the recipe leaves it in float"
 
 
-def test_an_override_can_change_the_grid_and_its_rule(place: Place) -> None:
+def test_an_override_can_change_the_bits_and_the_rule(place: Place) -> None:
     override = {
         "symmetric_weights": True,
         "per_channel": False,

@@ -70,7 +70,7 @@ def test_attention_is_the_simulation_to_the_last_integer(
 
 
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "position bias"])
-def test_both_products_run_on_integers_in_both_runtimes(biased: bool, tmp_path: Path) -> None:
+def test_both_products_have_int8_kernels_in_both_runtimes(biased: bool, tmp_path: Path) -> None:
     found = {}
     for name, overrides in {"all": {}, "none": {r"matmul.*": {"activations": None}}}.items():
         path = tmp_path / f"{name}.onnx"

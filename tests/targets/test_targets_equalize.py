@@ -31,7 +31,7 @@ def inverted() -> nn.Module:
 
 
 @pytest.mark.parametrize("fields", [{}, {"weights": 4, "activations": 4}], ids=["w8a8", "w4a4"])
-def test_limits_are_kept_on_integers_in_both_runtimes(
+def test_limits_are_kept_as_integers_in_both_runtimes(
     fields: dict[str, int], tmp_path: Path
 ) -> None:
     model, path = seeded(inverted), tmp_path / "model.onnx"

@@ -123,7 +123,7 @@ def test_a_failure_leaves_no_file_and_an_older_one_as_it_was(
     assert older.read_bytes() == b"as it was"
 
 
-def test_what_the_exporter_says_is_told_in_one_line(
+def test_what_the_exporter_says_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ both = pytest.mark.parametrize("runtime", RUNTIMES)
 
 @both
 @pytest.mark.parametrize("bits", [8, 4])
-def test_every_candidate_of_the_bundled_model_runs_on_integers(
+def test_every_candidate_of_the_bundled_model_has_an_int8_kernel(
     bits: int, runtime: str, digits
 ) -> None:
     quantized, path = digits(weights=bits, activations=bits, first_last=None)
@@ -56,7 +56,7 @@ def test_a_runtime_that_is_not_installed(
         lambda: module.load(tmp_path / "model.onnx", 1),
         module.version,
     ):
-        with pytest.raises(SubbyteError, match=rf"pip install 'subbyte\[{module.EXTRA}\]'"):
+        with pytest.raises(SubbyteError, match=rf"pip install 'subbyte\[{runtime}\]'"):
             use()
 
 

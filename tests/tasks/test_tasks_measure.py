@@ -1,4 +1,4 @@
-"""What is measured of a model and its files, in a runtime that does as it is told."""
+"""What is measured of a model and its files, in a runtime that the test controls."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_what_the_model_itself_finds_is_found(own: ModelSpec, tmp_path: Path) ->
     assert task.metadata()["images"]["size"] == [64, 64]
 
 
-def test_of_vocs_data_its_own_metrics_are_told_too(own: ModelSpec, tmp_path: Path) -> None:
+def test_of_vocs_data_its_own_metrics_are_reported_too(own: ModelSpec, tmp_path: Path) -> None:
     root = voc_set(tmp_path, own.module)
     for data in ({"root": root}, {"root": root, "format": "voc"}):
         task = opened(own, {**data, "classes": root / "names.txt"})
@@ -88,7 +88,7 @@ def test_no_detections_at_all_are_an_ap_of_0_and_a_line(own: ModelSpec, tmp_path
     assert task.compare(found, nothing) == {"agreement": 0, "max_abs_diff": None}
 
 
-def test_images_of_several_sizes_are_told_of(own: ModelSpec, tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_reported(own: ModelSpec, tmp_path: Path) -> None:
     for split in ("train", "val"):
         first = write_images(tmp_path / split, 2, 4, (40, 56)), write_images(tmp_path / split, 1, 5)
         images = [first[1][0], first[0][1]]
@@ -127,7 +127,7 @@ class Tuple(nn.Module):
         (nn.Flatten(1), "does not run on a list of images .*: a detector takes such a list|wrap"),
     ],
 )
-def test_what_is_no_detector_is_told_how_to_be_one(
+def test_what_is_not_a_detector_is_refused_with_how_to_be_one(
     own: ModelSpec, tmp_path: Path, module: nn.Module, says: str
 ) -> None:
     coco_set(tmp_path, own.module, 1)

@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_weights(tmp_pat
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_data_without_images_or_boxes_is_told(tmp_path: Path) -> None:
+def test_data_without_images_or_boxes_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SubbyteError, match="has no image"):
         train(_config(), Squares(0), None, tmp_path / "run")
     with pytest.raises(SubbyteError, match="has no box on any of its 4 images"):
@@ -189,7 +189,7 @@ def test_data_without_images_or_boxes_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_state_that_is_cut_off_is_told(tmp_path: Path) -> None:
+def test_a_state_that_is_cut_off_is_reported(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(_config(), Squares(), None, tmp_path, progress=Interrupting(1))
     content = (tmp_path / "state.pt").read_bytes()
@@ -221,6 +221,6 @@ def test_the_learning_rate_rises_and_falls() -> None:
         ({"milestones": (0.5, 1.5)}, "milestones.1 is 1.5"),
     ],
 )
-def test_bad_configurations_are_told(changes: dict[str, Any], message: str) -> None:
+def test_bad_configurations_are_reported(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SubbyteError, match=message):
         _config(**changes)

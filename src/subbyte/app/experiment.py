@@ -18,8 +18,8 @@ from subbyte.recipe import Recipe
 from subbyte.training.config import Training, TrainingExperiment
 from subbyte.utils.validation import Checked, Device
 
-Runtime = Literal["onnxruntime", "openvino"]
-RUNTIMES: tuple[str, ...] = get_args(Runtime)
+KnownRuntime = Literal["onnxruntime", "openvino"]
+RUNTIMES: tuple[str, ...] = get_args(KnownRuntime)
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
     ("model", "checkpoint"),
@@ -74,7 +74,7 @@ class Experiment(Checked):
     model: ModelConfig
     data: DataConfig
     variants: dict[str, Recipe]
-    runtimes: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[KnownRuntime, ...] = ("onnxruntime", "openvino")
     batch_size: int = Field(default=64, ge=1)
     device: Device = "cpu"
     export: ExportConfig = ExportConfig()

@@ -174,7 +174,7 @@ def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Pat
 
 def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: Path) -> Deployed:
     """Write a variant's files from one export; to `scratch` those without post-processing."""
-    files = onnx.write_files(
+    written = onnx.write_files(
         quantized,
         folder,
         setup.task.written,
@@ -182,7 +182,7 @@ def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: P
         postprocess=setup.task.postprocess,
         raw_folder=scratch,
     )
-    return Deployed(quantized, files.of_runtime, files.raw)
+    return Deployed(quantized, written.of_runtime, written.raw)
 
 
 def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:

@@ -29,8 +29,8 @@ from subbyte.placement.simulation import Simulation, float_weight
 from subbyte.recipe import Choice
 from subbyte.utils.progress import Progress
 
-Batches = Iterable[tuple[Any, ...]]  # the positional arguments of each
-Samples = dict[str, ranges.Sample]  # what was seen of each activation, by key
+CalibrationBatches = Iterable[tuple[Any, ...]]  # the positional arguments of each
+SampleOfKey = dict[str, ranges.Sample]  # what was seen of each activation, by key
 
 
 def weight_ranges(
@@ -57,8 +57,8 @@ def weight_ranges(
 
 
 def activation_ranges(
-    simulation: Simulation, batches: Batches, progress: Progress
-) -> tuple[dict[str, TensorQParams], Samples]:
+    simulation: Simulation, batches: CalibrationBatches, progress: Progress
+) -> tuple[dict[str, TensorQParams], SampleOfKey]:
     """The parameters of all activations by their range rules, and what they were chosen by.
 
     Activations are observed in one pass. Rules that ask what an error costs take that from the
@@ -88,7 +88,7 @@ def activation_ranges(
 
 
 def ranges_of(
-    simulation: Simulation, samples: Samples, rule: Choice | None = None
+    simulation: Simulation, samples: SampleOfKey, rule: Choice | None = None
 ) -> dict[str, TensorQParams]:
     """The parameters of all activations for what was seen of them, by a rule or each by its own.
 
@@ -121,7 +121,9 @@ def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
 
 
 @torch.no_grad()
-def observe(simulation: Simulation, batches: Batches, progress: Progress) -> dict[str, Histogram]:
+def observe(
+    simulation: Simulation, batches: CalibrationBatches, progress: Progress
+) -> dict[str, Histogram]:
     """Run the batches and count the values of each quantized activation.
 
     Args:

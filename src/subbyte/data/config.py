@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import unknown
+from subbyte.utils.validation import HomePath
 
 BUNDLED = ("digits",)
 BUNDLED_SCENES = ("digit-scenes",)
 
-HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
 Count = Annotated[int, Field(ge=1)]
 
 

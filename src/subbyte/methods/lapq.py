@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
 from subbyte.calibration.observe import (
-    Samples,
+    SampleOfKey,
     activation_ranges,
     channel_rows,
     observe,
@@ -177,7 +177,7 @@ def start_by_exponent(
     chunks: Sequence[Chunk],
     loss: OutputLoss,
     progress: Progress,
-) -> Samples:
+) -> SampleOfKey:
     """The ranges of least |Q(x) − x|^p with the p at which a parabola over the losses is lowest.
 
     Section 4.1 of the paper: the loss over p is smooth, and near its lowest point quadratic.
@@ -216,7 +216,9 @@ def start_by_exponent(
     return samples
 
 
-def _weights_by(simulation: Simulation, samples: Samples, rule: Choice) -> dict[str, TensorQParams]:
+def _weights_by(
+    simulation: Simulation, samples: SampleOfKey, rule: Choice
+) -> dict[str, TensorQParams]:
     """The parameters of all weights by a rule, for what their ranges are chosen by."""
     found = {}
     for tensor in simulation.placement.of_role("weight"):

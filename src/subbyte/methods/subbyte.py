@@ -16,11 +16,11 @@ from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.finetune.parameters import Rates
-from subbyte.methods.finetune.training_data import TrainingData, training_data
+from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
 from subbyte.methods.gptq.chunks import held_out_images
 from subbyte.methods.gptq.layer_samples import Sampling
-from subbyte.methods.gptq.layerwise import Settings, quantize_layers
+from subbyte.methods.gptq.layerwise import LayerwiseSettings, quantize_layers
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import simulate
@@ -68,7 +68,15 @@ def quantize(
     options: Options,
     context: Context,
 ) -> QuantParams:
-    """Choose all ranges in the float network, fit layer by layer, then tune the whole network."""
+    """Choose all ranges in the float network, fit layer by layer, then tune the whole network.
+
+    Args:
+        float_model: The model; it is left as it is.
+        placement: What is quantized.
+        batches: The calibration images.
+        options: Of the fit and of the tuning.
+        context: Seed, progress, and where finished layers are kept.
+    """
     params = QuantParams(weight_ranges(float_model, placement, context.progress))
     simulation = simulate(float_model, placement, QuantParams())
     found, seen = activation_ranges(simulation, batches, context.progress)
@@ -78,7 +86,7 @@ def quantize(
     data = training_data(float_model, images, options.images, held_out_images)
     if data is not None:
         images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once
-    settings = Settings(int(options.cache_memory * 2**30), Sampling(options.positions))
+    settings = LayerwiseSettings(int(options.cache_memory * 2**30), Sampling(options.positions))
     params = quantize_layers(float_model, placement, params, images, settings, context)
     give_back()
     if options.steps == 0:
@@ -91,7 +99,7 @@ def quantize(
     return with_sqnr(placement, params, seen)
 
 
-def tuning_of(options: Options, data: TrainingData) -> Tuning:
+def tuning_of(options: Options, data: TuningData) -> Tuning:
     """How a network is tuned on some images."""
     steps, share = options.steps, 1.0
     if steps is None:

@@ -127,7 +127,7 @@ def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
     return timm_family.load if name.startswith(TIMM) else _family(name).load
 
 
-def _family(name: str) -> families.Family:
+def _family(name: str) -> families.ModelFamily:
     """The family that has a model of this name, which is not one of timm's."""
     for family in _without_timm():
         if name in family.names():
@@ -137,7 +137,7 @@ def _family(name: str) -> families.Family:
     raise unknown("model", name, [known for family in _without_timm() for known in family.names()])
 
 
-def _without_timm() -> list[families.Family]:
+def _without_timm() -> list[families.ModelFamily]:
     return [family for family in families.known() if family.GROUP != timm_family.GROUP]
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from subbyte.errors import SubbyteError
+from subbyte.utils.validation import HomePath
 
 TIMM = "timm/"  # before the names of timm's models
 BUNDLED = ("digits", "digit-scenes")  # models that come with their weights
-
-HomePath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 
 
 class ModelConfig(BaseModel):

@@ -1,8 +1,9 @@
 """Where files run: one file a target, which is there by being in this folder.
 
-A runtime's file has what is peculiar to it: `load`, `version`, a `Session`, what placement has to
-know of it (`HINTS`), and, where the files that it runs are not those for all (`portable.py`), the
-rewrites that make them (`REWRITES`). This module imports neither PyTorch nor ONNX.
+A runtime's file has what is peculiar to it: `load`, which returns a session, `version`, what
+placement has to know of it (`HINTS`), and, where the files that it runs are not those for all
+(`portable.py`), the rewrites that make them (`REWRITES`). This module imports neither PyTorch nor
+ONNX.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def module(name: str) -> Any:
 def hints() -> tuple[TargetHints, ...]:
     """What placement has to know of each runtime.
 
-    A runtime that says nothing of it is given the file for all, in which everything is quantized.
+    A runtime without hints is given the file for all, in which everything is quantized.
     """
     from subbyte.placement.placement import TargetHints
 

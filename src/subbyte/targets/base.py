@@ -1,4 +1,4 @@
-"""Whether a deployed model does as the simulation: outputs on the same images, and latency."""
+"""Runs of models in PyTorch and in the runtimes: outputs on the same images, and latency."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Session(Protocol):
         ...
 
     def int8_ops(self) -> int:
-        """How many convolutions and matrix products run on integers."""
+        """How many convolutions and matrix products run with int8 kernels."""
         ...
 
 
 class Runtime(Protocol):
-    """What a file in this folder offers for its runtime: the same verbs everywhere.
+    """What a file in this folder offers for its runtime.
 
     It may have `REWRITES`, which make its own form of an exported graph, one after the other;
     without them it is given the file for all.
@@ -96,7 +96,17 @@ def collected(
     progress: Progress,
     description: str,
 ) -> tuple[dict[str, list[Any]], list[Any]]:
-    """What each of `runs` gives for the same batches, decoded once; and the batches' targets."""
+    """What several runs give for the same batches, which are decoded once.
+
+    Args:
+        runs: Name → run.
+        batches: Each with "inputs" and, if they are known, "targets".
+        progress: Shows how far it is.
+        description: What progress calls it.
+
+    Returns:
+        Name → what the run gave for each batch; and the targets of each batch.
+    """
     found: dict[str, list[Any]] = {name: [] for name in runs}
     targets = []
     with keeping_memory():

@@ -23,9 +23,8 @@ from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntim
 from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
-from subbyte.targets.refusal import refused
+from subbyte.targets.refusal import imported, refused
 
-EXTRA = "onnxruntime"
 # It runs a convolution with an int8 kernel only if all that the convolution gives is quantized.
 HINTS = TargetHints("onnxruntime", quantized_results=True)
 REWRITES = (
@@ -54,8 +53,14 @@ INTEGER_OPS = {
 
 
 @dataclass(frozen=True)
-class Session:
-    """A loaded model."""
+class OnnxRuntimeSession:
+    """A loaded file.
+
+    Attributes:
+        session: ONNX Runtime's own.
+        path: The file.
+        threads: How many it runs on.
+    """
 
     session: Any
     path: Path
@@ -73,11 +78,11 @@ class Session:
         return outputs
 
     def int8_ops(self) -> int:
-        """How many convolutions and matrix products run on integers, in the graph it optimized.
+        """How many convolutions and matrix products of the optimized graph have int8 kernels.
 
         Loads the file again, so that the optimized graph can be written and read.
         """
-        ort = _module()
+        ort = imported("onnxruntime")
         with tempfile.TemporaryDirectory() as folder:
             options = ort.SessionOptions()
             options.log_severity_level = 3
@@ -87,13 +92,13 @@ class Session:
         return sum(node.op_type in INTEGER_OPS for node in graph.node)
 
 
-def load(path: Path, threads: int) -> Session:
+def load(path: Path, threads: int) -> OnnxRuntimeSession:
     """Load an ONNX file to run on `threads` threads.
 
     Raises:
         SubbyteError: ONNX Runtime is not installed, or cannot load the file.
     """
-    ort = _module()
+    ort = imported("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,12 +107,12 @@ def load(path: Path, threads: int) -> Session:
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     # Otherwise idle threads keep cores busy for 30 ms and more after a run, while others are timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return Session(_session(ort, path, options), path, threads)
+    return OnnxRuntimeSession(_session(ort, path, options), path, threads)
 
 
 def version() -> str:
     """The runtime's version."""
-    return str(_module().__version__)
+    return str(imported("onnxruntime").__version__)
 
 
 def _session(ort: Any, path: Path, options: Any) -> Any:
@@ -116,13 +121,3 @@ def _session(ort: Any, path: Path, options: Any) -> Any:
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise SubbyteError(f"ONNX Runtime cannot load {path}: {line}") from error
-
-
-def _module() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise SubbyteError(
-            "the runtime onnxruntime is not installed: pip install 'subbyte[onnxruntime]'"
-        ) from None
-    return onnxruntime

@@ -20,9 +20,8 @@ from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
-from subbyte.targets.refusal import refused
+from subbyte.targets.refusal import imported, refused
 
-EXTRA = "openvino"
 # It computes a convolution and what reads it in one kernel, in float: there a Q/DQ costs accuracy.
 HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (
@@ -42,8 +41,14 @@ ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of 
 
 
 @dataclass(frozen=True)
-class Session:
-    """A loaded model."""
+class OpenVinoSession:
+    """A loaded file.
+
+    Attributes:
+        compiled: OpenVINO's compiled model.
+        path: The file.
+        threads: How many it runs on.
+    """
 
     compiled: Any
     path: Path
@@ -58,7 +63,7 @@ class Session:
         return [np.array(result[port]) for port in self.compiled.outputs]
 
     def int8_ops(self) -> int:
-        """How many convolutions and matrix products run on integers, in the compiled graph."""
+        """How many convolutions and matrix products of the compiled graph have int8 kernels."""
         products, count = _products(self.path), 0
         for node in self.compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
@@ -75,22 +80,22 @@ class Session:
         return count
 
 
-def load(path: Path, threads: int) -> Session:
+def load(path: Path, threads: int) -> OpenVinoSession:
     """Load an ONNX file to run on `threads` threads.
 
     Raises:
         SubbyteError: OpenVINO is not installed, or cannot load the file.
     """
-    return Session(_compile(path, threads), path, threads)
+    return OpenVinoSession(_compile(path, threads), path, threads)
 
 
 def version() -> str:
     """The runtime's version."""
-    return str(_module().__version__)
+    return str(imported("openvino").__version__)
 
 
 def _compile(path: Path, threads: int) -> Any:
-    openvino = _module()
+    openvino = imported("openvino")
     core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -110,7 +115,7 @@ def _compile(path: Path, threads: int) -> Any:
 
 def _products(path: Path) -> set[str]:
     """Names of the file's matrix products."""
-    nodes = _module().Core().read_model(str(path)).get_ops()
+    nodes = imported("openvino").Core().read_model(str(path)).get_ops()
     return {node.get_friendly_name() for node in nodes if node.get_type_name() == "MatMul"}
 
 
@@ -121,15 +126,5 @@ def _is_integer(port: Any) -> bool:
 def _reason(error: Exception) -> str:
     """What went wrong, without the places in OpenVINO's own source that come before it."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and ".cpp:" not in line and ".hpp:" not in line]
-    return told[0] if told else "it gives no reason"
-
-
-def _module() -> Any:
-    try:
-        import openvino
-    except ImportError:
-        raise SubbyteError(
-            "the runtime openvino is not installed: pip install 'subbyte[openvino]'"
-        ) from None
-    return openvino
+    reasons = [line for line in lines if line and ".cpp:" not in line and ".hpp:" not in line]
+    return reasons[0] if reasons else "it gives no reason"

@@ -1,4 +1,4 @@
-"""The file for all runtimes: what each of them runs on integers, and none computes wrong."""
+"""The file for all runtimes: each runs it with int8 kernels, and none computes it wrong."""
 
 from __future__ import annotations
 

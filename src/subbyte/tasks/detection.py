@@ -31,7 +31,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.detector_runs import (
-    Found,
+    FoundObjects,
     arrays_of,
     check_detector,
     deployed,
@@ -99,7 +99,7 @@ class Detection:
         """Detections by PyTorch, in each image's own pixels."""
 
         @torch.no_grad()
-        def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
+        def run(inputs: Sequence[torch.Tensor]) -> list[FoundObjects]:
             images = [image.to(self.device) for image in inputs]
             if not as_written:
                 return [arrays_of(found) for found in model(images)]

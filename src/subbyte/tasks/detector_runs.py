@@ -16,7 +16,7 @@ from subbyte.targets.onnx.export import output_names
 from subbyte.tasks.base import OnnxFile
 from subbyte.tasks.metrics import detection as metrics
 
-Found = dict[str, Any]  # of one image: boxes, scores, labels
+FoundObjects = dict[str, Any]  # of one image: boxes, scores, labels
 
 
 def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
@@ -43,7 +43,7 @@ def deployed(session: Session, letterbox: Letterbox, made: Any = list) -> Run:
         made: From the file's outputs to boxes, scores, labels and count.
     """
 
-    def run(inputs: Sequence[torch.Tensor]) -> list[Found]:
+    def run(inputs: Sequence[torch.Tensor]) -> list[FoundObjects]:
         *rows, counts = made(session.run(letterbox.images(inputs).numpy()))
         found = []
         for i, (image, count) in enumerate(zip(inputs, counts.tolist(), strict=True)):
@@ -64,12 +64,14 @@ def run_file(file: OnnxFile) -> Run:
     return deployed(file.load(), letterbox_of(file.metadata["images"]))
 
 
-def arrays_of(found: Mapping[str, torch.Tensor]) -> Found:
+def arrays_of(found: Mapping[str, torch.Tensor]) -> FoundObjects:
     """The detections on one image as arrays."""
     return {key: found[key].detach().cpu().numpy() for key in metrics.KEYS}
 
 
-def objects_of(found: Found, classes: Sequence[str] | None, top: int) -> list[dict[str, Any]]:
+def objects_of(
+    found: FoundObjects, classes: Sequence[str] | None, top: int
+) -> list[dict[str, Any]]:
     """The objects on one image, as plain data.
 
     Args:

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from subbyte.models.ssd import Settings
 
-Sample = tuple[Tensor, dict[str, Tensor]]
+TrainingSample = tuple[Tensor, dict[str, Tensor]]
 
 
 class TrainingImages(Sized, Protocol):
@@ -65,7 +65,7 @@ def augmentation(
 
 
 @dataclass(frozen=True)
-class Augmented(Dataset[Sample]):
+class Augmented(Dataset[TrainingSample]):
     """What an image becomes in an epoch: item (epoch, index), whatever was asked for before.
 
     All random numbers follow from `seed`, epoch and index, and the caller's are not touched.
@@ -80,7 +80,7 @@ class Augmented(Dataset[Sample]):
     transform: v2.Compose
     seed: int
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
+    def __getitem__(self, place: tuple[int, int]) -> TrainingSample:
         """The image, float32 [3, size, size] in [0, 1], with `boxes` and `labels`."""
         epoch, index = place
         image, boxes, labels = read(self.images, index)

@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from subbyte.data import DataConfig
-from subbyte.models.config import HomePath
 from subbyte.models.families import ssd
-from subbyte.utils.validation import Checked, Device
+from subbyte.utils.validation import Checked, Device, HomePath
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

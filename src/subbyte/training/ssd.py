@@ -22,8 +22,8 @@ from subbyte.models.ssd.pretrained import load_backbone, load_start
 from subbyte.training.augment import (
     Augmented,
     EpochBatches,
-    Sample,
     TrainingImages,
+    TrainingSample,
     augmentation,
     read,
 )
@@ -45,7 +45,7 @@ from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.files import make_folder
 from subbyte.utils.progress import Progress, Silent
 
-Evaluation = Callable[[SSD], Mapping[str, float | None]]
+Evaluate = Callable[[SSD], Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Run:
 def train(
     config: Training,
     dataset: TrainingImages,
-    evaluation: Evaluation | None,
+    evaluation: Evaluate | None,
     out: Path,
     *,
     resume: bool = False,
@@ -158,7 +158,7 @@ def _begun(
 
 
 def _epochs(
-    run: _Run, dataset: TrainingImages, evaluation: Evaluation | None, progress: Progress
+    run: _Run, dataset: TrainingImages, evaluation: Evaluate | None, progress: Progress
 ) -> None:
     """All steps that are left, an epoch at a time."""
     steps = _loaded(run, dataset)
@@ -196,7 +196,7 @@ def _loaded(run: _Run, dataset: TrainingImages) -> Any:
     return iter(loader)
 
 
-def _columns(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def _columns(samples: list[TrainingSample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return [image for image, _ in samples], [target for _, target in samples]
 
 
@@ -237,7 +237,7 @@ def _diverged(run: _Run, what: str, rate: float) -> SubbyteError:
     )
 
 
-def _end_epoch(run: _Run, evaluation: Evaluation | None, progress: Progress) -> None:
+def _end_epoch(run: _Run, evaluation: Evaluate | None, progress: Progress) -> None:
     """Evaluate where it is time to, and write the epoch's row."""
     position, per_epoch = run.position, run.batches.per_epoch
     epoch = position.step // per_epoch

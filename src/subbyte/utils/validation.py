@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ValidationError
@@ -23,6 +25,10 @@ def _device_here(value: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_device_here)]  # "cpu" or "cuda", of those that are here
+
+
+# A path in which "~" stands for the home folder.
+HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
 
 
 class Checked(BaseModel):

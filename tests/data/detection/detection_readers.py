@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from subbyte.data.detection.coco import Found, find_coco
+from subbyte.data.detection.coco import FoundImages, find_coco
 from subbyte.data.detection.listing import Listing, settle
 from subbyte.data.detection.voc import find_voc
 from subbyte.data.detection.yolo import find_yolo
@@ -28,5 +28,5 @@ def read_yolo(images: Path, labels: Path | None = None, *, classes: Sequence[str
     return _settled(find_yolo(image_files(images), classes, folders))
 
 
-def _settled(found: Found) -> Listing:
+def _settled(found: FoundImages) -> Listing:
     return settle(found.annotated, found.classes, found.category_ids)

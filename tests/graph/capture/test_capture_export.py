@@ -200,7 +200,7 @@ def test_a_fixed_batch_names_the_line_though_a_stride_is_the_same_number() -> No
     assert line_of(FixesBatch, "view") in refusal(model, x)
 
 
-def test_a_batch_fixed_to_one_is_told_as_such() -> None:
+def test_a_batch_fixed_to_one_is_reported_as_such() -> None:
     model, x = FixesBatch(1), torch.randn(1, 3, 6, 6)
     model(x)
     text = refusal(model, x)

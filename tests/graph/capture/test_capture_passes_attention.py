@@ -176,5 +176,5 @@ def test_its_products_are_layers_of_the_users_module_and_its_softmax_stays_in_fl
     scores, result = (nodes[layer.node] for layer in products)
     (softmax,) = (n for n in nodes.values() if str(n.target).startswith("aten.softmax"))
     assert softmax.args[0] is scores
-    grid = result.args[0]
-    assert (grid.op, grid.args[0]) == ("call_module", softmax)
+    quantizer = result.args[0]
+    assert (quantizer.op, quantizer.args[0]) == ("call_module", softmax)

@@ -59,7 +59,7 @@ def test_files_are_kept_but_not_in_memory(tmp_path: Path) -> None:
     assert store.empty((0, 5), torch.float32).shape == (0, 5)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

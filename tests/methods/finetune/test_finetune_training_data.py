@@ -8,7 +8,7 @@ from torch import nn
 
 from subbyte import api
 from subbyte.graph.float_model import FloatModel
-from subbyte.methods.finetune.training_data import TrainingData, training_data
+from subbyte.methods.finetune.training_data import TuningData, training_data
 
 IMAGES = torch.randn(20, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
@@ -34,7 +34,7 @@ def last(count: int) -> torch.Tensor:
     return torch.tensor([count - 1])
 
 
-def data_of(float_model: FloatModel) -> TrainingData:
+def data_of(float_model: FloatModel) -> TuningData:
     found = training_data(float_model, [(part, part) for part in IMAGES.split(8)], 15, last)
     assert found is not None
     return found

@@ -14,7 +14,7 @@ from subbyte.methods.common.context import Context
 from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune import tune as tune_module
 from subbyte.methods.finetune.parameters import Parameters, Rates
-from subbyte.methods.finetune.training_data import TrainingData, training_data
+from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import Outcome, Tuning, has_grown, tune
 from subbyte.numerics.qparams import QuantParams, TensorQParams, signed_integers, weight_of_signed
 from subbyte.numerics.qspec import QSpec
@@ -42,7 +42,7 @@ def every_eighth(count: int) -> torch.Tensor:
     return torch.arange(7, count, 8)
 
 
-def data_of(simulation: Simulation) -> TrainingData:
+def data_of(simulation: Simulation) -> TuningData:
     batches = [(batch,) for batch in BATCHES]
     found = training_data(simulation.float_model, batches, 40, every_eighth)
     assert found is not None
@@ -56,7 +56,7 @@ def tuning(steps: int, rates: Rates, features: float = 100.0) -> Tuning:
 def tuned(
     before: Simulation,
     how: Tuning,
-    data: TrainingData | None = None,
+    data: TuningData | None = None,
     params: QuantParams | None = None,
 ) -> tuple[QuantParams, Outcome]:
     own = before.params if params is None else params
@@ -126,7 +126,7 @@ def test_large_images_are_learned_from_a_few_at_a_time(
     rounded: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, found = data_of(rounded), []
-    monkeypatch.setattr(TrainingData, "varied", lambda self, part, _: self.images(part))
+    monkeypatch.setattr(TuningData, "varied", lambda self, part, _: self.images(part))
     for pixels, most in ((tune_module.PIXELS_IN_MEMORY, 16), (5 * own.pixels, 5)):
         sizes: list[int] = []
 
@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_a_number_leaves_all_as_it_was(rounded: Simulation) -
     wrong.inputs[0][0] = float("inf")
     found, outcome = tuned(rounded, tuning(5, Rates()), wrong)
     assert not outcome.kept
-    assert outcome.refused == dict.fromkeys((16.0, 4.0, 1.0), "its loss was no number")
+    assert outcome.refused == dict.fromkeys((16.0, 4.0, 1.0), "its loss was not a number")
     assert torch.equal(outputs(rounded, found), outputs(rounded))
 
 

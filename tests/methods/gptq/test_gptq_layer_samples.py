@@ -1,4 +1,4 @@
-"""Samples of a layer: what it reads quantized, and what it should give for that."""
+"""LayerSamples of a layer: what it reads quantized, and what it should give for that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from subbyte import Recipe, quantize
 from subbyte.methods.common.samples import as_matrices, geometry_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.gptq.layer_samples import SampledLayer, Samples, Sampling, collect_samples
+from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, Sampling, collect_samples
 from subbyte.methods.gptq.order import LayerOrder
 from subbyte.methods.gptq.region_values import RegionValues
 
@@ -30,7 +30,7 @@ class Sum(nn.Module):
 
 def samples_of_last(
     model: Sum, x: torch.Tensor, row_weights: torch.Tensor | None = None
-) -> tuple[Samples, torch.Tensor, torch.Tensor]:
+) -> tuple[LayerSamples, torch.Tensor, torch.Tensor]:
     """Those of the second layer, with what it reads and what the first one gives, quantized."""
     recipe = Recipe(weights=2, activations=4, first_last=None, method="range")
     simulation = quantize(model.eval(), [x], recipe)

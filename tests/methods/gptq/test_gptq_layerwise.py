@@ -13,12 +13,12 @@ from subbyte import Recipe, quantize
 from subbyte.methods.common.context import Context
 from subbyte.methods.gptq.chunks import held_out_images
 from subbyte.methods.gptq.layer_samples import Sampling
-from subbyte.methods.gptq.layerwise import Settings, quantize_layers
+from subbyte.methods.gptq.layerwise import LayerwiseSettings, quantize_layers
 from subbyte.numerics.qparams import QuantParams, dequantize, signed_integers
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.progress import Silent
 
-SETTINGS = Settings(2**30, Sampling())
+SETTINGS = LayerwiseSettings(2**30, Sampling())
 INPUTS = 5
 # Inputs that go together, so that integers can make up for one another.
 MIX = torch.randn(INPUTS, INPUTS, generator=torch.Generator().manual_seed(1))

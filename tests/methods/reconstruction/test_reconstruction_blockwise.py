@@ -115,7 +115,7 @@ def test_a_block_whose_loss_is_no_number_is_left_and_the_others_are_learned() ->
     asked = settings(steps=500, rounding_rate=0.05)
     notes = reconstruct(simulation, [(ROWS,)], asked, Context())
     assert [note["fell_back"] for note in notes] == [True, False]
-    assert notes[0]["why"] == "its loss was no number"
+    assert notes[0]["why"] == "its loss was not a number"
     assert torch.equal(integers(simulation, "0.weight"), nearest[0])
     assert not torch.equal(integers(simulation, "2.weight"), nearest[1])
 

@@ -190,13 +190,15 @@ def test_a_batch_without_objects_has_no_loss() -> None:
         ([[5.0, 5, 8, 9]], [1, 2], "2 labels for 1 boxes"),
     ],
 )
-def test_bad_targets_are_told(boxes: list[list[float]], labels: list[int], message: str) -> None:
+def test_bad_targets_are_reported(
+    boxes: list[list[float]], labels: list[int], message: str
+) -> None:
     target = {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
     with pytest.raises(SubbyteError, match=message):
         _model().train()([torch.rand(3, 30, 30)], [target])
 
 
-def test_bad_images_are_told() -> None:
+def test_bad_images_are_reported() -> None:
     model = _model()
     with pytest.raises(SubbyteError, match="no image was given"):
         model([])

@@ -101,13 +101,13 @@ def test_a_trained_folder_is_a_checkpoint_and_names_its_classes(tmp_path: Path) 
         ("vgg16_ssd", "mb2_ssd_lite"),
     ],
 )
-def test_another_members_checkpoint_is_told(name: str, other: str, tmp_path: Path) -> None:
+def test_another_members_checkpoint_is_reported(name: str, other: str, tmp_path: Path) -> None:
     torch.save({"model": _prefixed("module.", _state(other, 5))}, tmp_path / "other.pth")
     with pytest.raises(SubbyteError, match=f"does not fit {name}: .* checkpoint of {other},"):
         build(name, checkpoint=tmp_path / "other.pth")
 
 
-def test_what_no_member_has_is_told(tmp_path: Path) -> None:
+def test_what_no_member_has_is_reported(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(3, 3, 3, 3)}, tmp_path / "other.pth")
     with pytest.raises(SubbyteError, match="does not fit the model: it lacks base_net"):
         build("mb1_ssd", checkpoint=tmp_path / "other.pth")

@@ -55,7 +55,7 @@ def test_a_resnet_and_a_vgg_of_torchvision_do_as_well(tmp_path: Path) -> None:
     assert torch.equal(own["base_net.31.weight"], before)
 
 
-def test_another_classifier_is_told(tmp_path: Path) -> None:
+def test_another_classifier_is_reported(tmp_path: Path) -> None:
     file = _file(torchvision.models.resnet18(weights=None), tmp_path / "r.pth")
     with pytest.raises(
         SubbyteError, match=r"no.* of a classifier with mb2_ssd_lite's backbone: its"

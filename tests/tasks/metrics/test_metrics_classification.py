@@ -54,7 +54,7 @@ def test_metrics_are_those_of_a_stable_sort(logits: np.ndarray, labels: list[int
         assert found[key] == pytest.approx(right / 6)
 
 
-def test_an_output_that_is_not_a_number_is_no_hit() -> None:
+def test_an_output_that_is_not_a_number_is_wrong() -> None:
     broken = outputs([[math.nan] * 10] * 3, [0, 4, 9])
     assert metrics(broken) == {"top1": 0.0, "top5": 0.0}
 

@@ -119,7 +119,7 @@ def test_crowds_and_difficult_objects_are_neither_found_nor_missed() -> None:
     assert coco.metrics(detected({1: twice}), truth, CLASSES).metrics["AP"] == pytest.approx(0.5)
 
 
-def test_what_is_no_number_is_no_hit() -> None:
+def test_what_is_not_a_number_finds_nothing() -> None:
     nan, inf = float("nan"), float("inf")
     truth = [objects(1, [(1, A), (1, B)])]
     rows = [(1, 0.9, (nan, nan, nan, nan)), (1, 0.8, A), (1, nan, B), (1, inf, B)]
@@ -129,7 +129,7 @@ def test_what_is_no_number_is_no_hit() -> None:
     assert scores.notes == ("detections that are not numbers, counted as wrong: 3",)
 
 
-def test_labels_that_are_no_classes_are_told() -> None:
+def test_labels_that_are_not_classes_are_reported() -> None:
     truth = [objects(1, [(1, A)])]
     scores = coco.metrics(detected({1: [(0, 0.9, A), (4, 0.9, A), (1, 0.5, A)]}), truth, CLASSES)
     assert scores.metrics["AP"] == pytest.approx(1)

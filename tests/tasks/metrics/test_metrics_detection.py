@@ -37,7 +37,7 @@ def test_torchvisions_form_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "expected"),
     [
         (torch.zeros(2, 5), "the model returns a tensor of shape (2, 5) and not detections"),
         (form(), "returns a dictionary of boxes, scores, labels and not detections"),
@@ -52,10 +52,10 @@ def test_torchvisions_form_is_accepted() -> None:
         ([form(), form(labels=torch.ones(3))], "with torch.float32 scores and torch.float32 label"),
     ],
 )
-def test_anything_else_is_told_what_is_expected(output: object, told: str) -> None:
+def test_anything_else_is_refused_with_what_is_expected(output: object, expected: str) -> None:
     with pytest.raises(SubbyteError) as caught:
         task.check_detections(output, 2)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "a list with a dictionary for each image" in str(caught.value)
     assert "wrap the model in a module" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -54,7 +54,7 @@ def test_an_iou_of_one_half_is_enough() -> None:
         assert voc.per_class(outputs, truth)[1] == expected
 
 
-def test_classes_are_told_apart_and_averaged() -> None:
+def test_classes_are_distinguished_and_averaged() -> None:
     truth = [objects(1, [(1, A), (2, B)])]
     outputs = detected({1: [(1, 0.9, A), (1, 0.8, B), (3, 0.9, C)]})
     assert voc.per_class(outputs, truth) == {1: 1, 2: 0}

@@ -18,7 +18,7 @@ KEYS = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What a reader of annotations found.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found:
     category_ids: Mapping[int, int]
 
 
-def find_coco(folders: Sequence[Path], annotations: Path) -> Found:
+def find_coco(folders: Sequence[Path], annotations: Path) -> FoundImages:
     """The images that a JSON file in COCO's form lists, and the objects that it has on them.
 
     Labels count the categories from 1 in the order of their ids. Images come in the file's order,
@@ -66,7 +66,7 @@ def find_coco(folders: Sequence[Path], annotations: Path) -> Found:
         )
     if not annotated:
         raise SubbyteError(f"{annotations} lists no images: give a file with some under images")
-    return Found(
+    return FoundImages(
         tuple(annotated),
         tuple(name for _, name in categories),
         {label: number for number, label in labels.items()},

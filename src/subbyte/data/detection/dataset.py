@@ -19,11 +19,11 @@ from subbyte.data.preprocessing import Preprocessing
 PLAIN = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 Target = dict[str, Any]
-Item = tuple[torch.Tensor, Target]
+DetectionItem = tuple[torch.Tensor, Target]
 
 
 @dataclass(frozen=True)
-class DetectionDataset(Dataset[Item]):
+class DetectionDataset(Dataset[DetectionItem]):
     """Images and what is on them, decoded when they are asked for.
 
     Item i: the image, float32 [3, H, W] in [0, 1], and a dictionary with `boxes` (float32 [n, 4],
@@ -43,7 +43,7 @@ class DetectionDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> DetectionItem:
         """Decode image `index`; raises `SubbyteError` if its file is broken."""
         image, _ = self.images[index]
         return image, self.objects[index].target()

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from subbyte.data.config import Annotations, DataConfig, Format, Splits
-from subbyte.data.detection.coco import Found, find_coco
+from subbyte.data.detection.coco import FoundImages, find_coco
 from subbyte.data.detection.labels import without_background
 from subbyte.data.detection.listing import Annotated
 from subbyte.data.detection.voc import find_voc, voc_root
@@ -59,7 +59,7 @@ def formats_in(folder: Path) -> list[Format]:
     return found
 
 
-def find(config: DataConfig, side: Side) -> tuple[Found, bool]:
+def find(config: DataConfig, side: Side) -> tuple[FoundImages, bool]:
     """The images of one side of `config`, and whether it is known what is on them.
 
     Raises `SubbyteError` if something is not where the format has it.
@@ -95,7 +95,7 @@ def _spellings(split: str) -> tuple[str, ...]:
     return (split, *ALIASES.get(split, ()))
 
 
-def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[Found, bool]:
+def _find_coco(config: DataConfig, side: Side, split: str) -> tuple[FoundImages, bool]:
     folder = _folder(config, side)
     given = config.annotations
     if isinstance(given, Annotations):
@@ -164,7 +164,7 @@ def _coco_files(root: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(root.glob(pattern))]
 
 
-def unlabelled(folder: Path) -> Found:
+def unlabelled(folder: Path) -> FoundImages:
     """The images of a folder without annotations."""
     paths = image_files(folder)
     if not paths:
@@ -189,7 +189,7 @@ def unlabelled(folder: Path) -> Found:
         )
         for number, path in enumerate(paths, 1)
     ]
-    return Found(tuple(annotated), (), {})
+    return FoundImages(tuple(annotated), (), {})
 
 
 def _yolo_images(config: DataConfig, side: Side, split: str) -> tuple[Sequence[Path], Path]:

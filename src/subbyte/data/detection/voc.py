@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from subbyte.data.categories import VOC
-from subbyte.data.detection.coco import Found
+from subbyte.data.detection.coco import FoundImages
 from subbyte.data.detection.listing import Annotated, read_lines
 from subbyte.data.images import EXTENSIONS
 from subbyte.errors import SubbyteError, unknown
@@ -17,7 +17,7 @@ from subbyte.errors import SubbyteError, unknown
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def find_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> Found:
+def find_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> FoundImages:
     """The images that ROOT/ImageSets/Main/SPLIT.txt lists, and the objects on them.
 
     VOC counts pixels from 1 and a box includes its last ones, so a box reaches from xmin - 1 to
@@ -52,7 +52,7 @@ def find_voc(root: Path, split: str, classes: Sequence[str] | None = None) -> Fo
         _annotated(images[name], number, tree, order, root / "Annotations" / f"{name}.xml")
         for number, (name, tree) in enumerate(zip(names, trees, strict=True), 1)
     )
-    return Found(annotated, order, {label: label for label in range(1, len(order) + 1)})
+    return FoundImages(annotated, order, {label: label for label in range(1, len(order) + 1)})
 
 
 def voc_root(root: Path) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from subbyte.data.detection.coco import Found
+from subbyte.data.detection.coco import FoundImages
 from subbyte.data.detection.listing import Annotated, read_lines
 from subbyte.data.images import image_files
 from subbyte.errors import SubbyteError
@@ -18,7 +18,7 @@ from subbyte.errors import SubbyteError
 
 def find_yolo(
     paths: Sequence[Path], classes: Sequence[str], folders: tuple[Path, Path] | None = None
-) -> Found:
+) -> FoundImages:
     """Image files, and the objects in the text files of their names.
 
     A line is a class, counted from 0, and centre, width and height of a box, or three or more
@@ -43,7 +43,7 @@ def find_yolo(
         if folders is not None:
             text = (folders[1] / path.relative_to(folders[0])).with_suffix(".txt")
         annotated.append(_annotated(path, number, text, len(classes)))
-    return Found(tuple(annotated), tuple(classes), {i + 1: i for i in range(len(classes))})
+    return FoundImages(tuple(annotated), tuple(classes), {i + 1: i for i in range(len(classes))})
 
 
 def labels_of(image: Path) -> Path:

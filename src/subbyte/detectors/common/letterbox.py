@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-Size = tuple[int, int]  # height and width in pixels
-Sizes = Collection[Size]
+HeightWidth = tuple[int, int]  # height and width in pixels
+Sizes = Collection[HeightWidth]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Letterbox:
         fill: R, G and B, in [0, 1].
     """
 
-    size: Size
+    size: HeightWidth
     fit: Literal["stretch", "pad"] = "stretch"
     antialias: bool = False
     fill: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -36,7 +36,7 @@ class Letterbox:
         """Images [3, h, w] of any sizes as [N, 3, H, W]."""
         return torch.stack([self._fitted(image) for image in images])
 
-    def back(self, found: Mapping[str, np.ndarray], size: Size) -> dict[str, np.ndarray]:
+    def back(self, found: Mapping[str, np.ndarray], size: HeightWidth) -> dict[str, np.ndarray]:
         """Detections in the file's image in pixels of the image of `size` that it was made of.
 
         `boxes` (n, 4), and `scores` and `labels` (n). Boxes are clipped to a padded image; those
@@ -61,7 +61,7 @@ class Letterbox:
             "fill": list(self.fill),
         }
 
-    def _inner(self, size: Size) -> Size:
+    def _inner(self, size: HeightWidth) -> HeightWidth:
         """Height and width that an image of `size` is resized to."""
         if self.fit == "stretch":
             return self.size

@@ -13,14 +13,14 @@ from subbyte.detectors.common.copies import sharing_copy
 from subbyte.graph.float_model import Regional
 
 
-class Runs(Protocol):
+class RunsFile(Protocol):
     """A file in a runtime."""
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for one batch."""
 
 
-def computed_by(session: Runs, captured: Regional) -> nn.Module:
+def computed_by(session: RunsFile, captured: Regional) -> nn.Module:
     """A copy of a model whose one region a runtime computes; its own code runs around it.
 
     Args:

@@ -18,7 +18,7 @@ SHIFT = 16  # images are moved by up to this part of their sides
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class TuningData:
     """Images that a network is tuned on.
 
     Attributes:
@@ -75,7 +75,7 @@ def training_data(
     batches: Iterable[tuple[Any, ...]],
     images: int,
     held_out: Callable[[int], torch.Tensor],
-) -> TrainingData | None:
+) -> TuningData | None:
     """The first images to learn from.
 
     Args:
@@ -99,7 +99,7 @@ def training_data(
     if not all(isinstance(x, torch.Tensor) and len(x) == count for x in leaves):
         return None
     multiply_adds = counter.get_total_flops() / 2 / count
-    return TrainingData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
+    return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
 
 
 def _arguments(found: list[torch.Tensor], lists: list[bool]) -> list[Any]:

@@ -17,7 +17,7 @@ from subbyte.methods.common.context import Context
 from subbyte.methods.common.output_loss import divergence, divergences
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
 from subbyte.methods.finetune.parameters import Parameters, Rates
-from subbyte.methods.finetune.training_data import TrainingData
+from subbyte.methods.finetune.training_data import TuningData
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, simulate
@@ -68,7 +68,7 @@ class Outcome:
 
     @property
     def kept(self) -> bool:
-        """Whether what was learned stands."""
+        """Whether the learned parameters are kept."""
         return self.factor is not None
 
 
@@ -85,7 +85,7 @@ class _Task:
 
     teacher: Simulation
     features: list[str]
-    data: TrainingData
+    data: TuningData
     seed: int
 
 
@@ -93,7 +93,7 @@ def tune(
     float_model: FloatModel,
     placement: Placement,
     params: QuantParams,
-    data: TrainingData,
+    data: TuningData,
     tuning: Tuning,
     context: Context,
 ) -> tuple[QuantParams, Outcome]:
@@ -134,7 +134,7 @@ def tune(
 def _learn(
     student: Simulation, task: _Task, tuning: Tuning, before: torch.Tensor, context: Context
 ) -> str | None:
-    """All steps; why they were not gone to the end, or `None`.
+    """Take all steps; return why they stopped early, or `None`.
 
     Args:
         student: Has what was learned in the end.
@@ -202,7 +202,7 @@ def _mean(losses: torch.Tensor) -> float | None:
 def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Whether the same images' losses have grown, and by more than chance.
 
-    Few images have most of the loss, so that a mean of some hundred tells little by itself.
+    Few images have most of the loss, so that a mean over some hundred is noisy.
     """
     if not bool(torch.isfinite(after).all()):
         return True
@@ -221,7 +221,7 @@ def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Ite
 
 
 @torch.no_grad()
-def _losses(student: Simulation, data: TrainingData) -> torch.Tensor:
+def _losses(student: Simulation, data: TuningData) -> torch.Tensor:
     """The loss of each of the images held out."""
     losses = [torch.zeros(0)]
     for first in range(0, len(data.held_out), IMAGES_JUDGED_AT_ONCE):

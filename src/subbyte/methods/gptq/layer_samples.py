@@ -35,7 +35,7 @@ class Sampling:
 
 
 @dataclass
-class Samples:
+class LayerSamples:
     """Sums over a layer's samples.
 
     Attributes:
@@ -72,7 +72,7 @@ def collect_samples(
     fresh: Sequence[fx.Node],
     sampling: Sampling,
     generator: torch.Generator,
-) -> Samples:
+) -> LayerSamples:
     """Draw rows of what a layer reads in the simulation, and of what it gives in the float model.
 
     Where the branch that is added to its output is quantized already, the layer's targets make up
@@ -90,7 +90,7 @@ def collect_samples(
     given = values.quantized_part([Operand(layer.node, 0), *branches])
     count = exact.count
     each = rows_wanted(layer.matrices.shape[2], count, sampling.least, sampling.share)
-    samples = Samples(*[HessianAccumulator.none(layer.matrices) for _ in range(2)])
+    samples = LayerSamples(*[HessianAccumulator.none(layer.matrices) for _ in range(2)])
     collected = Collected(values.store, count)
     for i, chosen in enumerate(chunks(count)):
         target, *rest = exact.run(chosen)
@@ -117,7 +117,7 @@ def _weights(
 
 
 def _add(
-    samples: Samples,
+    samples: LayerSamples,
     x: torch.Tensor,
     t: torch.Tensor,
     weights: torch.Tensor | None,

@@ -1,4 +1,4 @@
-"""From layer to layer in the graph's order: integers that suit what each one reads, quantized."""
+"""Layer by layer in the graph's order: integers fitted to what each layer reads when quantized."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from subbyte.methods.common.context import Context
 from subbyte.methods.common.resume import keep, restore
 from subbyte.methods.common.samples import Geometry, as_matrices, as_weight, geometry_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.gptq.layer_samples import SampledLayer, Samples, Sampling, collect_samples
+from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, Sampling, collect_samples
 from subbyte.methods.gptq.order import LayerOrder, Operand
 from subbyte.methods.gptq.region_values import RegionValues
 from subbyte.methods.gptq.row_weights import row_weights
@@ -33,7 +33,7 @@ RowWeights = dict[tuple[str, str], torch.Tensor]  # of a region's node
 
 
 @dataclass(frozen=True)
-class Settings:
+class LayerwiseSettings:
     """How layers are fitted.
 
     Attributes:
@@ -71,7 +71,7 @@ def quantize_layers(
     placement: Placement,
     params: QuantParams,
     batches: Iterable[tuple[Any, ...]],
-    settings: Settings,
+    settings: LayerwiseSettings,
     context: Context,
 ) -> QuantParams:
     """Fit every quantized weight to what its layer reads behind quantizers, layer by layer.
@@ -91,7 +91,7 @@ def quantize_layers(
             and from which it is taken if it is there already.
 
     Returns:
-        The parameters with those of the weights and the biases found; `blocks` says how it went
+        The parameters with those of the weights and the biases found; `blocks` reports how it went
         with each layer.
     """
     simulation = simulate(float_model, placement, params)
@@ -182,7 +182,7 @@ def _sampled(region: _Region, layer: PlacedLayer, branch: Operand | None) -> Sam
 
 
 def _solve(
-    simulation: Simulation, layer: PlacedLayer, sampled: SampledLayer, samples: Samples
+    simulation: Simulation, layer: PlacedLayer, sampled: SampledLayer, samples: LayerSamples
 ) -> tuple[QuantParams, dict[str, Any]]:
     """What is found for a layer, its weight's parameters and its bias, and how it went."""
     tensor = _weight(simulation.placement, layer)

@@ -67,7 +67,7 @@ class LayerOrder:
         self._find_ready()
 
     def settle(self, layer: PlacedLayer) -> None:
-        """A layer has its integers, so that what waits for it alone can be computed."""
+        """Note that a layer has its integers: what waits for it alone can be computed."""
         self._waiting.discard(self.nodes[layer.node])
         self._find_ready()
 

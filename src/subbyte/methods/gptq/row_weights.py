@@ -72,7 +72,7 @@ def row_weights(
 
 
 class _GradientWatch(fx.Interpreter):
-    """Runs a region whose layers' outputs tell of their gradients.
+    """Runs a region and takes the gradients of its layers' outputs.
 
     Attributes:
         first: The number of the first of the images that run.

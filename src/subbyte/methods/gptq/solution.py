@@ -28,7 +28,7 @@ ChooseQParams = Callable[[torch.Tensor], GroupedQParams]  # of weights (groups, 
 
 @dataclass
 class LayerSolution:
-    """What is found for a layer.
+    """The parameters found for a layer.
 
     Attributes:
         signed: Integers less zero points, (groups, outputs, inputs).

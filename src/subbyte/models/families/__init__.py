@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from subbyte.models.spec import ModelSpec
 
 
-class Family(Protocol):
+class ModelFamily(Protocol):
     """What a file in this folder holds.
 
     Attributes:
@@ -40,10 +40,10 @@ class Family(Protocol):
 
 
 @cache
-def known() -> list[Family]:
+def known() -> list[ModelFamily]:
     """All families by group, of one group the classifiers first; timm, the largest, comes last."""
     found = [
-        cast("Family", importlib.import_module(f"{__name__}.{module.name}"))
+        cast("ModelFamily", importlib.import_module(f"{__name__}.{module.name}"))
         for module in pkgutil.iter_modules(__path__)
     ]
     return sorted(found, key=lambda family: (family.GROUP == "timm", family.GROUP, family.TASK))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # By which index a level's default boxes are sorted first: their place in the map, or their shape.
-Order = Literal["place", "shape"]
+BoxOrder = Literal["place", "shape"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def shapes(
     return tuple(found)
 
 
-def default_boxes(levels: Sequence[Level], size: int, order: Order) -> Tensor:
+def default_boxes(levels: Sequence[Level], size: int, order: BoxOrder) -> Tensor:
     """The default boxes of all feature maps, float32 [A, 4] in the centre form, clipped to [0, 1].
 
     Args:

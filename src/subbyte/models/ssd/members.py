@@ -14,7 +14,7 @@ from torch import nn
 
 from subbyte.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from subbyte.models.ssd import backbones
-from subbyte.models.ssd.boxes import Level, Order, default_boxes, shapes
+from subbyte.models.ssd.boxes import BoxOrder, Level, default_boxes, shapes
 from subbyte.models.ssd.detector import SSD
 from subbyte.models.ssd.layers import ConvReLU, InvertedResidual, ScaledNorm, conv_bn, separable
 from subbyte.models.ssd.network import Backbone, Names, Network
@@ -51,7 +51,7 @@ class Member:
     channels: tuple[int, ...]
     heads: tuple[Head, ...]
     classes: int = VOC
-    order: Order = "place"
+    order: BoxOrder = "place"
     norm: Callable[[], nn.Module] | None = None
     stride: int = 1
 

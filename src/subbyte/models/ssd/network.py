@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from subbyte.models.ssd.boxes import Order
+from subbyte.models.ssd.boxes import BoxOrder
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Network(nn.Module):
         heads: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         *,
         num_classes: int,
-        order: Order,
+        order: BoxOrder,
         norm: nn.Module | None = None,
         stride: int = 1,
     ) -> None:

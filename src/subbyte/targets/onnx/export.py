@@ -36,8 +36,11 @@ NAME = "model"
 class Files:
     """What was written of a model.
 
-    path: the file for all runtimes. of_runtime: which file each runtime runs, that one or its own.
-    raw: likewise, of a detector's network without post-processing; empty where there is none.
+    Attributes:
+        path: The file for all runtimes.
+        of_runtime: Runtime → the file that it runs: that one, or its own.
+        raw: Runtime → likewise, of a detector's network without post-processing; empty where there
+            is none.
     """
 
     path: Path
@@ -127,7 +130,16 @@ def export_float(
     postprocess: bool = True,
     raw: Path | None = None,
 ) -> None:
-    """Write the model before quantization: the same graph, all of it in float32."""
+    """Write the model before quantization: the same graph, all of it in float32.
+
+    Args:
+        simulation: Of the model; its parameters are left out.
+        path: Of the file.
+        example: A batch's arguments; any batch size runs.
+        postprocess: Whether a detector is written with the whole way from images to boxes.
+        raw: Where the same up to the raw outputs is written, if `postprocess` and the detector has
+            one stage.
+    """
     program = program_of(_in_float(simulation), example, postprocess)
     _save(program.form(base.rewrites(None)), program.raw, path, raw, simulation.metadata)
 
@@ -138,6 +150,11 @@ def arguments(
     """What a file of the model is run with for the images of `example`.
 
     These themselves, but for raw outputs of a detector whose file begins at its regions.
+
+    Args:
+        model: The captured model.
+        example: A batch's arguments.
+        postprocess: Whether the file has a detector's whole way from images to boxes.
 
     Raises:
         SubbyteError: The whole way cannot be written for this kind of model.

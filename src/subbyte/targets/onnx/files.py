@@ -34,7 +34,12 @@ def output_names(path: Path) -> list[str]:
 
 
 def save(model: ir.Model, path: Path, metadata: dict[str, Any]) -> None:
-    """Write a model to `path`, with `metadata` in place of what else was noted in it.
+    """Write a model to a file, without what the exporter noted in it.
+
+    Args:
+        model: The graph.
+        path: The file.
+        metadata: What is noted in the file.
 
     Raises:
         SubbyteError: `path` cannot be written.

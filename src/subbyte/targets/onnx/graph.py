@@ -31,7 +31,13 @@ def integers(value: ir.Value | None) -> list[int] | None:
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    """The value of a node's attribute."""
+    """The value of a node's attribute.
+
+    Args:
+        node: The node.
+        name: The attribute's name.
+        default: Its value where the node has none.
+    """
     found = node.attributes.get(name)
     return default if found is None else found.value
 
@@ -55,7 +61,14 @@ def only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def constant(graph: ir.Graph, name: str, content: Any, dtype: Any = None) -> ir.Value:
-    """A new initializer, called `name` if that is free."""
+    """A new initializer of a graph.
+
+    Args:
+        graph: The graph.
+        name: The initializer's, with underscores behind it until it is free.
+        content: Numbers or an array.
+        dtype: NumPy's; `None`: that of `content`.
+    """
     while name in graph.initializers:
         name += "_"
     tensor = ir.tensor(np.asarray(content, dtype), name=name)

@@ -21,7 +21,14 @@ UNKNOWN = 1_000_003  # stands for a length that varies: a prime, so that no numb
 
 @dataclass(frozen=True)
 class Step:
-    """An operator and what it reads beside the tensor that it moves; reshape: a shape to read."""
+    """An operator that only moves values.
+
+    Attributes:
+        kind: Its name.
+        inputs: What it reads beside the tensor that it moves.
+        attributes: Its attributes by name.
+        reshape: The shape that it reads as a new constant; `None`: it reads `inputs`.
+    """
 
     kind: str
     inputs: tuple[ir.Value | None, ...] = ()
@@ -43,7 +50,14 @@ def step_of(node: ir.Node) -> Step:
 def take(
     before: ir.Node, value: ir.Value, step: Step, dtype: ir.DataType = ir.DataType.FLOAT
 ) -> ir.Value:
-    """What a step makes of a value, by a new node in front of another."""
+    """What a step makes of a value, by a new node in front of another.
+
+    Args:
+        before: In front of which the new node stands.
+        value: What is moved.
+        step: How.
+        dtype: Of the value.
+    """
     inputs = step.inputs
     if step.reshape is not None:
         graph = before.graph

@@ -27,7 +27,7 @@ from subbyte.targets.onnx.operators import ONE_SCALE, OPS
 
 
 def neutral(simulation: Simulation) -> nn.Module:
-    """A copy of the model in which integers are integers, for whichever target.
+    """A copy of the model whose quantized weights are integers, for all targets.
 
     Weights and biases become int8 (uint8, where 8 bits have a zero point) and int32 tensors with a
     dequantization; activations our own operator for their quantization and dequantization, which
@@ -52,7 +52,7 @@ def neutral(simulation: Simulation) -> nn.Module:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy that holds the same numbers as `model`, and not others of their own."""
+    """A copy that shares the memory of `model`'s tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): shared(tensor) for tensor in tensors})
 

@@ -1,4 +1,4 @@
-"""Operators of our own that exist to be exported: a graph of them is what all targets begin with.
+"""Our own operators, of which the exported graph that all targets begin with is made.
 
 They also run in PyTorch, where they compute what the runtimes compute. Some become nodes of our own
 domain, which rewrites read and at last write in ONNX's operators; the others exactly the nodes that

@@ -34,7 +34,10 @@ INPUT = "input"
 class Program:
     """A model as a graph of our own operators, for whichever target.
 
-    raw: names of the outputs that are what a detector's network gives, and are a file of their own.
+    Attributes:
+        model: The graph.
+        raw: Names of the outputs that are what a detector's network gives, and are a file of their
+            own.
     """
 
     model: ir.Model
@@ -66,7 +69,14 @@ def program_of(simulation: Simulation, example: tuple[Any, ...], postprocess: bo
 def deployed_as(
     captured: Regional, model: nn.Module, example: tuple[Any, ...], postprocess: bool
 ) -> Deployment:
-    """What to write of `model`, a copy of the captured one."""
+    """What to write of a model.
+
+    Args:
+        captured: The captured model.
+        model: A copy of it, lowered for a target.
+        example: A batch's arguments.
+        postprocess: Whether a detector goes the whole way from images to boxes.
+    """
     if captured.region_names == WHOLE:
         return Deployment(model, example)
     return deployment(model, captured, example, postprocess)

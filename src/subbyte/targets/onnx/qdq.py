@@ -29,9 +29,15 @@ class Style(StrEnum):
 
 @dataclass(frozen=True)
 class Qdq:
-    """What a node is set to: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
+    """The attributes of a node: y = (clamp(round(x / scale) + zero, low, high) − zero) · scale.
 
-    All integers are uint8. only_for: the targets for which it is there; empty: all of them.
+    Attributes:
+        scale: Above 0.
+        zero_point: 0 … 255.
+        low: The smallest integer, uint8.
+        high: The largest integer, uint8.
+        only_for: The targets for which it is there; empty: all of them.
+        style: How it is written.
     """
 
     scale: float
@@ -76,13 +82,19 @@ def settings(node: ir.Node) -> Qdq:
 
 
 def set_qdq(node: ir.Node, qdq: Qdq) -> None:
-    """Set a node to what `qdq` says."""
+    """Give a node the attributes of `qdq`."""
     for name, value in _attributes(qdq).items():
         node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
 
 def qdq_node(x: ir.Value, qdq: Qdq, highest: ir.Value | None = None) -> ir.Node:
-    """A new node, in no graph yet. highest: uint8, the highest integer of each channel."""
+    """A new node, in no graph yet.
+
+    Args:
+        x: What it reads.
+        qdq: What it computes.
+        highest: The highest integer of each channel, uint8; `None`: that of `qdq`.
+    """
     inputs = [x] if highest is None else [x, highest]
     node = ir.node(QDQ, inputs, _attributes(qdq), domain=DOMAIN)
     node.outputs[0].dtype = ir.DataType.FLOAT

@@ -41,7 +41,7 @@ def write_last_convolutions(model: ir.Model) -> None:
 
 
 def _as_matrix(graph: ir.Graph, before: ir.Node, weight: ir.Value) -> ir.Value | None:
-    """A weight [out, in, height, width] on integers as [height · width · in, out]."""
+    """An integer weight [out, in, height, width] as [height · width · in, out]."""
     node = weight.producer()
     given = None if node is None or node.op_type != "DequantizeLinear" else array(node.inputs[0])
     if node is None or given is None or given.ndim != 4:

@@ -14,7 +14,13 @@ from subbyte.targets.onnx.qdq import nearest, qdq_nodes, set_qdq, settings
 
 @dataclass(frozen=True)
 class _Limits:
-    """What a node clips to. highest: one number, or one for each channel."""
+    """What a node clips to.
+
+    Attributes:
+        source: The value that is clipped.
+        lowest: The lower limit.
+        highest: The upper limit: one number, or one for each channel.
+    """
 
     source: ir.Value
     lowest: float

@@ -1,4 +1,4 @@
-"""What a single output is called."""
+"""The name of a single output."""
 
 from __future__ import annotations
 

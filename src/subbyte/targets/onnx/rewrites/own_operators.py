@@ -1,4 +1,4 @@
-"""Our own operators, in those of ONNX: the last word on what the runtimes are given."""
+"""Our own operators written as those of ONNX."""
 
 from __future__ import annotations
 

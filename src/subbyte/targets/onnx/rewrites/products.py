@@ -1,4 +1,4 @@
-"""Matrix products of two activations, written so that the runtimes compute them on integers."""
+"""Matrix products of two activations, written so that the runtimes have int8 kernels for them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,14 @@ class Kind(StrEnum):
 class _Operand:
     """One factor of a product: base → moves → Q/DQ → moves → product.
 
-    factor: of a multiplication in front of the Q/DQ. low, high: its integers, less their zero
-    point. name: of what it gives.
+    Attributes:
+        base: The first value.
+        moves: The nodes between base and product that only move values.
+        scale: Of the Q/DQ.
+        factor: Of a multiplication in front of the Q/DQ.
+        low: The smallest integer, less the zero point.
+        high: The largest integer, less the zero point.
+        name: Of the value that the product reads.
     """
 
     base: ir.Value
@@ -56,7 +62,7 @@ class _Operand:
 def write_products(model: ir.Model) -> None:
     """Rewrite the factors of all products of activations for both runtimes. No integer changes.
 
-    OpenVINO multiplies on integers if both zero points are 0, for which the first factor must be
+    OpenVINO has an int8 kernel if both zero points are 0, for which the first factor must be
     written as int8, and its rounding be the neighbour of its dequantization. Values are moved
     before they are rounded.
     """

@@ -39,7 +39,14 @@ from subbyte.targets.onnx.qdq import is_qdq
 
 @dataclass(frozen=True)
 class _Part:
-    """What is taken of a tensor: positions in one dimension; single: without the dimension."""
+    """A part of a tensor.
+
+    Attributes:
+        value: The part.
+        dimension: The dimension in which it is cut.
+        positions: Those of the part.
+        single: The part has one position, and not the dimension.
+    """
 
     value: ir.Value
     dimension: int
@@ -100,7 +107,7 @@ def _parts(value: ir.Value) -> list[_Part]:
 
 
 def _taken(value: ir.Value, taker: ir.Node, shape: Sequence[int | str]) -> list[_Part]:
-    """What a node takes of a value, in parts; nothing, if it does something else."""
+    """The parts of a value that a node takes; none, if it does something else."""
     axis = attribute(taker, "axis", 0) % len(shape)
     if taker.op_type == "Slice":
         return _sliced(taker, shape)
@@ -219,7 +226,7 @@ class _Rows:
 
 
 def _before(node: ir.Node, dimension: int, positions: list[int]) -> tuple[int, list[int]] | None:
-    """Which positions of which dimension an operator makes those of its result of."""
+    """The dimension and the positions of an operator's input that those of its result come from."""
     source = node.inputs[0]
     shape = None if source is None else shape_of(source)
     if shape is None:
@@ -244,7 +251,7 @@ def _before(node: ir.Node, dimension: int, positions: list[int]) -> tuple[int, l
 def _before_reshape(
     node: ir.Node, old: list[int | str], dimension: int, positions: list[int]
 ) -> tuple[int, list[int]] | None:
-    """Which of the last dimension, that a reshape takes apart, make up `positions` of a new one."""
+    """The same for a reshape that splits the last dimension."""
     new, kept = shape_of(node.outputs[0]), len(old) - 1
     if new is None or node.op_type not in ("Reshape", "Flatten"):
         return None
