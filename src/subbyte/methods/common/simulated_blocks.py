@@ -18,7 +18,6 @@ def layers_of(simulation: Simulation, block: Block) -> list[Block]:
     region = block.region
     layers = simulation.placement.layers
     weighted = {x.node for x in layers if x.region == region and x.weight is not None}
-    weighted -= {node.name for node in block.inputs}  # a layer of the block in front
     names = _layer_names(simulation, region)
     return single_layers(simulation.region(region), block, names, weighted)
 
