@@ -71,7 +71,8 @@ def single_layers(
     """
     graph = module.graph
     data = _data(graph)
-    inside = {node.name for node in block.module.graph.nodes}
+    # A placeholder may be called like a layer: one of the block in front.
+    inside = {node.name for node in block.module.graph.nodes if node.op != "placeholder"}
     found = []
     for node in [n for n in graph.nodes if n.name in inside and n.name in weighted]:
         nodes = [s for s in _sources(node, data) if s.op == "call_module"] + [node]
