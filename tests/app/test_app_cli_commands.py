@@ -118,7 +118,7 @@ def test_quantize_prints_the_tensors_as_json(cli: Cli, own: Own) -> None:
         ("export digits gone --out m.onnx", "there is no file gone"),
         ("export digits net.py --out m.onnx", "net.py is not a whole safetensors file"),
         ("evaluate gone.onnx --data digits", "there is no file gone.onnx"),
-        ("evaluate net.py --data digits", "net.py is no ONNX file"),
+        ("evaluate net.py --data digits", "net.py is not an ONNX file"),
         ("predict gone.onnx picture.png", "there is no file gone.onnx"),
     ],
 )

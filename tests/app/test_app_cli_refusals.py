@@ -71,8 +71,8 @@ def test_a_runtime_that_is_not_installed_names_its_extra(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("model: {name: digits}\ndata: {name: digits\n", "no valid YAML at line 3, column 1"),
-        ("model:\n  name: a: b\n", "no valid YAML at line 2, column 10"),
+        ("model: {name: digits}\ndata: {name: digits\n", "not valid YAML at line 3, column 1"),
+        ("model:\n  name: a: b\n", "not valid YAML at line 2, column 10"),
         ("- digits\n", "my.yaml holds no mapping"),
         ("model: {name: digits}\nvariants: {a: }\n", "data is missing"),
         ("model: {name: digits}\ndata: {name: digits}\nvariants: {}\n",
