@@ -214,12 +214,12 @@ def load(model: nn.Module, path: str | Path) -> Simulation:
 
 
 def layers(quantized: nn.Module) -> list[dict[str, Any]]:
-    """One dictionary a quantized tensor, in the order of the graph.
+    """One dictionary for each quantized tensor, in the order of the graph.
 
-    layer: qualified name of the layer. role: "weight" or "activation". bits, symmetric. scale: a
-    float, or a list with one a channel; zero_point likewise. sqnr_db: signal to quantization noise,
-    of a weight as it is, of an activation over the calibration images (`None`: no noise at all).
-    readers: the layers that read it.
+    Its keys are `layer`, the layer's qualified name; `role`, "weight" or "activation"; `bits`;
+    `symmetric`; `per_channel`; `scale`, a float, or a list with one a channel; `zero_point`
+    likewise; `sqnr_db`, the signal to quantization noise, of a weight as it is, of an activation
+    over the calibration images (`None` without any noise); and `readers`, the layers that read it.
     """
     simulation = _simulation(quantized)
     return [_row(simulation, tensor, q) for tensor, q in simulation.quantizers()]

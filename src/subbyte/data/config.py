@@ -40,30 +40,37 @@ class Splits(BaseModel):
 class DataConfig(BaseModel):
     """Where calibration and evaluation images come from; exactly one of three ways.
 
-    `name`: bundled data ("digits", for classifiers; "digit-scenes", for detectors); `root`: a
-    folder that holds train/ and val/; `calibration` and `evaluation`: any two folders.
-    `calibration_images` and `evaluation_images` (`None`: all) are numbers of images; `classes` is a
-    text file with one class folder's name per line, in the order of the model's outputs, or
-    "imagenet" (default: `data.classes.class_order` finds out); `skip_broken` leaves out image files
-    that cannot be decoded, instead of refusing them; `preprocessing` replaces that of the weights.
-
-    For detectors, `format` is that of the annotations (default: as the files show it), and
-    `root` is a data set in the layout that its tools know:
+    Images are bundled (`name`), in a folder that holds train/ and val/ (`root`), or in any two
+    folders (`calibration` and `evaluation`). For detectors, `root` is a data set in the layout that
+    its tools know:
 
     - coco: ROOT/annotations/instances_SPLIT.json, with or without a year behind the split, and the
       images in ROOT/SPLIT or ROOT/images/SPLIT; or ROOT/SPLIT/_annotations.coco.json beside them.
     - voc: ROOT/JPEGImages, ROOT/Annotations and ROOT/ImageSets/Main/SPLIT.txt, or VOC's archive,
       VOCdevkit/VOC2007, below ROOT.
     - yolo: ROOT/images/SPLIT and ROOT/labels/SPLIT, or ROOT/SPLIT/images and ROOT/SPLIT/labels, or
-      as a data.yaml in ROOT says; class names from that, from ROOT/classes.txt or from `classes`.
+      as in a data.yaml in ROOT; class names from that, from ROOT/classes.txt or from `classes`.
 
-    `splits` names the parts: {calibration: train, evaluation: val} where nothing else is said.
-    `annotations` names files that lie elsewhere: a JSON file in COCO's form, which is that of both
-    sides of a `root` (a folder of images) or that of `evaluation`; {calibration: FILE, evaluation:
-    FILE}; or YOLO's data.yaml. `calibration` and `evaluation` are then folders of images (coco,
-    yolo) or data sets (voc); calibration images need no annotations in COCO's form. `classes` is a
-    file with one class name per line, in the order of the model's labels, without the background.
-    Detectors prepare images by themselves, so `preprocessing` has no meaning for them.
+    Attributes:
+        name: Of bundled data: "digits", for classifiers; "digit-scenes", for detectors.
+        root: A folder that holds both sides.
+        calibration: A folder of images; of a detector's data set in VOC's form, the data set.
+        evaluation: Likewise.
+        calibration_images: How many images calibrate.
+        evaluation_images: How many are evaluated; `None`: all.
+        classes: A text file with one class name per line. Of a classifier the names of the class
+            folders in the order of the outputs, or "imagenet" (default: `data.classes.class_order`
+            finds out); of a detector the names in the order of the labels, without the background.
+        skip_broken: Leave out image files that cannot be decoded, instead of refusing them.
+        preprocessing: Replaces that of the weights. Detectors prepare images by themselves, so it
+            has no meaning for them.
+        format: Of a detector's annotations; `None`: as the files show it.
+        annotations: Files that lie elsewhere: a JSON file in COCO's form, which is that of both
+            sides of a `root` (a folder of images) or that of `evaluation`; {calibration: FILE,
+            evaluation: FILE}; or YOLO's data.yaml. Calibration images need no annotations in COCO's
+            form.
+        splits: Names of the parts; {calibration: train, evaluation: val} where nothing else is
+            given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -80,10 +80,16 @@ class Unlabelled:
     notes: tuple[str, ...]
 
     def labelled(self, outputs: int, known: Sequence[str] | None) -> Data:
-        """The images for a model with so many outputs; `known`: its names for them, if any.
+        """The images with labels for a model.
 
-        Calibration images get labels if all of them lie in folders of the model's classes. Raises
-        `SubbyteError` if it is not known which class folder stands for which output.
+        Calibration images get labels if all of them lie in folders of the model's classes.
+
+        Args:
+            outputs: How many outputs it has.
+            known: Its own names for them, if it has any.
+
+        Raises:
+            SubbyteError: It is not known which class folder stands for which output.
         """
         labelled = self.evaluation.labelled(outputs, known)
         numbers = [labelled.order.numbers.get(name or "") for name in self.calibration_folders]

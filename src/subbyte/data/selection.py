@@ -53,10 +53,14 @@ def evaluation_indices(available: int, config: DataConfig, seed: int) -> list[in
 
 
 def simulation_indices(available: int, wanted: int | None) -> tuple[int, ...]:
-    """Which of `available` evaluation images the simulation takes, in ascending order.
+    """Which evaluation images the simulation takes, in ascending order.
 
-    `wanted`: how many; `None`, or as many as there are: all. Else they are evenly spaced, so that
-    images that are sorted by class give each class its share.
+    If these are not all, they are evenly spaced, so that images that are sorted by class give each
+    class its share.
+
+    Args:
+        available: How many there are.
+        wanted: How many are taken; `None`: all.
     """
     if wanted is None or wanted >= available:
         return tuple(range(available))

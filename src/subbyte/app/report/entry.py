@@ -39,7 +39,8 @@ def variant_entry(
 def warnings_of(reported: Mapping[str, Any]) -> list[str]:
     """What a method has not done, as sentences with the reason.
 
-    reported: as in `QuantParams`: blocks that were left rounded, a tuning that was not kept.
+    Args:
+        reported: As in `QuantParams`: blocks that were left rounded, a tuning that was not kept.
     """
     names: dict[str, list[str]] = {}
     for block in reported.get("blocks", []):

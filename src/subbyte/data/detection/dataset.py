@@ -103,7 +103,12 @@ class DetectionBatches(InOrder):
 
 
 def of_listing(listing: Listing, decoded: Decoded | None = None) -> DetectionDataset:
-    """The data set of a listing's files; `decoded`: where their pixels are kept."""
+    """The data set of a listing's files.
+
+    Args:
+        listing: The images, and what is on them.
+        decoded: Where pixels are kept that were decoded; `None`: every use decodes again.
+    """
     files = ImageFiles(listing.paths, None, PLAIN, decoded)
     return DetectionDataset(files, listing.objects, listing.classes)
 

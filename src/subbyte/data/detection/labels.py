@@ -81,7 +81,10 @@ def label_map(
 def without_background(names: Sequence[str], outputs: int | None = None) -> tuple[str, ...]:
     """A detector's class names from label 1 on, whether or not they begin with the background.
 
-    `outputs`: the number of its labels with the background, by which an unnamed one is known.
+    Args:
+        names: The names.
+        outputs: How many labels the detector has with the background, by which an unnamed one is
+            known.
     """
     first_is_none = bool(names) and (
         names[0].lower() in _BACKGROUND or (outputs is not None and len(names) == outputs)

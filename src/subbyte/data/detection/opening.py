@@ -53,8 +53,12 @@ class DetectionData:
     def labelled(self, outputs: int | None, known: Sequence[str] | None = None) -> DetectionData:
         """The same with the labels of a model.
 
-        `outputs`: how many labels it has, the background among them, if that is known; `known`: its
-        own names for them, if it has any. Raises `SubbyteError` as `label_map` does.
+        Args:
+            outputs: How many labels it has, the background among them, if that is known.
+            known: Its own names for them, if it has any.
+
+        Raises:
+            SubbyteError: As `label_map`.
         """
         found = label_map(self.classes, self.category_ids, outputs, known, listed=self.listed)
         return replace(
