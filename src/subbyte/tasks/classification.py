@@ -258,9 +258,12 @@ COLUMNS = Columns(
 
 
 def _outputs(module: torch.nn.Module, example: torch.Tensor, own: Preprocessing | None) -> int:
-    """How many classes the model tells apart, if it takes images and returns logits.
+    """How many classes the model distinguishes, if it takes images and returns logits.
 
-    `own`: the preprocessing that belongs to the model, if any.
+    Args:
+        module: The model.
+        example: Images, (N, C, H, W).
+        own: The preprocessing that belongs to the model, if any.
     """
     reason = mismatch(module, (example,))
     if reason is not None:

@@ -231,7 +231,11 @@ def _looked(
 ) -> tuple[dict[Path, ImageInfo], dict[Path, str | None]]:
     """What is known of every image, and what is wrong with it or with its annotations.
 
-    decoded: keeps what is decoded meanwhile.
+    Args:
+        calibrating: The images to calibrate with.
+        evaluated: The images to evaluate.
+        progress: Shows how far it is.
+        decoded: Keeps what is decoded meanwhile.
     """
     paths = list(dict.fromkeys(image.path for image in (*calibrating, *evaluated)))
     infos = inspect(paths, progress, decoded)

@@ -143,7 +143,14 @@ def _export(
     kwargs: dict[str, Any] | None = None,
     shapes: Any = None,
 ) -> fx.GraphModule:
-    """shapes: what is dynamic; `None`: the batch, where there are positional arguments alone."""
+    """A model as `torch.export` gives it, with functional operators.
+
+    Args:
+        model: The model.
+        args: Its positional arguments for one batch.
+        kwargs: Its named arguments.
+        shapes: What is dynamic; `None`: the batch, where there are positional arguments alone.
+    """
     try:
         with _quiet():
             shapes = dynamic_shapes(model, args) if shapes is None else shapes

@@ -144,9 +144,12 @@ def _ends(occupied: torch.Tensor) -> torch.Tensor:
 
 
 def _gain(counts: torch.Tensor, clipped: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """What the sum of n·log n gains when clipped values join the two end bins, all (channels, 2).
+    """What the sum of n·log n gains when clipped values join the two end bins.
 
-    `ends`: which bins these are; they may be one and the same.
+    Args:
+        counts: In the end bins, (channels, 2).
+        clipped: Below and above, (channels, 2).
+        ends: Which bins these are, (channels, 2); they may be one and the same.
     """
     same = (ends[:, :1] == ends[:, 1:]).expand_as(ends)
     joined = counts + torch.where(same, clipped.sum(1, keepdim=True), clipped)
