@@ -24,6 +24,7 @@ from torch import nn
 
 import subbyte
 from subbyte import detectors, models, recipe, targets
+from subbyte.app.experiment import Experiment
 from subbyte.models.config import ModelConfig
 from subbyte.numerics import ranges
 
@@ -52,6 +53,10 @@ subbyte.export(plain, sys.argv[1], images)
 from subbyte.targets import base
 
 session = base.runtime("reference").load(sys.argv[1], 1)
+experiment = Experiment(
+    model={"name": "lenet"}, data={"name": "digits"}, variants={"a": {}}, runtimes=["reference"]
+)
+found["runtimes"] = list(experiment.runtimes)
 given = torch.from_numpy(session.run(images.numpy())[0])
 with torch.no_grad():
     found["runtime"] = float((given - plain(images)).abs().max())
@@ -104,3 +109,4 @@ def test_a_method(found: dict[str, list[float]]) -> None:
 
 def test_a_runtime(found: dict[str, float]) -> None:
     assert found["runtime"] < 1e-4
+    assert found["runtimes"] == ["reference"]  # type: ignore[comparison-overlap]

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from subbyte import models
-from subbyte.app.experiment import RUNTIMES, Experiment, read_setting
+from subbyte import models, targets
+from subbyte.app.experiment import Experiment, read_setting
 from subbyte.data.config import BUNDLED, BUNDLED_SCENES
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
@@ -82,14 +82,14 @@ def check_training(asked: TrainingExperiment) -> None:
 
 def check_target(target: str | None) -> None:
     """Refuse a target that does not exist; `None` stands for all of them."""
-    if target is not None and target not in RUNTIMES:
-        raise unknown("target", target, RUNTIMES)
+    if target is not None and target not in targets.names():
+        raise unknown("target", target, targets.names())
 
 
 def check_runtime(runtime: str) -> None:
     """Refuse a runtime that does not exist."""
-    if runtime not in RUNTIMES:
-        raise unknown("runtime", runtime, RUNTIMES)
+    if runtime not in targets.names():
+        raise unknown("runtime", runtime, targets.names())
 
 
 def check_calibration(source: str) -> None:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from subbyte import targets
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
@@ -18,8 +19,6 @@ from subbyte.recipe import Recipe
 from subbyte.training.config import Training, TrainingExperiment
 from subbyte.utils.validation import Checked, Device
 
-KnownRuntime = Literal["onnxruntime", "openvino"]
-RUNTIMES: tuple[str, ...] = get_args(KnownRuntime)
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
     ("model", "checkpoint"),
@@ -74,7 +73,7 @@ class Experiment(Checked):
     model: ModelConfig
     data: DataConfig
     variants: dict[str, Recipe]
-    runtimes: tuple[KnownRuntime, ...] = ("onnxruntime", "openvino")
+    runtimes: tuple[str, ...] = ("onnxruntime", "openvino")
     batch_size: int = Field(default=64, ge=1)
     device: Device = "cpu"
     export: ExportConfig = ExportConfig()
@@ -95,8 +94,8 @@ class Experiment(Checked):
         if not isinstance(names, list | tuple):
             raise ValueError(f"{value!r} is not a list: give names, as [onnxruntime, openvino]")
         for name in names:
-            if name not in RUNTIMES:
-                raise unknown("runtime", str(name), RUNTIMES)
+            if name not in targets.names():
+                raise unknown("runtime", str(name), targets.names())
         return names
 
     @field_validator("variants", mode="before")
