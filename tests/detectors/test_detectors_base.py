@@ -18,8 +18,8 @@ from small_detectors import NAMES, detector, pictures
 from subbyte import detectors
 from subbyte.detectors import faster_rcnn, other, retinanet_fcos, ssd
 from subbyte.detectors.base import Family, families, family_of
-from subbyte.detectors.common.letterbox import Letterbox
 from subbyte.detectors.deployment import detections_of
+from subbyte.detectors.letterbox import Letterbox
 from subbyte.models import build
 from subbyte.targets import base as targets
 
@@ -27,7 +27,7 @@ CELLS = """\
 from torch import nn
 
 from subbyte.detectors.base import Family
-from subbyte.detectors.common.letterbox import Letterbox
+from subbyte.detectors.letterbox import Letterbox
 from subbyte.detectors.common.nms import best_of
 from subbyte.detectors.common.one_stage import images_of, one_stage, size_of
 from subbyte.detectors.common.preprocessing import ImagePreprocessing

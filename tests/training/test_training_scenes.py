@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from subbyte.data.scenes import scene, scenes
+from subbyte.data.detection.scenes import scene, scenes
 from subbyte.models import ModelConfig, load
 from subbyte.models import __file__ as models_file
 from subbyte.training.evaluate import figures

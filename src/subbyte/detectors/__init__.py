@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from subbyte.detectors.base import TrainingLoss, family_of
-from subbyte.detectors.common.letterbox import Letterbox, Sizes
+from subbyte.detectors.letterbox import Letterbox, Sizes
 from subbyte.graph.float_model import Regional
 
 REGIONS = "subbyte_regions"  # the attribute by which a model names its own regions

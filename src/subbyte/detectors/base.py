@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from subbyte.detectors.common.letterbox import Letterbox, Sizes, ratio_kept
+from subbyte.detectors.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.graph.float_model import Regional
 
 PACKAGE = __name__.rpartition(".")[0]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSD
 
 from subbyte.detectors.base import Deployment, Family, Order
-from subbyte.detectors.common.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.detectors.common.loss import loss_in_training
 from subbyte.detectors.common.nms import Detections, best_of, clipped, nms_scores, rows
 from subbyte.detectors.common.one_stage import (
@@ -27,6 +26,7 @@ from subbyte.detectors.common.one_stage import (
     size_of,
 )
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
+from subbyte.detectors.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.graph.float_model import Regional
 from subbyte.models import ssd as own
 from subbyte.postprocessing import ATTRIBUTE, Anchored

@@ -9,14 +9,15 @@ from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from subbyte.errors import unknown
 from subbyte.targets import module, names
-from subbyte.targets.onnx.graph import Rewrite
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress
 
+Rewrite = Callable[[ir.Model], None]  # changes a graph in place
 Run = Callable[[Any], Any]  # from a batch's inputs to what a model gives for them
 WARM_UP, RUNS, SECONDS = 5, 50, 3.0
 

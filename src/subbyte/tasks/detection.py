@@ -22,9 +22,9 @@ from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
 from subbyte.detectors import label_count, letterbox_for
-from subbyte.detectors.common.letterbox import Letterbox
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
+from subbyte.detectors.letterbox import Letterbox
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from subbyte.detectors.common.letterbox import Letterbox, letterbox_of
 from subbyte.detectors.common.nms import OUTPUTS
+from subbyte.detectors.letterbox import Letterbox, letterbox_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import complaint
 from subbyte.targets.base import Run, Session

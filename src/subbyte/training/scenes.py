@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subbyte.data.detection.scenes import COUNTS, scene, scenes
 from subbyte.data.digits import CLASSES
-from subbyte.data.scenes import COUNTS, scene, scenes
 from subbyte.errors import SubbyteError
 from subbyte.training.config import Training
 from subbyte.training.evaluate import figures

@@ -10,7 +10,7 @@ from PIL import Image
 
 from subbyte.data import DataConfig, DetectionData, open_data, open_detection
 from subbyte.data.detection.layout import format_of
-from subbyte.data.scenes import COUNTS
+from subbyte.data.detection.scenes import COUNTS
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses, WriteCoco, WriteVoc

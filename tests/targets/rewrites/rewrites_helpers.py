@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from subbyte.targets.onnx.graph import Rewrite
+from subbyte.targets.base import Rewrite
 
 QDQ = 'subbyte.QuantizeDequantize <scale = {}, zero_point = {}, low = {}, high = {}, only_for = "">'
 

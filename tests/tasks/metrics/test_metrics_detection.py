@@ -12,7 +12,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
 from subbyte.data.detection import DetectionBatches
-from subbyte.data.scenes import scenes
+from subbyte.data.detection.scenes import scenes
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics import coco
 from subbyte.tasks.metrics import detection as task

@@ -14,11 +14,11 @@ from subbyte.data.detection.dataset import PLAIN, DetectionBatches, of_listing
 from subbyte.data.detection.labels import LabelMap, label_map, without_background
 from subbyte.data.detection.layout import find, format_of, formats_in, unlabelled
 from subbyte.data.detection.listing import Annotated, Listing, settle, size_fault
+from subbyte.data.detection.scenes import COUNTS, Split, scenes
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
 from subbyte.data.images import MISSING, ImageInfo, image_files, inspect, refuse_broken
 from subbyte.data.loading import oddities
-from subbyte.data.scenes import COUNTS, Split, scenes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
 from subbyte.utils.progress import Progress, Silent

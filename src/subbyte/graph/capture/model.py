@@ -10,10 +10,10 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+from subbyte.graph.capture.regions import capture_regions
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.float_model import FloatModel, region_of
 from subbyte.graph.layers import FoundLayer, find_layers
-from subbyte.graph.regions import capture_regions
 
 
 def capture_model(

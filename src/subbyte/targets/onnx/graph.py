@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-Rewrite = Callable[[ir.Model], None]  # changes a model in place
 
 
 def array(value: ir.Value | None) -> np.ndarray | None:

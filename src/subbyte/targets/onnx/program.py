@@ -22,7 +22,8 @@ from subbyte.graph.capture.export import cause, dynamic_shapes
 from subbyte.graph.float_model import Regional
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation
-from subbyte.targets.onnx.graph import Rewrite, prune
+from subbyte.targets.base import Rewrite
+from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
 

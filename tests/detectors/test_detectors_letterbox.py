@@ -10,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from small_detectors import detector, pictures
 from subbyte.detectors import letterbox_for
-from subbyte.detectors.common.letterbox import Letterbox, letterbox_of
+from subbyte.detectors.letterbox import Letterbox, letterbox_of
 from subbyte.models import build
 
 

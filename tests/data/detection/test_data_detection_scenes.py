@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from subbyte.data import scenes as module
+from subbyte.data.detection import scenes as module
+from subbyte.data.detection.scenes import COUNTS, SIZE, Split, scene, scenes
 from subbyte.data.digits import digits_split
-from subbyte.data.scenes import COUNTS, SIZE, Split, scene, scenes
 
 
 def test_scenes_are_as_promised() -> None:
