@@ -23,8 +23,9 @@ import onnx_ir as ir
 
 import subbyte
 from subbyte.targets import base as verify
+from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.files import save
-from subbyte.targets.onnx.graph import Rewrite, array, constant
+from subbyte.targets.onnx.graph import array, constant
 from subbyte.targets.onnx.program import Program, program_of
 from subbyte.targets.onnx.rewrites.packing import pack
 

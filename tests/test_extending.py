@@ -13,6 +13,8 @@ import pytest
 
 import subbyte
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = re.compile(r"^`(src/subbyte/[\w/]+\.py)`:\n\n```python\n(.*?)^```$", re.M | re.S)
 

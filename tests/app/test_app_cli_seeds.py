@@ -150,6 +150,7 @@ def numbers(cell: str) -> np.ndarray:
     return np.array([float(part) for part in cell.split()])
 
 
+@pytest.mark.slow
 def test_a_run_with_published_weights(hub: Path, imagenet: Path, tmp_path: Path, cli: Cli) -> None:
     module, images = theirs(imagenet / "val")
     with torch.no_grad():

@@ -194,6 +194,7 @@ def run(cli: Cli, name: str, out: Path, *changes: str) -> Any:
     return results
 
 
+@pytest.mark.slow
 def test_a_run_on_coco_reads_the_models_own_labels(tmp_path: Path, cli: Cli) -> None:
     file = tmp_path / "published.pt"
     # In small: the file's ResNet-50 takes minutes.

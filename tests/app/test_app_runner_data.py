@@ -27,6 +27,8 @@ from subbyte.targets.onnx.export import Files
 from subbyte.tasks import measure as measuring
 from subbyte.utils.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 
 # Here no file is ever run, and writing one takes longer than all else.
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,8 @@ from subbyte.errors import SubbyteError
 from subbyte.targets.onnx.export import Files
 from subbyte.tasks.metrics import detection as task
 
+pytestmark = pytest.mark.slow
+
 METRICS = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"]
 
 

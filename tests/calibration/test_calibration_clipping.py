@@ -136,11 +136,13 @@ def digits() -> Digits:
     return Digits()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_proper_calibration_is_not_warned_of(digits: Digits, recipe: str) -> None:
     assert digits.told(digits.brightness[:32], recipe)[0] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", SOME)
 def test_calibration_far_from_the_evaluation_is_warned_of(digits: Digits, recipe: str) -> None:
     noise = torch.rand(digits.brightness.shape, generator=torch.Generator().manual_seed(0))
@@ -155,6 +157,7 @@ def test_calibration_far_from_the_evaluation_is_warned_of(digits: Digits, recipe
 
 
 # Not the default rule, which clips what hardly matters on the images it was shown.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe", ["w4a4 percentile", pytest.param("w8a8 minmax", marks=pytest.mark.slow)]
 )

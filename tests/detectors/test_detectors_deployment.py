@@ -25,6 +25,8 @@ from subbyte.postprocessing import Anchored
 from subbyte.targets import base as verify
 from subbyte.targets.onnx.export import export_float
 
+pytestmark = pytest.mark.slow
+
 ONE_STAGE = ("ssd", "retinanet", "fcos")
 EVERY = [
     name if name in ("ssd", "retinanet") else pytest.param(name, marks=pytest.mark.slow)

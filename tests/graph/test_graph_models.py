@@ -16,6 +16,8 @@ from subbyte.models import build
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 Bits = Callable[[Simulation, str], dict[str, int]]
 Stands = Callable[[Simulation, str], tuple[list[str], list[str]]]
 

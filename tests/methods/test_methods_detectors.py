@@ -15,6 +15,8 @@ from subbyte.errors import SubbyteError
 from subbyte.methods.common.simulated_blocks import blocks_of
 from subbyte.placement.simulation import Simulation
 
+pytestmark = pytest.mark.slow
+
 BATCHES = [pictures(4, seed=s) for s in range(3)]
 STEPS = {"steps": 20, "batch": 4}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "ssd"]

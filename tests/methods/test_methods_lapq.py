@@ -15,6 +15,8 @@ from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.lapq import EXPONENTS, lowest
 from subbyte.utils.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:40], IMAGES[40:]]
 T = TypeVar("T")

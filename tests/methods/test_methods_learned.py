@@ -12,6 +12,8 @@ from residual import Residual
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
 from subbyte.placement.simulation import Simulation
 
+pytestmark = pytest.mark.slow
+
 LEARNED = ("adaround", "brecq", "qdrop")
 IMAGES = 10 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)).cumsum(3)
 BATCHES = list(IMAGES.split(24))  # the last one is smaller

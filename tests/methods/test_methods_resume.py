@@ -15,6 +15,8 @@ from residual import Residual
 from subbyte import Recipe, SubbyteError, quantize
 from subbyte.utils.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [IMAGES[:24], IMAGES[24:]]
 T = TypeVar("T")

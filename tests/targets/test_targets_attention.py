@@ -19,6 +19,8 @@ from targets_helpers import (
 )
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 9
 # By how much of one step of the integer sums a float may be off: any other integer is a whole one.
 TINY = 0.05

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import subbyte
 from processor import FITTING
 
+pytestmark = pytest.mark.slow
+
 
 class TwoInputs(nn.Module):
     """Both inputs are read, and both outputs are new."""

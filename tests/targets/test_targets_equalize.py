@@ -15,6 +15,8 @@ import subbyte
 from subbyte.numerics.qparams import TensorQParams
 from subbyte.targets.onnx import export as onnx_files
 
+pytestmark = pytest.mark.slow
+
 
 def inverted() -> nn.Module:
     """An inverted residual block's layers and a head, with channels that differ a hundredfold."""

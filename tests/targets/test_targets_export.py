@@ -179,6 +179,7 @@ def test_metadata_of_a_file_from_elsewhere_is_empty(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "other.onnx") == {}
 
 
+@pytest.mark.slow
 def test_export_leaves_the_quantized_model_as_it_is(tmp_path: Path) -> None:
     # Whose windows are in the batch: nothing may be learned of its size.
     torch.manual_seed(0)
@@ -235,6 +236,7 @@ def test_all_files_are_made_of_one_export(
     assert len(list(tmp_path.iterdir())) == 2 + len(own)
 
 
+@pytest.mark.slow
 def test_a_detectors_files_and_those_of_its_raw_outputs(tmp_path: Path) -> None:
     model, batch = small_detectors.detector("ssd"), small_detectors.pictures(2, (64, 64), 0)
     quantized = subbyte.quantize(model, [batch], subbyte.Recipe(method="range"))

@@ -29,6 +29,8 @@ import subbyte
 from processor import FITTING
 from subbyte.numerics.qparams import TensorQParams, quantize_weight
 
+pytestmark = pytest.mark.slow
+
 BITS = [(8, 8), (4, 4), (2, 2), (4, 8)]
 SYMMETRIC = {"symmetric_weights": True, "symmetric_activations": True}
 ASYMMETRIC = {"symmetric_weights": False, "symmetric_activations": False}

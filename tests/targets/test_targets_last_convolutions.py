@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import subbyte
 from processor import FITTING
 
+pytestmark = pytest.mark.slow
+
 TINY = 0.05  # of one step of the integer sums
 DIGITS = 5e-7  # what float32 leaves open of values of about 1
 

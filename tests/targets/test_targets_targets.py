@@ -29,6 +29,8 @@ import subbyte
 from processor import FITTING
 from subbyte.targets.onnx.export import read_metadata
 
+pytestmark = pytest.mark.slow
+
 TINY = 0.05  # of one step of the last integer sums
 TOKENS = 9
 

@@ -15,6 +15,8 @@ from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.utils.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 FOUR = Recipe(weights=4, activations=4)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.domain import stands_for
-from subbyte.targets.onnx.graph import Rewrite, prune
+from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.qdq import qdq_nodes, settings
 
 
