@@ -190,6 +190,7 @@ def test_settings_take_the_place_of_what_the_file_says(own: Own, cli: Cli) -> No
     assert written["variants"]["new"]["seed"] == written["seed"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_and_keeps_what_is_finished(own: Own, cli: Cli) -> None:
     file = own.yaml(variants={"a": {}, "b": {"weights": 4}})
     result = cli("run", file, "--only", "a")

@@ -207,6 +207,7 @@ def configurations() -> dict[tuple[Any, ...], str]:
     return found
 
 
+@pytest.mark.slow
 def test_images_are_prepared_as_timm_prepares_them() -> None:
     random = np.random.default_rng(0)
     images = [

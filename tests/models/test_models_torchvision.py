@@ -154,6 +154,7 @@ def test_names_in_old_densenet_files_load(hub: Path) -> None:
     agree(build("densenet121", weights="DEFAULT"), model)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_takes_the_image_size_of_its_file(tmp_path: Path) -> None:
     path = tmp_path / "vit.pth"
     model = theirs("vit_b_32", image_size=64, num_classes=3)

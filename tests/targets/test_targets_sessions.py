@@ -14,6 +14,7 @@ from subbyte.errors import SubbyteError
 both = pytest.mark.parametrize("runtime", RUNTIMES)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("bits", [8, 4])
 def test_every_candidate_of_the_bundled_model_has_an_int8_kernel(

@@ -44,6 +44,7 @@ def test_layers_are_those_with_a_quantized_weight() -> None:
     assert names == ["0", "1.first", "2.first", "2.second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_in_float_have_no_quantizer_and_as_many_ends(name: str) -> None:
     simulation = placed(detector(name), (pictures(2),), RECIPE)

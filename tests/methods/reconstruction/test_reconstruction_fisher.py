@@ -82,6 +82,7 @@ def test_factors_weigh_the_loss_and_its_gradient(p: float) -> None:
     assert torch.allclose(gradient, output.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["brecq", "qdrop"])
 def test_methods_take_it(name: str) -> None:
     results = []

@@ -111,6 +111,7 @@ def test_random_weights_are_the_same_every_time() -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mb2_ssd_lite", "nvidia_ssd300_resnet18"])
 def test_the_network_can_be_exported_with_any_batch(name: str) -> None:
     model = build(name)

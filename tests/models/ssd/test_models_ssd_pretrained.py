@@ -38,6 +38,7 @@ def test_a_mobilenet_of_torchvision_becomes_the_backbone(tmp_path: Path) -> None
         torch.testing.assert_close(model.network.features(batch)[1], expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resnet_and_a_vgg_of_torchvision_do_as_well(tmp_path: Path) -> None:
     resnet = torchvision.models.resnet18(weights=None)
     model = _ssd("nvidia_ssd300_resnet18", 3)

@@ -77,6 +77,7 @@ def test_what_does_not_fit_or_is_no_weight_stays(kind: type) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(weight), numpy_helper.to_array(before))
 
 
+@pytest.mark.slow
 def test_a_file_of_4_bits_is_half_as_large_and_has_int8_kernels(tmp_path: Path) -> None:
     sizes = {}
     for bits in (5, 4):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from rewrites_helpers import kinds, model, qdq, rewritten
 
-from subbyte.targets.onnx.graph import Rewrite
+from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.rewrites.products import (
     write_products,
     write_products_for_onnxruntime,
