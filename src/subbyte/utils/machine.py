@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
 PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino")
+CPUINFO = Path("/proc/cpuinfo")  # on Linux
 INTEGER_DOT = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -61,8 +63,7 @@ def _processor() -> str:
 
 def _cpuinfo() -> list[str]:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return file.read().splitlines()
+        return CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,17 +23,25 @@ from subbyte.utils import machine
     ],
 )
 def test_vnni_is_read_from_the_processors_flags(
-    monkeypatch: pytest.MonkeyPatch, processor: str, cpuinfo: list[str], expected: bool | None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    processor: str,
+    cpuinfo: list[str],
+    expected: bool | None,
 ) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("\n".join(cpuinfo), encoding="utf-8")
     monkeypatch.setattr(machine.platform, "machine", lambda: processor)
-    monkeypatch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
+    monkeypatch.setattr(machine, "CPUINFO", file)
     assert machine.has_vnni() is expected
 
 
 def test_the_description_names_the_processor_and_missing_packages(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine, "_cpuinfo", lambda: ["model name\t: Abacus 3000 @ 1.00GHz"])
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: Abacus 3000 @ 1.00GHz", encoding="utf-8")
+    monkeypatch.setattr(machine, "CPUINFO", file)
     monkeypatch.setattr(machine, "PACKAGES", ("torch", "no-such-package"))
     described = json.loads(json.dumps(machine.describe()))
     assert described["processor"] == "Abacus 3000 @ 1.00GHz"
