@@ -131,7 +131,8 @@ def correct_biases(
         The parameters with the corrected biases, and the float network's mean outputs of the layers
         that stand last, for `correct_outputs`.
     """
-    layers = {_key(placed): layer for placed, layer in biased_layers(float_model, placement)}
+    found = list(biased_layers(float_model, placement))
+    layers = {_key(placed): layer for placed, layer in found}
     last = _last(float_model, layers)
 
     def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -145,11 +146,11 @@ def correct_biases(
             float_model(*args)
     shifts: dict[str, list[torch.Tensor]] = {}  # several, where a layer is used again
     own: dict[str, torch.Tensor] = {}
-    for placed, layer in zip(_placed(float_model, placement), layers.values(), strict=True):
+    for placed, layer in found:
         assert placed.weight is not None
         shifts.setdefault(layer.bias, []).append(layer.shift(params.tensors[placed.weight]))
         own[layer.bias] = layer.own
-    biases = {n: own[n] - torch.stack(found).mean(0).to(own[n]) for n, found in shifts.items()}
+    biases = {n: own[n] - torch.stack(its).mean(0).to(own[n]) for n, its in shifts.items()}
     return params.with_biases(biases), _means(layers, last)
 
 
@@ -231,12 +232,13 @@ def biased_layers(
     float_model: FloatModel, placement: Placement
 ) -> Iterator[tuple[PlacedLayer, BiasedLayer]]:
     """The layers with a quantized weight and a bias, in the order in which they run."""
-    for placed in _placed(float_model, placement):
-        assert placed.weight is not None
-        tensor = placement.tensor(placed.weight)
-        node = node_names(float_model.region(placed.region).graph)[placed.node]
+    nodes = {r: node_names(float_model.region(r).graph) for r in float_model.region_names}
+    for placed in placement.layers:
+        node = nodes[placed.region][placed.node]
         name = bias_name(node)
-        assert name is not None
+        if placed.weight is None or name is None:
+            continue
+        tensor = placement.tensor(placed.weight)
         own: torch.Tensor = operator.attrgetter(name)(float_model.region(placed.region))
         weight = float_weight(float_model, tensor)
         bias = parameter_name(placed.region, name)
@@ -249,12 +251,6 @@ def bias_name(node: fx.Node) -> str | None:
     if not isinstance(source, fx.Node) or source.op != "get_attr":
         return None
     return str(source.target)
-
-
-def _placed(float_model: FloatModel, placement: Placement) -> list[PlacedLayer]:
-    names = {r: node_names(float_model.region(r).graph) for r in float_model.region_names}
-    weighted = [layer for layer in placement.layers if layer.weight is not None]
-    return [layer for layer in weighted if bias_name(names[layer.region][layer.node]) is not None]
 
 
 def _key(layer: PlacedLayer) -> Node:

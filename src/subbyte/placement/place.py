@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import fx
 
@@ -49,7 +49,7 @@ def place(float_model: FloatModel, recipe: Recipe, hints: Sequence[TargetHints] 
     Raises:
         SubbyteError: An override matches no layer.
     """
-    _check_overrides(recipe, float_model.layer_names)
+    check_overrides(recipe, float_model)
     parts = {name: _part(float_model, name, recipe) for name in float_model.region_names}
     plans: dict[str, RegionPlan] = {}
     asked: dict[Place, Site] = {}  # by the region that reads, and the number of its input
@@ -71,11 +71,7 @@ def place(float_model: FloatModel, recipe: Recipe, hints: Sequence[TargetHints] 
 
 def check_overrides(recipe: Recipe, float_model: FloatModel) -> None:
     """Raise `SubbyteError` for an override that matches none of a model's layers."""
-    _check_overrides(recipe, float_model.layer_names)
-
-
-def _check_overrides(recipe: Recipe, names: Iterable[str]) -> None:
-    names = list(names)
+    names = float_model.layer_names
     for pattern in recipe.overrides:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise SubbyteError(
