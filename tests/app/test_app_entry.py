@@ -31,6 +31,8 @@ def test_a_tuning_that_is_not_kept_is_reported_with_the_reason() -> None:
         "not tuned, because the loss had grown"
     ]
     assert warnings_of({"tuning": {"kept": True}}) == []
+    assert warnings_of({"output_correction": {"kept": True}}) == []
+    assert "not corrected" in warnings_of({"output_correction": {"kept": False}})[0]
     assert warnings_of({}) == []
 
 

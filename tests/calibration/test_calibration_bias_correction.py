@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from subbyte import Recipe, quantize
-from subbyte.calibration.bias_correction import correct_biases, correct_outputs, match_outputs
+from subbyte.calibration.bias_correction import correct_biases
 from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.calibration.output_correction import correct_outputs, match_outputs
 from subbyte.numerics.fake_quantize import BiasQuantize
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
@@ -103,10 +104,10 @@ def test_outputs_of_the_last_layers_are_right_in_the_mean(place: Place) -> None:
     params, expected = correct_biases(
         float_model, placement, simulation.params, batches, 24, Silent()
     )
-    assert len(expected) == 2
+    assert len(expected.means) == 2
     ranges, _ = activation_ranges(simulate(float_model, placement, params), batches, Silent())
     simulation = simulate(float_model, placement, params.with_tensors(ranges))
-    biases = correct_outputs(simulation, expected, batches, 24, Silent())
+    biases = correct_outputs(simulation, expected, batches, 24, Silent()).biases
     assert biases.keys() == {"b.bias", "c.bias"}
     simulation = simulate(float_model, placement, simulation.params.with_biases(biases))
     rounded = [m for m in simulation.modules() if isinstance(m, BiasQuantize)]
@@ -134,7 +135,7 @@ def test_outputs_are_matched_in_the_mean_over_all_images() -> None:
     images = torch.cat([args[0] for args in batches])
     expected = model(images).mean(0).detach()
     assert (simulation(images).mean(0) - expected).abs().max() > 0.05
-    for name, bias in match_outputs(simulation, batches, Silent()).items():
+    for name, bias in match_outputs(simulation, batches, Silent()).biases.items():
         simulation.put_bias(name, bias)
     # The bias is rounded as the sums are.
     step = max(float(q.scale.max()) for _, q in simulation.quantizers())

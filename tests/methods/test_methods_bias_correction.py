@@ -53,6 +53,50 @@ def test_outputs_are_right_in_the_mean(
     assert errors.square().sum() < plain.square().sum()
 
 
+class Saturating(nn.Module):
+    """Large inputs give outputs that saturate, and calibration is full of them."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 8, 2, bias=False), nn.Conv2d(8, 2, 2)
+        for layer in (self.first, self.second):
+            nn.init.uniform_(layer.weight, 1, 3)
+        self.act, self.end = nn.Hardswish(), end
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.second(self.act(self.first(x))))
+
+
+def noise(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def signal_to_noise(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float(10 * torch.log10(expected.square().sum() / (expected - found).square().sum()))
+
+
+@pytest.mark.parametrize("method", ["bias_correction", "qdrop"])
+@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Tanh(), nn.Hardsigmoid(), nn.Hardtanh(0, 1)])
+def test_saturated_outputs_are_not_corrected(end: nn.Module, method: str) -> None:
+    net = Saturating(end).eval()
+    batches, fresh = [noise(16, seed) for seed in range(8)], noise(64, 99)
+    options = {"steps": 5} if method == "qdrop" else {}
+    found = quantize(net, batches, Recipe(method={"name": method, **options}))
+    with torch.no_grad():
+        assert signal_to_noise(net(fresh), found(fresh)) > 24
+    assert found.params.reported["output_correction"]["kept"] is False
+
+
+@pytest.mark.parametrize("images", [3, 20, 96])
+def test_a_correction_that_helps_is_kept(images: int) -> None:
+    recipe = Recipe(weights=2, activations=4, first_last=None, method="bias_correction")
+    batches = list(IMAGES[:images].split(32))
+    reported = quantize(model(), batches, recipe).params.reported["output_correction"]
+    assert reported["kept"] is True
+    assert reported["loss"] <= reported["loss_before"]
+
+
 def test_options_are_checked() -> None:
     for images in (0, -1, "many"):
         with pytest.raises(SubbyteError, match="images"):

@@ -2,104 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
-from torch import fx
 
-from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
-from subbyte.graph.float_model import FloatModel, Regional, interpreted, parameter_name
-from subbyte.graph.layers import results
-from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize
-from subbyte.numerics.qspec import QSpec
-from subbyte.placement.placement import PlacedLayer, Placement, node_names
-from subbyte.placement.simulation import Simulation, float_weight
+from subbyte.calibration.biased_layers import biased_layers, key_of, last_layers
+from subbyte.calibration.output_correction import Batches, Expected, expected_of, recorded
+from subbyte.graph.float_model import FloatModel
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.placement import Placement
 from subbyte.utils.progress import Progress
-
-ALL = sys.maxsize
-
-Node = tuple[str, str]  # a region, and the name of a node in its graph
-Means = Mapping[Node, torch.Tensor]  # of a layer's outputs, (channels,)
-Observe = Callable[[Node, torch.Tensor, torch.Tensor], None]
-
-
-@dataclass
-class Mean:
-    """The mean of what has been added, over its first dimension."""
-
-    total: torch.Tensor | None = None
-    count: int = 0
-
-    def add(self, x: torch.Tensor) -> None:
-        """Add values, (n, …)."""
-        total = x.sum(0)
-        self.total = total.double() if self.total is None else self.total.add_(total)
-        self.count += x.shape[0]
-
-    def value(self) -> torch.Tensor:
-        """(…); something must have been added."""
-        assert self.total is not None
-        return self.total / self.count
-
-
-@dataclass
-class BiasedLayer:
-    """A layer with a quantized weight and a bias, and the means of what it reads and gives.
-
-    Inputs of linear layers are averaged over all positions, for which they are alike; those of
-    convolutions position by position, because padding is not, and by their sizes, where images have
-    several.
-
-    Attributes:
-        node: In the float model's graph.
-        weight: The float weight.
-        spec: Of the weight.
-        bias: The qualified name of the bias.
-        own: The float model's bias, (channels,).
-        inputs: Shape of an image's input → the mean of the inputs.
-        outputs: The mean of the outputs, (channels,).
-    """
-
-    node: fx.Node
-    weight: torch.Tensor
-    spec: QSpec
-    bias: str
-    own: torch.Tensor
-    inputs: dict[tuple[int, ...], Mean] = field(default_factory=dict)
-    outputs: Mean = field(default_factory=Mean)
-
-    def read(self, x: torch.Tensor) -> None:
-        """Add inputs, of shape (…, inputs) or (images, inputs, positions …)."""
-        rank = self.weight.dim()
-        if rank == 2:
-            x = x.reshape(-1, x.shape[-1])
-        elif x.dim() < rank:  # one image, without a dimension for more
-            x = x[None]
-        self.inputs.setdefault(tuple(x.shape[1:]), Mean()).add(x)
-
-    def give(self, outputs: torch.Tensor) -> None:
-        """Add outputs."""
-        self.outputs.add(self._rows(outputs))
-
-    def shift(self, params: TensorQParams) -> torch.Tensor:
-        """What the quantized weight adds to each output in the mean, (outputs,)."""
-        error = (dequantize(params, self.spec).to(self.weight) - self.weight).double()
-        found = []
-        for mean in self.inputs.values():
-            given = (mean.value()[None], error, None, *self.node.args[3:])
-            rows = self._rows(self.node.target(*given))  # type: ignore[operator]
-            found.append((rows.mean(0), len(rows) * mean.count))
-        return _average(found) if found else torch.zeros_like(self.own)  # the layer never ran
-
-    def _rows(self, outputs: torch.Tensor) -> torch.Tensor:
-        """One row a position, one column a channel: the dimension that the bias is along."""
-        moved = outputs.movedim(1 - self.weight.dim(), -1)
-        return moved.reshape(-1, moved.shape[-1])
 
 
 @torch.no_grad()
@@ -107,10 +17,10 @@ def correct_biases(
     float_model: FloatModel,
     placement: Placement,
     params: QuantParams,
-    batches: Iterable[tuple[Any, ...]],
+    batches: Batches,
     images: int,
     progress: Progress,
-) -> tuple[QuantParams, Means]:
+) -> tuple[QuantParams, Expected]:
     """Subtract from each bias what the error of the quantized weight adds to it in the mean.
 
     b ← b − E[(W_q − W) x], where x are the inputs of the layer in the float network (Nagel et al.
@@ -128,22 +38,13 @@ def correct_biases(
         progress: Shows how far it is.
 
     Returns:
-        The parameters with the corrected biases, and the float network's mean outputs of the layers
-        that stand last, for `correct_outputs`.
+        The parameters with the corrected biases, and what `correct_outputs` compares with.
     """
     found = list(biased_layers(float_model, placement))
-    layers = {_key(placed): layer for placed, layer in found}
-    last = _last(float_model, layers)
-
-    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        layers[node].read(inputs)
-        if node in last:
-            layers[node].give(outputs)
-
-    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
-    with _observed(float_model, set(layers), observe):
-        for args in progress.track(chunks, "correcting biases"):
-            float_model(*args)
+    layers = {key_of(placed): layer for placed, layer in found}
+    last = last_layers(float_model, layers)
+    told = "correcting biases"
+    judging = recorded(float_model, layers, last, batches, images, progress, told, reading=True)
     shifts: dict[str, list[torch.Tensor]] = {}  # several, where a layer is used again
     own: dict[str, torch.Tensor] = {}
     for placed, layer in found:
@@ -151,157 +52,4 @@ def correct_biases(
         shifts.setdefault(layer.bias, []).append(layer.shift(params.tensors[placed.weight]))
         own[layer.bias] = layer.own
     biases = {n: own[n] - torch.stack(its).mean(0).to(own[n]) for n, its in shifts.items()}
-    return params.with_biases(biases), _means(layers, last)
-
-
-@torch.no_grad()
-def correct_outputs(
-    simulation: Simulation,
-    expected: Means,
-    batches: Iterable[tuple[Any, ...]],
-    images: int,
-    progress: Progress,
-) -> dict[str, torch.Tensor]:
-    """Shift the last layers' biases until their mean outputs are those of the float network.
-
-    What all quantizers together, those of activations too, add to the outputs in the mean is taken
-    back where nothing stands behind it any more.
-
-    Args:
-        simulation: With all parameters.
-        expected: The float network's mean outputs.
-        batches: The calibration images.
-        images: How many of them are looked at, the first ones.
-        progress: Shows how far it is.
-
-    Returns:
-        The new biases by their qualified names.
-    """
-    found = biased_layers(simulation.float_model, simulation.placement)
-    layers = {_key(placed): layer for placed, layer in found if _key(placed) in expected}
-
-    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        del inputs
-        layers[node].give(outputs)
-
-    chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
-    with _observed(simulation, set(layers), observe):
-        for args in progress.track(chunks, "correcting outputs"):
-            simulation(*args)
-    shifts: dict[str, list[tuple[torch.Tensor, int]]] = {}
-    for node, layer in layers.items():
-        if layer.outputs.count:
-            shift = layer.outputs.value() - expected[node]
-            shifts.setdefault(layer.bias, []).append((shift, layer.outputs.count))
-    now = {name: simulation.bias(name) for name in shifts}
-    return {name: now[name] - _average(its).to(now[name]) for name, its in shifts.items()}
-
-
-def match_outputs(
-    simulation: Simulation, batches: Iterable[tuple[Any, ...]], progress: Progress
-) -> dict[str, torch.Tensor]:
-    """Shift the last layers' biases until their mean outputs on all images are the float ones.
-
-    For methods that leave biases as they are: a block's own loss does not see what quantizers add
-    in the mean, those of activations above all.
-
-    Args:
-        simulation: With all parameters.
-        batches: The calibration images.
-        progress: Shows how far it is.
-
-    Returns:
-        The new biases by their qualified names.
-    """
-    float_model = simulation.float_model
-    found = biased_layers(float_model, simulation.placement)
-    layers = {_key(placed): layer for placed, layer in found}
-    last = _last(float_model, layers)
-
-    def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        del inputs
-        layers[node].give(outputs)
-
-    with torch.no_grad(), _observed(float_model, last, observe):
-        for args in progress.track(batches, "float outputs"):
-            float_model(*args)
-    return correct_outputs(simulation, _means(layers, last), batches, ALL, progress)
-
-
-def biased_layers(
-    float_model: FloatModel, placement: Placement
-) -> Iterator[tuple[PlacedLayer, BiasedLayer]]:
-    """The layers with a quantized weight and a bias, in the order in which they run."""
-    nodes = {r: node_names(float_model.region(r).graph) for r in float_model.region_names}
-    for placed in placement.layers:
-        node = nodes[placed.region][placed.node]
-        name = bias_name(node)
-        if placed.weight is None or name is None:
-            continue
-        tensor = placement.tensor(placed.weight)
-        own: torch.Tensor = operator.attrgetter(name)(float_model.region(placed.region))
-        weight = float_weight(float_model, tensor)
-        bias = parameter_name(placed.region, name)
-        yield placed, BiasedLayer(node, weight, tensor.spec, bias, own.detach())
-
-
-def bias_name(node: fx.Node) -> str | None:
-    """The name of the parameter that a layer of a float graph adds; `None` where there is none."""
-    source = node.args[2] if len(node.args) > 2 else None
-    if not isinstance(source, fx.Node) or source.op != "get_attr":
-        return None
-    return str(source.target)
-
-
-def _key(layer: PlacedLayer) -> Node:
-    return layer.region, layer.node
-
-
-def _means(layers: Mapping[Node, BiasedLayer], nodes: Iterable[Node]) -> Means:
-    return {n: layers[n].outputs.value() for n in nodes if layers[n].outputs.count}
-
-
-def _average(values: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    """The mean of values that each stand for so many."""
-    if len(values) == 1:
-        return values[0][0]
-    return sum(value * count for value, count in values) / sum(count for _, count in values)  # type: ignore[return-value]
-
-
-def _last(float_model: FloatModel, nodes: Collection[Node]) -> set[Node]:
-    """Those of `nodes` from which no path leads into another of them, or into another region."""
-    last: set[Node] = set()
-    for region in float_model.region_names:
-        graph = float_model.region(region).graph
-        own = {node for node in graph.nodes if (region, node.name) in nodes}
-        given = enumerate(results(graph))
-        onwards = {leaf for i, leaf in given if float_model.flow.readers((region, i))}
-        for node in reversed(graph.nodes):
-            if any(user in own or user in onwards for user in node.users):
-                onwards.add(node)
-        last.update((region, node.name) for node in own - onwards)
-    return last
-
-
-@contextmanager
-def _observed(model: Regional, nodes: set[Node], observe: Observe) -> Iterator[None]:
-    """While it lasts, `observe` is shown the first input and the output of each of `nodes`."""
-    with ExitStack() as stack:
-        for name in model.region_names:
-            region = model.region(name)
-            stack.enter_context(interpreted(region, _Observing(region, name, nodes, observe)))
-        yield
-
-
-class _Observing(fx.Interpreter):
-    def __init__(
-        self, module: fx.GraphModule, region: str, nodes: set[Node], observe: Observe
-    ) -> None:
-        super().__init__(module)
-        self.region, self.nodes, self.observe = region, nodes, observe
-
-    def run_node(self, n: fx.Node) -> Any:
-        output = super().run_node(n)
-        if (self.region, n.name) in self.nodes:
-            self.observe((self.region, n.name), self.env[n.args[0]], output)  # type: ignore[index]
-        return output
+    return params.with_biases(biases), expected_of(layers, last, judging)

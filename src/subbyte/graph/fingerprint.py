@@ -18,5 +18,12 @@ def fingerprints(model: nn.Module) -> dict[str, str]:
 
 
 def _hash(value: torch.Tensor) -> str:
-    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    data = (
+        value.detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
+        .reshape(-1)
+        .view(torch.uint8)
+        .numpy()
+    )
     return hashlib.sha256(data.tobytes()).hexdigest()[:16]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from subbyte.calibration.bias_correction import match_outputs
 from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.calibration.output_correction import match_outputs
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
+from subbyte.methods.common.judged import with_correction
 from subbyte.methods.reconstruction.blockwise import reconstruct
 from subbyte.methods.reconstruction.settings import LearningOptions, settings_of
 from subbyte.numerics.qparams import QuantParams
@@ -47,5 +48,5 @@ def quantize(
     found, _ = activation_ranges(simulation, batches, progress)
     for key, chosen in found.items():
         simulation.put(key, chosen)
-    biases = match_outputs(simulation, batches, progress)
-    return simulation.params.with_biases(biases).with_reported(blocks=blocks)
+    params = with_correction(simulation, match_outputs(simulation, batches, progress))
+    return params.with_reported(blocks=blocks)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from subbyte.calibration.bias_correction import correct_biases, correct_outputs
+from subbyte.calibration.bias_correction import correct_biases
 from subbyte.calibration.observe import activation_ranges, weight_ranges
+from subbyte.calibration.output_correction import correct_outputs
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
+from subbyte.methods.common.judged import with_correction
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import simulate
@@ -53,4 +55,5 @@ def quantize(
     found, _ = activation_ranges(simulation, batches, progress)
     params = params.with_tensors(found)
     simulation = simulate(float_model, placement, params)
-    return params.with_biases(correct_outputs(simulation, expected, batches, images, progress))
+    correction = correct_outputs(simulation, expected, batches, images, progress)
+    return with_correction(simulation, correction)

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from subbyte.calibration.bias_correction import match_outputs
 from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
+from subbyte.calibration.output_correction import match_outputs
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
+from subbyte.methods.common.judged import with_correction
 from subbyte.methods.reconstruction.blockwise import reconstruct
 from subbyte.methods.reconstruction.settings import (
     LearningOptions,
@@ -71,6 +72,6 @@ def quantize(
     for key, chosen in found.items():
         simulation.put(key, chosen)
     blocks += reconstruct(simulation, batches, step_size_settings(options), context)
-    biases = match_outputs(simulation, batches, progress)
-    params = with_sqnr(placement, simulation.params, samples)
-    return params.with_biases(biases).with_reported(blocks=blocks)
+    params = with_correction(simulation, match_outputs(simulation, batches, progress))
+    params = with_sqnr(placement, params, samples)
+    return params.with_reported(blocks=blocks)

@@ -40,7 +40,8 @@ class QuantParams:
         tensors: The parameters of each quantized tensor, by its key in the placement. A tensor that
             is missing stays in float.
         biases: Biases that differ from the float model's, by the parameter's qualified name.
-        reported: What a method reports of its work, as plain data: `blocks`, `tuning`.
+        reported: What a method reports of its work, as plain data: `blocks`, `tuning`,
+            `output_correction`.
     """
 
     tensors: Mapping[str, TensorQParams] = field(default_factory=dict)

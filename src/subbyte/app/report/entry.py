@@ -33,6 +33,7 @@ def variant_entry(
         "ranges": recipe.ranges,
         "blocks": quantized.reported.get("blocks", []),
         "tuning": quantized.reported.get("tuning"),
+        "output_correction": quantized.reported.get("output_correction"),
     }
 
 
@@ -51,6 +52,9 @@ def warnings_of(reported: Mapping[str, Any]) -> list[str]:
     tuning = reported.get("tuning")
     if tuning is not None and not tuning["kept"]:
         found.append(f"not tuned, because {tuning['why']}")
+    correction = reported.get("output_correction")
+    if correction is not None and not correction["kept"]:
+        found.append("the outputs' means are not corrected, because images held out lost by it")
     return found
 
 

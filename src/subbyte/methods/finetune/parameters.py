@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from subbyte.calibration.bias_correction import biased_layers
+from subbyte.calibration.biased_layers import biased_layers
 from subbyte.numerics.fake_quantize import BiasQuantize
 from subbyte.numerics.qparams import TensorQParams, signed_integers, weight_of_signed
 from subbyte.numerics.qspec import QSpec, along

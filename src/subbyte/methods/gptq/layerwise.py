@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from subbyte.calibration.bias_correction import bias_name
+from subbyte.calibration.biased_layers import bias_name
 from subbyte.graph.float_model import FloatModel, parameter_name
 from subbyte.methods.common.activation_cache import of_regions_before
 from subbyte.methods.common.context import Context

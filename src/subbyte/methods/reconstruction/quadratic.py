@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from subbyte.calibration.bias_correction import bias_name
+from subbyte.calibration.biased_layers import bias_name
 from subbyte.graph.blocks import Block
 from subbyte.methods.common.activation_cache import Values
 from subbyte.methods.common.hessian import HessianAccumulator

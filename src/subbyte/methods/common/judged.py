@@ -1,0 +1,65 @@
+"""Corrections of the outputs' mean, which are kept only where they help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from subbyte.calibration.output_correction import Correction
+from subbyte.graph.batch import batch_size, in_batch
+from subbyte.methods.common.output_loss import divergences
+from subbyte.methods.finetune.tune import has_grown
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
+
+
+def with_correction(simulation: Simulation, correction: Correction) -> QuantParams:
+    """A simulation's parameters with corrected biases, unless the outputs are worse with these.
+
+    Where outputs saturate, their mean is wrong because of the saturated ones, on which a correction
+    has no effect: it makes the others wrong. So images that had no part in it judge. If their loss
+    has grown by more than its standard error, the biases stay. Outputs that are not one row an
+    image are not judged.
+
+    Args:
+        simulation: With all parameters.
+        correction: Found with this simulation.
+    """
+    params = simulation.params
+    if not correction.biases:
+        return params
+    before = _losses(correction, correction.found.outputs)
+    if before is None:
+        return params.with_biases(correction.biases)
+    trial = params.with_biases(correction.trial)
+    after = _losses(correction, _outputs(_with(simulation, trial), correction))
+    assert after is not None
+    kept = not has_grown(before, after)
+    losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
+    params = params.with_reported(output_correction={"kept": kept, **losses})
+    return params.with_biases(correction.biases) if kept else params
+
+
+def _with(simulation: Simulation, params: QuantParams) -> Simulation:
+    """The same model and placement with other parameters."""
+    return simulate(simulation.float_model, simulation.placement, params)
+
+
+@torch.no_grad()
+def _outputs(simulation: Simulation, correction: Correction) -> list[Any]:
+    return [simulation.raw(*args) for args in correction.expected.judging.images]
+
+
+def _losses(correction: Correction, found: list[Any]) -> torch.Tensor | None:
+    """The loss of each image that judges; `None` where outputs are not one row an image."""
+    judging = correction.expected.judging
+    losses = []
+    for args, expected, outputs in zip(judging.images, judging.outputs, found, strict=True):
+        size = batch_size(args)
+        leaves = [*pytree.tree_leaves(expected), *pytree.tree_leaves(outputs)]
+        if not all(in_batch(leaf, size) for leaf in leaves):
+            return None
+        losses.append(divergences(outputs, expected).cpu())
+    return torch.cat(losses)
