@@ -152,7 +152,7 @@ def _learn(
     try:
         for step in context.progress.track(range(steps), "tuning the network"):
             chosen = next(batches)
-            adam.zero_grad()
+            adam.zero_grad(set_to_none=False)
             for part in torch.split(chosen, max(1, PIXELS_IN_MEMORY // data.pixels)):
                 args = data.varied(part, generator)
                 strength = tuning.features * (1 - step / steps)
@@ -168,7 +168,7 @@ def _learn(
                 if _losses(student, data).sum() > TOO_MUCH * before.sum():
                     return "the loss of images held out had grown fourfold on the way"
     finally:
-        adam.zero_grad()
+        parameters.released()
     parameters.put()
     return None
 
