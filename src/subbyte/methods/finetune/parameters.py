@@ -219,7 +219,7 @@ class _Rounded(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         rounded = x.round()
         inside = rounded.clamp(low, high)
-        ctx.save_for_backward(rounded.sub_(inside).abs_().clamp_(max=1))
+        ctx.save_for_backward(rounded.ne_(inside))
         return inside
 
     @staticmethod
