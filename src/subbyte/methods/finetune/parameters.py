@@ -148,9 +148,10 @@ class Parameters:
 
     def released(self) -> None:
         """Drop all gradients."""
-        learned = [*self.weights.values(), *self.activations.values()]
-        integers = [x.signed for x in self.weights.values()]
-        for tensor in [*(x.log_scale for x in learned), *integers, *self.biases]:
+        weights = self.weights.values()
+        scales = [x.log_scale for x in self.activations.values()]
+        own = [tensor for x in weights for tensor in (x.log_scale, x.signed)]
+        for tensor in [*scales, *own, *self.biases]:
             tensor.grad = None
 
     def _integers(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
@@ -204,7 +205,9 @@ def joined(parts: Sequence[torch.Tensor]) -> list[nn.Parameter]:
         whole = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in its]))
         whole.grad = torch.zeros_like(whole)
         sizes = [part.numel() for part in its]
-        places = zip(whole.detach().split(sizes), whole.grad.split(sizes), strict=True)
+        places = zip(
+            torch.split(whole.detach(), sizes), torch.split(whole.grad, sizes), strict=True
+        )
         for part, (values, gradient) in zip(its, places, strict=True):
             part.data = values.view_as(part)
             part.grad = gradient.view_as(part)
