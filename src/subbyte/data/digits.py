@@ -70,7 +70,7 @@ def _of_each_class(counts: np.ndarray, images: int, random: np.random.RandomStat
         random: What breaks ties.
     """
     exact = counts / counts.sum() * images
-    taken = np.floor(exact)
+    taken: np.ndarray = np.floor(exact)
     left = int(images - taken.sum())
     remainders = exact - taken
     for remainder in np.unique(remainders)[::-1]:
@@ -79,4 +79,5 @@ def _of_each_class(counts: np.ndarray, images: int, random: np.random.RandomStat
         if more > 0:
             taken[random.choice(alike, size=more, replace=False)] += 1
             left -= more
-    return taken.astype(np.int64)
+    whole: np.ndarray = taken.astype(np.int64)
+    return whole

@@ -22,7 +22,7 @@ def find_composites_once() -> None:
         _registered()
         find = _kept(import_module("torch._export.utils")._collect_all_valid_cia_ops)
         for name in ("torch.export.exported_program", "torch.export.decomp_utils"):
-            module = import_module(name)
+            module: Any = import_module(name)
             if hasattr(module, "_collect_all_valid_cia_ops"):
                 module._collect_all_valid_cia_ops = find
 
