@@ -1,9 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
-from sklearn.datasets import load_digits
+import sys
 
-from subbyte.data.digits import digits_split
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from subbyte.data.digits import SPLIT_SEED, TRAIN_IMAGES, digits_split
+from subbyte.errors import SubbyteError
 
 
 def test_halves_have_the_promised_shapes_and_types() -> None:
@@ -45,3 +50,27 @@ def test_values_are_scaled_to_bytes_and_labels_kept() -> None:
     assert train.min() == 0
     assert train.max() == 255
     assert [known[image.tobytes()] for image in train] == train_labels.tolist()
+
+
+def test_halves_are_those_that_scikit_learn_draws() -> None:
+    digits = load_digits()
+    images = np.round(digits.images * 255 / 16).astype(np.uint8)
+    first, second, first_labels, second_labels = train_test_split(
+        images,
+        digits.target,
+        train_size=TRAIN_IMAGES,
+        test_size=len(images) - TRAIN_IMAGES,
+        random_state=SPLIT_SEED,
+        stratify=digits.target,
+    )
+    expected = (first, first_labels, second, second_labels)
+    for found, wanted in zip(digits_split(), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_without_scikit_learn_the_error_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
+    with pytest.raises(SubbyteError, match="pip install scikit-learn"):
+        digits_split()

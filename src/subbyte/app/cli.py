@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subbyte.errors import SubbyteError
+from subbyte.utils.collector import importing
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -81,8 +82,9 @@ def run(
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
-        from subbyte.app import runner
-        from subbyte.app.report.tables import run_table
+        with importing():
+            from subbyte.app import runner
+            from subbyte.app.report.tables import run_table
 
         folder, results = runner.run(
             loaded,

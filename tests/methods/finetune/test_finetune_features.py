@@ -8,7 +8,7 @@ from torch import nn
 
 from residual import Residual
 from subbyte import Recipe, quantize
-from subbyte.methods.finetune.features import distance, feature_keys, recorded
+from subbyte.methods.finetune.features import distance, energies_of, feature_keys, recorded
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import simulate
 
@@ -36,5 +36,7 @@ def test_they_are_what_residual_blocks_and_the_head_read() -> None:
 
 def test_the_distance_is_relative_to_each_features_energy() -> None:
     one, other = torch.tensor([3.0, 4.0]), torch.tensor([100.0])
-    found = distance([one + torch.tensor([0.0, 1.0]), other * 1.1], [one, other])
+    found = distance(
+        [one + torch.tensor([0.0, 1.0]), other * 1.1], [one, other], energies_of([one, other])
+    )
     assert float(found) == pytest.approx((1 / 25 + 0.01) / 2)

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
+from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.constants import fold_constants
@@ -151,6 +152,7 @@ def _export(
         kwargs: Its named arguments.
         shapes: What is dynamic; `None`: the batch, where there are positional arguments alone.
     """
+    find_composites_once()
     try:
         with _quiet():
             shapes = dynamic_shapes(model, args) if shapes is None else shapes

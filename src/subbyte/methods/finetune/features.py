@@ -57,11 +57,24 @@ def recorded(simulation: Simulation, keys: Collection[str]) -> Iterator[list[tor
         yield found
 
 
-def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Tensor:
-    """The squared error of each feature relative to its energy, in the mean over features."""
+def energies_of(features: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The sum of the squares of each, as a number above 0."""
+    return [x.square().sum().clamp(min=1e-12) for x in features]
+
+
+def distance(
+    found: list[torch.Tensor], expected: list[torch.Tensor], energies: list[torch.Tensor]
+) -> torch.Tensor:
+    """The squared error of each feature relative to its energy, in the mean over features.
+
+    Args:
+        found: The features.
+        expected: What they should be.
+        energies: Of the expected ones, by `energies_of`.
+    """
     errors = [
-        (x - y).square().sum() / y.square().sum().clamp(min=1e-12)
-        for x, y in zip(found, expected, strict=True)
+        (x - y).square().sum() / energy
+        for x, y, energy in zip(found, expected, energies, strict=True)
     ]
     return torch.stack(errors).mean()
 

@@ -8,8 +8,8 @@ Stochastic Neurons").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,34 +125,56 @@ class Parameters:
                 self.activations[tensor.key] = LearnedActivation(params, tensor.spec)
         self.biases = _own_biases(simulation)
         self._simulation = simulation
+        learned: dict[str, LearnedWeight | LearnedActivation] = {**self.weights, **self.activations}
+        self._places = [(simulation.quantizer(key), own) for key, own in learned.items()]
+        self._rounding = [x for x in simulation.modules() if isinstance(x, BiasQuantize)]
 
     def groups(self, rates: Rates) -> list[dict[str, Any]]:
-        """Adam's groups."""
-        activations, weights = self.activations.values(), self.weights.values()
-        groups = [
-            {"params": [x.log_scale for x in activations], "lr": rates.activations},
-            {"params": [x.log_scale for x in weights], "lr": rates.weights},
-            {"params": self.biases, "lr": rates.biases},
+        """Adam's groups; all that has one rate is one tensor in them, which takes a step at once.
+
+        What is learned lies in the memory of these tensors from now on, and its gradients in that
+        of theirs. After `released` it has gradients of its own.
+        """
+        found: list[tuple[float, list[torch.Tensor]]] = [
+            (rates.activations, [x.log_scale for x in self.activations.values()]),
+            (rates.weights, [x.log_scale for x in self.weights.values()]),
+            (rates.biases, self.biases),
         ]
         if rates.integers:
-            groups += [
-                {"params": [x.signed], "lr": rates.integers * 2 ** ((x.spec.bits - 2) / 2)}
-                for x in weights
+            found += [
+                (rates.integers * 2 ** ((bits - 2) / 2), its) for bits, its in self._integers()
             ]
-        return groups
+        return [{"params": [whole], "lr": rate} for rate, its in found for whole in joined(its)]
+
+    def released(self) -> None:
+        """Drop all gradients."""
+        weights = self.weights.values()
+        scales = [x.log_scale for x in self.activations.values()]
+        own = [tensor for x in weights for tensor in (x.log_scale, x.signed)]
+        for tensor in [*scales, *own, *self.biases]:
+            tensor.grad = None
+
+    def _integers(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """The integers of all weights of so many bits."""
+        for bits in sorted({x.spec.bits for x in self.weights.values()}):
+            yield bits, [x.signed for x in self.weights.values() if x.spec.bits == bits]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While it lasts, the simulation computes with these, and gradients reach them."""
-        learned: dict[str, LearnedWeight | LearnedActivation] = {**self.weights, **self.activations}
-        with ExitStack() as stack:
-            for key, own in learned.items():
-                stack.enter_context(self._simulation.quantizer(key).replaced_by(own))
-            stack.enter_context(_unrounded(self._simulation))
-            for bias in self.biases:
-                stack.callback(bias.requires_grad_, bias.requires_grad)
-                bias.requires_grad_(True)
+        self._place(True)
+        try:
             yield
+        finally:
+            self._place(False)
+
+    def _place(self, learning: bool) -> None:
+        for quantizer, own in self._places:
+            quantizer.replacement = own if learning else None
+        for module in self._rounding:
+            module.exact = learning
+        for bias in self.biases:
+            bias.requires_grad_(learning)
 
     @torch.no_grad()
     def put(self) -> None:
@@ -172,17 +194,25 @@ def _own_biases(simulation: Simulation) -> list[torch.Tensor]:
     return [simulation.bias(name) for name in names]
 
 
-@contextmanager
-def _unrounded(simulation: Simulation) -> Iterator[None]:
-    """While it lasts, biases are not rounded."""
-    modules = [module for module in simulation.modules() if isinstance(module, BiasQuantize)]
-    for module in modules:
-        module.exact = True
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.exact = False
+def joined(parts: Sequence[torch.Tensor]) -> list[nn.Parameter]:
+    """One tensor for each type, in whose memory the parts of it lie from now on, one by one.
+
+    Likewise with gradients, which are 0 at first.
+    """
+    found = []
+    for dtype in dict.fromkeys(part.dtype for part in parts):
+        its = [part for part in parts if part.dtype == dtype]
+        whole = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in its]))
+        whole.grad = torch.zeros_like(whole)
+        sizes = [part.numel() for part in its]
+        places = zip(
+            torch.split(whole.detach(), sizes), torch.split(whole.grad, sizes), strict=True
+        )
+        for part, (values, gradient) in zip(its, places, strict=True):
+            part.data = values.view_as(part)
+            part.grad = gradient.view_as(part)
+        found.append(whole)
+    return found
 
 
 class _Rounded(torch.autograd.Function):
@@ -192,7 +222,7 @@ class _Rounded(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         rounded = x.round()
         inside = rounded.clamp(low, high)
-        ctx.save_for_backward(rounded.sub_(inside).abs_().clamp_(max=1))
+        ctx.save_for_backward(rounded.ne_(inside))
         return inside
 
     @staticmethod

@@ -6,9 +6,8 @@ What the network gives, and what its blocks read, is compared with the float net
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.output_loss import divergence, divergences
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
+from subbyte.methods.finetune.lessons import Lesson, Lessons
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData
 from subbyte.numerics.qparams import QuantParams
@@ -72,23 +72,6 @@ class Outcome:
         return self.factor is not None
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a student learns from.
-
-    Attributes:
-        teacher: The same network, in which nothing is quantized.
-        features: The keys of what blocks read.
-        data: The images.
-        seed: Of what is drawn.
-    """
-
-    teacher: Simulation
-    features: list[str]
-    data: TuningData
-    seed: int
-
-
 def tune(
     float_model: FloatModel,
     placement: Placement,
@@ -115,12 +98,13 @@ def tune(
     """
     student = simulate(float_model, placement, params)
     teacher = simulate(float_model, placement, QuantParams())
-    task = _Task(teacher, feature_keys(student), data, context.seed)
+    at_once, seed = max(1, PIXELS_IN_MEMORY // data.pixels), context.seed + 1
+    lessons = Lessons(teacher, feature_keys(student), data, tuning.batch, at_once, seed)
     before = _losses(student, data)
     refused: dict[float, str] = {}
     for factor in tuning.rate_factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
-        why = _learn(student, task, own, before, context)
+        why = _learn(student, lessons, own, data, before, context)
         if why is None:
             losses = _losses(student, data)
             if not has_grown(before, losses):
@@ -132,35 +116,37 @@ def tune(
 
 
 def _learn(
-    student: Simulation, task: _Task, tuning: Tuning, before: torch.Tensor, context: Context
+    student: Simulation,
+    lessons: Lessons,
+    tuning: Tuning,
+    data: TuningData,
+    before: torch.Tensor,
+    context: Context,
 ) -> str | None:
     """Take all steps; return why they stopped early, or `None`.
 
     Args:
         student: Has what was learned in the end.
-        task: What it learns from.
+        lessons: What it learns from.
         tuning: How it is done.
+        data: The images.
         before: The losses of the images held out before.
         context: Progress.
     """
-    steps, data = tuning.steps, task.data
-    generator = torch.Generator().manual_seed(task.seed + 1)
+    steps = tuning.steps
     parameters = Parameters(student)
     adam = torch.optim.Adam(parameters.groups(tuning.rates))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: _share_of_rate(i, steps))
-    batches = _batches(data.learned, tuning.batch, generator)
     try:
         for step in context.progress.track(range(steps), "tuning the network"):
-            chosen = next(batches)
-            adam.zero_grad()
-            for part in torch.split(chosen, max(1, PIXELS_IN_MEMORY // data.pixels)):
-                args = data.varied(part, generator)
-                strength = tuning.features * (1 - step / steps)
+            adam.zero_grad(set_to_none=False)
+            strength = tuning.features * (1 - step / steps)
+            for lesson in lessons.at(step):
                 with torch.enable_grad(), parameters.in_place():
-                    loss = _loss(student, task, args, strength)
+                    loss = _loss(student, lesson, lessons.features, strength)
                     if not math.isfinite(float(loss.detach())):
                         return "its loss was not a number"
-                    torch.autograd.backward(loss * (len(part) / len(chosen)))
+                    torch.autograd.backward(loss * lesson.share)
             adam.step()
             schedule.step()
             if step + 1 == steps // CHECKED_AFTER:
@@ -168,7 +154,7 @@ def _learn(
                 if _losses(student, data).sum() > TOO_MUCH * before.sum():
                     return "the loss of images held out had grown fourfold on the way"
     finally:
-        adam.zero_grad()
+        parameters.released()
     parameters.put()
     return None
 
@@ -179,20 +165,20 @@ def _share_of_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / rise) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
-def _loss(student: Simulation, task: _Task, args: list[Any], strength: float) -> torch.Tensor:
+def _loss(
+    student: Simulation, lesson: Lesson, features: Sequence[str], strength: float
+) -> torch.Tensor:
     """How far outputs and features are from the float network's.
 
     Args:
         student: Computes with what is learned.
-        task: What it learns from.
-        args: The model's arguments for some images.
+        lesson: What it learns from.
+        features: The keys of what blocks read.
         strength: What the error of features counts.
     """
-    with torch.no_grad(), recorded(task.teacher, task.features) as expected:
-        targets = task.teacher.raw(*args)
-    with recorded(student, task.features) as found:
-        loss = divergence(student.raw(*args), targets)
-    return loss + strength * distance(found, expected) if found else loss
+    with recorded(student, features) as found:
+        loss = divergence(student.raw(*lesson.args), lesson.targets)
+    return loss + strength * distance(found, lesson.features, lesson.energies) if found else loss
 
 
 def _mean(losses: torch.Tensor) -> float | None:
@@ -210,14 +196,6 @@ def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     if len(more) < 2:
         return bool(more.sum() > 0)
     return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
-
-
-def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Without end, so many of the images each, all of them in every round but for a rest."""
-    size = min(size, len(images))
-    while True:
-        order = images[torch.randperm(len(images), generator=generator)]
-        yield from (part for part in torch.split(order, size) if len(part) == size)
 
 
 @torch.no_grad()

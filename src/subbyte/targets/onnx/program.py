@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 import onnx_ir as ir
@@ -18,6 +16,7 @@ from torch import nn
 from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two
+from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.export import cause, dynamic_shapes
 from subbyte.graph.float_model import Regional
 from subbyte.graph.flow import WHOLE
@@ -26,6 +25,7 @@ from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
+from subbyte.targets.onnx.torchlib import read_operators_once
 
 OPSET = 21
 INPUT = "input"
@@ -97,7 +97,8 @@ def _export(deployed: Deployment) -> ir.Model:
     names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
-    _read_operators_once()
+    find_composites_once()
+    read_operators_once()
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
@@ -122,18 +123,6 @@ def _free(name: str, taken: Container[str]) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _read_operators_once() -> None:
-    """Keep what `torch.onnx.export` reads of its operators, hundreds of functions' source.
-
-    It reads them again for every file, which for a small model takes half of the time. Where it has
-    them elsewhere, in another version, it goes on doing so.
-    """
-    with suppress(ImportError, AttributeError):
-        apis = import_module("torch.onnx._internal.exporter._registration").onnxscript_apis
-        if not hasattr(apis.get_torchlib_ops, "cache_info"):
-            apis.get_torchlib_ops = cache(apis.get_torchlib_ops)
 
 
 @contextmanager

@@ -1,0 +1,114 @@
+"""What a network learns from at each step: images, and what the float network makes of them.
+
+It is the same in every try, so that later ones need not run the float network again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from subbyte.methods.finetune.features import energies_of, recorded
+from subbyte.methods.finetune.training_data import TuningData
+from subbyte.placement.simulation import Simulation
+
+KEPT = 2**27  # bytes, of the first steps
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Some of a step's images.
+
+    Attributes:
+        args: The model's arguments.
+        targets: The float network's outputs.
+        features: What its blocks read.
+        energies: Of each of the features.
+        share: Of the step's images.
+    """
+
+    args: list[Any]
+    targets: Any
+    features: list[torch.Tensor]
+    energies: list[torch.Tensor]
+    share: float
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        leaves = pytree.tree_leaves((self.args, self.targets, self.features))
+        return sum(x.nbytes for x in leaves if isinstance(x, torch.Tensor))
+
+
+class Lessons:
+    """The lessons of all steps, which any number of students take from the first one on.
+
+    Attributes:
+        features: The keys of what blocks read.
+    """
+
+    def __init__(
+        self,
+        teacher: Simulation,
+        features: Sequence[str],
+        data: TuningData,
+        batch: int,
+        at_once: int,
+        seed: int,
+    ) -> None:
+        """Prepare them.
+
+        Args:
+            teacher: The network, in which nothing is quantized.
+            features: The keys of what blocks read.
+            data: The images.
+            batch: Images in a step.
+            at_once: Images in a lesson, at most.
+            seed: Of what is drawn.
+        """
+        self.features = features
+        self._teacher, self._data, self._at_once = teacher, data, at_once
+        self._generator = torch.Generator().manual_seed(seed)
+        self._batches = _batches(data.learned, batch, self._generator)
+        self._begun: list[tuple[torch.Tensor, torch.Tensor]] = []  # images, and what draws began at
+        self._kept: dict[int, list[Lesson]] = {}
+        self._room = KEPT
+
+    def at(self, step: int) -> Iterator[Lesson]:
+        """The lessons of a step, one after the other; of the first student's steps in order."""
+        if step in self._kept:
+            yield from self._kept[step]
+            return
+        if step == len(self._begun):
+            self._begun.append((next(self._batches), self._generator.get_state()))
+        chosen, state = self._begun[step]
+        generator, given = torch.Generator(), []
+        generator.set_state(state)
+        for part in torch.split(chosen, self._at_once):
+            lesson = self._lesson(self._data.varied(part, generator), len(part) / len(chosen))
+            self._room -= lesson.size
+            if self._room >= 0:
+                given.append(lesson)
+            yield lesson
+        if self._room >= 0:
+            self._kept[step] = given
+        if step == len(self._begun) - 1:
+            self._generator.set_state(generator.get_state())
+
+    @torch.no_grad()
+    def _lesson(self, args: list[Any], share: float) -> Lesson:
+        with recorded(self._teacher, self.features) as expected:
+            targets = self._teacher.raw(*args)
+        return Lesson(args, targets, expected, energies_of(expected), share)
+
+
+def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Without end, so many of the images each, all of them in every round but for a rest."""
+    size = min(size, len(images))
+    while True:
+        order = images[torch.randperm(len(images), generator=generator)]
+        yield from (part for part in torch.split(order, size) if len(part) == size)
