@@ -16,8 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from annotated import FACTORY, NAMES, coco_set, seen_by, write_coco, write_images
+from own_heads import with_own_head
 from processor import FITTING
-from small_detectors import detector, pictures
+from small_detectors import CLASSES, detector, pictures
+from small_detectors import NAMES as DETECTORS
 from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
 from subbyte.errors import SubbyteError
@@ -106,6 +108,23 @@ def test_a_runtimes_metrics_are_those_of_its_files_own_outputs(
     assert not list(out.rglob("*raw*"))
     with Image.open(out / "variants/w8a8/scenes.png") as page:
         assert page.width > 2 * 64
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_with_a_head_of_ones_own_is_run(name: str, tmp_path: Path) -> None:
+    code = (
+        "from own_heads import with_own_head",
+        "def build():",
+        f"    return with_own_head({name!r})",
+    )
+    (tmp_path / "net.py").write_text("\n".join(code))
+    coco_set(tmp_path / "coco", with_own_head(name))
+    chosen = experiment(tmp_path, runtimes=["onnxruntime"])
+    _, results = pipeline.run(chosen, tmp_path / "out")
+    assert results["classes"]["model"] == CLASSES - 1
+    (variant,) = results["variants"]
+    assert variant["metrics"]["AP"] > 0.1
+    assert variant["deployed"]["onnxruntime"]["agreement"] > 0.95
 
 
 @pytest.mark.slow
