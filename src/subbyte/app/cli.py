@@ -7,6 +7,7 @@ of a second, and only then what imports PyTorch, which takes seconds.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subbyte.errors import SubbyteError
+from subbyte.utils.cores import limit_openmp, usable
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -325,6 +327,7 @@ def list_experiments(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point of the command `subbyte`."""
+    limit_openmp(os.environ, usable())
     app()
 
 
