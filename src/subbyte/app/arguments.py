@@ -23,7 +23,11 @@ from subbyte.utils.validation import explain
 
 
 def model_config(
-    name: str, weights: str | None, checkpoint: Path | None, num_classes: int | None
+    name: str,
+    weights: str | None,
+    checkpoint: Path | None,
+    checkpoint_key: str | None,
+    num_classes: int | None,
 ) -> ModelConfig:
     """The configuration of a model.
 
@@ -31,12 +35,17 @@ def model_config(
         name: A name, or FILE.py:FUNCTION.
         weights: Published weights by name.
         checkpoint: A file with the float weights.
+        checkpoint_key: Under which of the file's keys they are.
         num_classes: How many outputs the model has.
     """
     source = {"factory": name} if ":" in name else {"name": name}
     try:
         return ModelConfig(
-            **source, weights=weights, checkpoint=checkpoint, num_classes=num_classes
+            **source,
+            weights=weights,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            num_classes=num_classes,
         )
     except ValidationError as error:
         raise explain(error, ModelConfig) from None

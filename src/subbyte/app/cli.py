@@ -46,6 +46,9 @@ Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
 ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
 Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
+CheckpointKey = Annotated[
+    str | None, typer.Option(help="Where in that file they are, as ema.module.")
+]
 Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
 Settings = Annotated[
@@ -143,6 +146,7 @@ def quantize(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
+    checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     bits: Annotated[str, typer.Option(help="Bits as w8a8, w4a4, …")] = "w8a8",
     settings: Settings = None,
@@ -161,7 +165,7 @@ def quantize(
         from subbyte import models
         from subbyte.app import arguments
 
-        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         recipe = arguments.recipe_of(bits, settings or [], seed)
         arguments.check_output(out)
         models.check(config)
@@ -192,6 +196,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
+    checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     target: Annotated[
         str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
@@ -209,7 +214,7 @@ def export(
         from subbyte import models
         from subbyte.app import arguments
 
-        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         arguments.check_target(target)
         models.check(config)
         arguments.check_quantized(quantized)

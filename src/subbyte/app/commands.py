@@ -45,8 +45,8 @@ def quantize_model(
         progress: Shows how far it is.
 
     Returns:
-        The rows of `layers`, and as sentences what is odd about the images and what was assumed of
-        them.
+        The rows of `layers`, and as sentences what must be known of the weights, what is odd about
+        the images and what was assumed of them.
     """
     check_output(out)
     if device != "cpu" and not torch.cuda.is_available():
@@ -64,7 +64,7 @@ def quantize_model(
         **preparation,
     }
     api.save(quantized, out)
-    return api.layers(quantized), list(batches.notes)
+    return api.layers(quantized), [*spec.notes, *batches.notes]
 
 
 def export_model(

@@ -31,7 +31,11 @@ PATHS = (
     ("data", "annotations"),
 )
 # Where one of these is set, what the file has for the other one no longer counts.
-EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weights"))
+EITHER_OR = (
+    ("model", "weights", "checkpoint"),
+    ("model", "weights", "checkpoint_key"),
+    ("model", "checkpoint", "weights"),
+)
 SOURCES = ("name", "root", "calibration", "evaluation")
 
 
