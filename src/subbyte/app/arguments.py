@@ -19,7 +19,7 @@ from subbyte.models import ModelConfig
 from subbyte.models.config import missing_checkpoint
 from subbyte.recipe import Recipe
 from subbyte.training.config import TrainingExperiment
-from subbyte.utils.validation import explain
+from subbyte.utils.validation import explain, gathered, refuse
 
 
 def model_config(
@@ -72,14 +72,16 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
     Raises:
         SubbyteError: As when the experiment is run.
     """
-    for name in only:
-        if name not in experiment.variants:
-            raise unknown("variant", name, experiment.variants)
-    models.check(experiment.model)
+    strange = [name for name in only if name not in experiment.variants]
+    faults = [str(unknown("variant", name, experiment.variants)) for name in strange]
+    with gathered(faults):
+        models.check(experiment.model)
     if experiment.data.name is None and models.is_classifier(experiment.model):
         from subbyte.data import image_roots
 
-        image_roots(experiment.data)
+        with gathered(faults):
+            image_roots(experiment.data)
+    refuse(faults)
 
 
 def check_training(asked: TrainingExperiment) -> None:

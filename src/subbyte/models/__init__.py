@@ -16,7 +16,7 @@ from subbyte.models import factory, families
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
 from subbyte.models.families import timm as timm_family
 from subbyte.models.spec import ModelSpec
-from subbyte.utils.validation import explain
+from subbyte.utils.validation import explain, gathered, refuse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,16 +62,19 @@ def check(config: ModelConfig) -> None:
         SubbyteError: As `load`.
     """
     name = str(config.name)
-    if config.factory is not None:
-        factory.source_of(config.factory)
-    elif not name.startswith(TIMM):
-        _family(name)
-    else:
-        timm_family.require()
-        if name.partition(".")[0] not in (known := timm_family.names()):
-            raise unknown("model", name, known)
+    faults: list[str] = []
+    with gathered(faults):
+        if config.factory is not None:
+            factory.source_of(config.factory)
+        elif not name.startswith(TIMM):
+            _family(name)
+        else:
+            timm_family.require()
+            if name.partition(".")[0] not in (known := timm_family.names()):
+                raise unknown("model", name, known)
     if config.checkpoint is not None and not config.checkpoint.exists():
-        raise missing_checkpoint(config.checkpoint)
+        faults.append(str(missing_checkpoint(config.checkpoint)))
+    refuse(faults)
 
 
 def load(config: ModelConfig) -> ModelSpec:

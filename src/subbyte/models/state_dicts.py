@@ -22,10 +22,10 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _COUNT = "n_averaged"  # beside the weights that torch's AveragedModel keeps under "module."
 _DEPTH = 3  # of keys below which state dicts are looked for
 
-State = Mapping[str, Tensor]
+Weights = Mapping[str, Tensor]
 
 
-def chosen(content: object, path: Path, key: str | None) -> State:
+def chosen(content: object, path: Path, key: str | None) -> Weights:
     """The state dict that a file's content holds under `key`.
 
     Args:
@@ -71,7 +71,7 @@ def others(content: object, path: Path) -> tuple[str, list[str]]:
     ]
 
 
-def tidy(state: State, expected: Collection[str] = ()) -> OrderedDict[str, Tensor]:
+def tidy(state: Weights, expected: Collection[str] = ()) -> OrderedDict[str, Tensor]:
     """`state` without the prefixes that every name has and no name in `expected`.
 
     Where what has a prefix is all that is expected, what has none is left out: the buffers of a
@@ -133,7 +133,7 @@ def _below(content: object, keys: Collection[str]) -> object:
     return content
 
 
-def _state_dicts(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, State]]:
+def _state_dicts(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Weights]]:
     """All state dicts below `content`, each with its keys, joined by dots."""
     if not isinstance(content, Mapping) or len(keys) > _DEPTH:
         return
@@ -146,13 +146,13 @@ def _state_dicts(content: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from _state_dicts(inner, (*keys, name))
 
 
-def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+def _shapes(state: Weights) -> dict[str, tuple[int, ...]]:
     # PyTorch before 1.0 did not count batches.
     tidied = tidy(state).items()
     return {k: tuple(v.shape) for k, v in tidied if not k.endswith(".num_batches_tracked")}
 
 
-def _without_count(state: State, expected: Collection[str]) -> list[str]:
+def _without_count(state: Weights, expected: Collection[str]) -> list[str]:
     names = [name for name in state if name != _COUNT]
     averaged = names and all(name.startswith("module.") for name in names)
     return names if averaged and _COUNT not in expected else list(state)
