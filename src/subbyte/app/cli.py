@@ -150,6 +150,10 @@ def quantize(
     num_classes: Classes = None,
     bits: Annotated[str, typer.Option(help="Bits as w8a8, w4a4, …")] = "w8a8",
     settings: Settings = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(metavar="YAML", help="As '{resize: 256, crop: 224}' (default: the model's)."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the method.")] = 0,
@@ -167,6 +171,7 @@ def quantize(
 
         config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         recipe = arguments.recipe_of(bits, settings or [], seed)
+        prepared = arguments.preprocessing_of(preprocessing)
         arguments.check_output(out)
         models.check(config)
         arguments.check_calibration(calibration)
@@ -180,6 +185,7 @@ def quantize(
             images=images,
             batch_size=batch_size,
             device=device,
+            preprocessing=prepared,
             progress=_progress(as_json or quiet),
         )
         if as_json:

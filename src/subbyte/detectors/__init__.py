@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from subbyte.detectors.base import TrainingLoss, family_of
+from subbyte.detectors.base import TrainingLoss, family_of, unwritable
 from subbyte.detectors.letterbox import Letterbox, Sizes
 from subbyte.graph.float_model import Regional
 
@@ -20,6 +20,12 @@ def regions_of(model: nn.Module) -> tuple[str, ...] | None:
 def label_count(model: nn.Module) -> int | None:
     """How many labels a detector has, the background among them; `None`: unknown."""
     return family_of(model).label_count(model)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise `SubbyteError` if no file of a detector can go from images to boxes."""
+    if not family_of(model).whole:
+        raise unwritable(model)
 
 
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:

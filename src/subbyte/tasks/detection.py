@@ -21,10 +21,11 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors import label_count, letterbox_for
+from subbyte.detectors import check_whole, label_count, letterbox_for
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
 from subbyte.detectors.letterbox import Letterbox
+from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
@@ -231,6 +232,8 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
         SubbyteError: The images are not as they should be, the model does not make detections of
             them, or it has other classes.
     """
+    if asked.postprocess:
+        check_whole(spec.module)
     found = open_detection(
         asked.data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
     )
@@ -259,7 +262,13 @@ def calibration(
     source: str, spec: ModelSpec, asked: Mapping[str, Any], device: str, progress: Progress
 ) -> tuple[Any, dict[str, Any]]:
     """Calibration images alone, and how a file takes images; see `tasks.base.TaskFile`."""
-    batches = open_detection_calibration(source, **asked, progress=progress)
+    chosen = dict(asked)
+    if chosen.pop("preprocessing", None) is not None:
+        raise SubbyteError(
+            "preprocessing has no meaning for detectors, which prepare images by themselves; leave "
+            "it out"
+        )
+    batches = open_detection_calibration(source, **chosen, progress=progress)
     check_detector(spec.module, _examples(batches, device))
     letterbox = letterbox_for(spec.module, {found.size for found in batches.objects})
     return batches, {"preprocessing": None, "images": letterbox.metadata()}
