@@ -144,6 +144,11 @@ def test_an_entry_says_what_became_of_the_objects(folder: Path, tmp_path: Path) 
     assert same["objects"]["iou"] == pytest.approx(1)
     assert coarse["agreement_with_float"] < 1
     assert 0 < coarse["sqnr_db"] < 40
+    of_outputs = coarse["sqnr_db_outputs"]
+    assert set(of_outputs) == {"head.bbox_regression", "head.cls_logits"}
+    assert coarse["sqnr_db_worst"] == min(of_outputs.values()) <= coarse["sqnr_db"]
+    assert same["sqnr_db_outputs"] == dict.fromkeys(of_outputs)
+    assert same["sqnr_db_worst"] is None
     assert coarse["metrics"]["AP"] < model["metrics"]["AP"]
     assert results["classes"]["model"] == 3
     saved = task.load(out / "float/outputs.npz")

@@ -42,7 +42,7 @@ from subbyte.tasks.detector_runs import (
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
-from subbyte.tasks.metrics.raw_noise import raw_sqnr_db
+from subbyte.tasks.metrics.raw_noise import raw_noise
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
 
@@ -172,7 +172,7 @@ class Detection:
         few = replace(evaluation, limit=min(SQNR_IMAGES, evaluation.images))
         return {
             "agreement_with_float": metrics.agreement(reference, outputs),
-            "sqnr_db": raw_sqnr_db(quantized, float_model, few, self.device),
+            **raw_noise(quantized, float_model, few, self.device),
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
@@ -341,6 +341,7 @@ COLUMNS = Columns(
     caption=(
         "agree: detections matched with float's (simulation), with the simulation's "
         "(runtimes), of the same class and at IoU 0.9",
+        "SQNR dB: of the raw output with the most noise",
         "lost/gained: detections at the score where float's F1 is best, as shares of float's",
     ),
     raw_latency=True,
