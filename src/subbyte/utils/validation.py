@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from subbyte.errors import SubbyteError, unknown
 
@@ -95,7 +94,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         model: The model whose fields were checked.
         prefix: The key at which the model stands; empty: at the top.
     """
-    faults: dict[tuple[str, ...], ErrorDetails] = {}
+    faults: dict[tuple[str, ...], Mapping[str, Any]] = {}
     for fault in error.errors(include_url=False):
         # Of a value that may be of several kinds pydantic tells what each of them lacks.
         faults.setdefault(_place(_path(fault), model), fault)
@@ -107,7 +106,7 @@ def _sentences(error: SubbyteError) -> tuple[str, ...]:
     return error.args if isinstance(error, FaultsError) else (str(error),)
 
 
-def _path(fault: ErrorDetails) -> list[str]:
+def _path(fault: Mapping[str, Any]) -> list[str]:
     parts = [str(part) for part in fault["loc"]]
     return [part for part in parts if not part.startswith(("function-", "tagged-"))]
 
@@ -125,7 +124,7 @@ def _place(path: Sequence[str], model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _explained(fault: ErrorDetails, model: type[BaseModel], prefix: str) -> tuple[str, ...]:
+def _explained(fault: Mapping[str, Any], model: type[BaseModel], prefix: str) -> tuple[str, ...]:
     """The sentences on one fault."""
     reason = fault.get("ctx", {}).get("error")
     if isinstance(reason, _SaidError):
