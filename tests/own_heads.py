@@ -10,7 +10,7 @@ from torch import nn
 from small_detectors import CLASSES, detector
 
 _ANCHORS = {"ssd": 4, "retinanet": 6, "fcos": 1}  # at a place of each feature map
-_OUTPUTS = {"bbox_regression": 4, "cls_logits": CLASSES, "bbox_ctrness": 1}
+_OUTPUTS = {"bbox_regression": 4, "cls_logits": CLASSES, "bbox_ctrness": 1, "scores": CLASSES}
 
 
 class Head(nn.Module):

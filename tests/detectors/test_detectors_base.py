@@ -121,6 +121,13 @@ def test_labels_of_a_head_of_ones_own_are_those_that_it_scores(name: str) -> Non
     assert not model.training
 
 
+def test_labels_that_a_head_calls_otherwise_are_unknown() -> None:
+    model = with_own_head("ssd")
+    model.head.outputs["scores"] = model.head.outputs.pop("cls_logits")
+    model.forward = lambda images: model.head([images[0].new_zeros(1, 32, 8, 8)])
+    assert detectors.label_count(model) is None
+
+
 def test_a_file_is_all_that_a_new_family_needs(
     put: Callable[[str, str], None], tmp_path: Path
 ) -> None:

@@ -224,11 +224,11 @@ def _deployment(
     return Deployment(module, (images,), OUTPUTS)
 
 
-def _label_count(model: Any) -> int:
+def _label_count(model: Any) -> int | None:
     scoring = getattr(model.roi_heads.box_predictor, "cls_score", None)
     if type(scoring) is nn.Linear:
         return scoring.out_features
-    return labels_scored(model, "roi_heads.box_predictor", lambda outputs: outputs[0])
+    return labels_scored(model, "roi_heads.box_predictor", 0)
 
 
 FAMILY = Family(

@@ -97,11 +97,11 @@ def _boxes(model: Any, images: Tensor) -> RetinaNetBoxes:
     return RetinaNetBoxes(model, preprocessing, anchors, lengths)
 
 
-def _label_count(model: Any) -> int:
+def _label_count(model: Any) -> int | None:
     scoring = getattr(model.head, "classification_head", None)
     if isinstance(scoring, RetinaNetClassificationHead | FCOSClassificationHead):
         return int(scoring.num_classes)
-    return labels_scored(model, "head", lambda outputs: outputs["cls_logits"])
+    return labels_scored(model, "head", "cls_logits")
 
 
 FAMILY = Family(

@@ -161,7 +161,7 @@ def _label_count(model: Any) -> int | None:
     scoring = getattr(model.head, "classification_head", None)
     if isinstance(scoring, SSDScoringHead):
         return int(scoring.num_columns)
-    return labels_scored(model, "head", lambda outputs: outputs["cls_logits"])
+    return labels_scored(model, "head", "cls_logits")
 
 
 FAMILY = Family(
