@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from subbyte.detectors.base import TrainingLoss, family_of, unwritable
+from subbyte.detectors.base import TrainingLoss, family_of
 from subbyte.detectors.letterbox import Letterbox, Sizes
 from subbyte.graph.float_model import Regional
 
@@ -22,10 +22,9 @@ def label_count(model: nn.Module) -> int | None:
     return family_of(model).label_count(model)
 
 
-def check_whole(model: nn.Module) -> None:
-    """Raise `SubbyteError` if no file of a detector can go from images to boxes."""
-    if not family_of(model).whole:
-        raise unwritable(model)
+def is_whole(model: nn.Module) -> bool:
+    """Whether files of a detector can go from images to boxes."""
+    return family_of(model).whole
 
 
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:

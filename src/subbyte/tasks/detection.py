@@ -21,7 +21,8 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors import check_whole, label_count, letterbox_for
+from subbyte.detectors import is_whole, label_count, letterbox_for
+from subbyte.detectors.base import unwritable
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
 from subbyte.detectors.letterbox import Letterbox
@@ -232,8 +233,8 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
         SubbyteError: The images are not as they should be, the model does not make detections of
             them, or it has other classes.
     """
-    if asked.postprocess:
-        check_whole(spec.module)
+    if asked.postprocess and not is_whole(spec.module):
+        _refuse_whole(asked, spec)
     found = open_detection(
         asked.data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
     )
@@ -346,6 +347,18 @@ COLUMNS = Columns(
     ),
     raw_latency=True,
 )
+
+
+def _refuse_whole(asked: Asked, spec: ModelSpec) -> None:
+    """Refuse a model of which no file goes to boxes, or what is no detector on the first image.
+
+    Raises:
+        SubbyteError: Always.
+    """
+    one = {"calibration_images": 1, "evaluation_images": 1, "skip_broken": False}
+    found = open_detection(asked.data.model_copy(update=one), seed=asked.seed, batch_size=1)
+    check_detector(spec.module, _examples(found.calibration, asked.device))
+    raise unwritable(spec.module)
 
 
 def _examples(batches: Any, device: str) -> list[torch.Tensor]:
