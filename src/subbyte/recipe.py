@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from subbyte.errors import SubbyteError, unknown
-from subbyte.utils.validation import Checked, short
+from subbyte.utils.validation import Checked, gathered, refuse, short, told
 
 
 def _bits(value: Any) -> Any:
@@ -58,6 +58,7 @@ def _check_rule(rule: Named) -> None:
     importlib.import_module("subbyte.numerics.ranges").check(*choice(rule))
 
 
+@told
 def _checked_ranges(value: Any) -> Any:
     if isinstance(value, dict) and "name" not in value:
         strange = set(value) - {"weights", "activations"}
@@ -139,31 +140,31 @@ class Recipe(Checked):
 
     @field_validator("overrides", mode="before")
     @classmethod
+    @told
     def _override_keys_named(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        read = {}
+        read, faults = {}, list[str]()
         for pattern, fields in value.items():
+            read[pattern] = fields
             try:
                 re.compile(str(pattern))
             except re.error as error:
-                raise SubbyteError(
-                    f"the override '{pattern}' is not a regular expression: {error}"
-                ) from None
+                faults.append(f"the override '{pattern}' is not a regular expression: {error}")
             if isinstance(fields, dict):
-                try:
-                    fields = Override(**{str(key): part for key, part in fields.items()})
-                except SubbyteError as error:
-                    raise SubbyteError(f"overrides['{pattern}']: {error}") from None
-            read[pattern] = fields
+                with gathered(faults, f"overrides['{pattern}']: "):
+                    read[pattern] = Override(**{str(key): part for key, part in fields.items()})
+        refuse(faults)
         return read
 
-    @model_validator(mode="after")
-    def _available(self) -> Recipe:
-        name = choice(self.method).name
+    @field_validator("method")
+    @classmethod
+    @told
+    def _available(cls, value: Named) -> Named:
+        name = choice(value).name
         if name not in method_names():
             raise unknown("method", name, method_names())
-        return self
+        return value
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data from which `Recipe(**…)` gives the same recipe again."""

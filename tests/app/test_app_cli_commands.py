@@ -106,6 +106,35 @@ def test_quantize_prints_the_tensors_as_json(cli: Cli, own: Own) -> None:
     assert (own.path / "q.safetensors").is_file()
 
 
+def test_quantize_takes_pictures_of_any_sizes_where_it_is_told_how(
+    own: Own, cli: Cli, refusal: Refusal
+) -> None:
+    Image.new("RGB", (20, 24)).save(own.path / "pictures/train/dark/large.png")
+    quantize = "quantize", "net.py:build", "--checkpoint", "net.pt", "--calibration"
+    rest = "pictures/train", "--set", "method=range", "--out", "q.safetensors"
+    message = refusal(*quantize, *rest)
+    assert "a batch needs one size" in message
+    assert "to subbyte quantize --preprocessing '{resize: 256, crop: 224}'" in message
+    prepared = "--preprocessing", "{resize: 16, crop: [12, 16], mean: [0, 0, 0], std: [1, 1, 1]}"
+    result = cli(*quantize, *rest, *prepared)
+    assert result.exit_code == 0, result.stderr
+    assert "assumed" not in result.stdout
+    exported = "export", "net.py:build", "q.safetensors", "--checkpoint", "net.pt", "--out"
+    assert cli(*exported, "m.onnx").exit_code == 0
+    assert read_metadata(Path("m.onnx"))["preprocessing"] == {
+        "resize": 16, "crop": [12, 16], "mean": [0, 0, 0], "std": [1, 1, 1],
+        "interpolation": "bilinear",
+    }  # fmt: skip
+    for given, says in (
+        ("{rezise: 16}", "unknown key 'preprocessing.rezise': did you mean 'preprocessing.resize'"),
+        ("16", "preprocessing is 16: give a mapping"),
+        ("{resize: small}", "preprocessing.resize"),
+    ):
+        assert says in refusal(*quantize, *rest, "--preprocessing", given)
+    bundled = "quantize", "digits", "--calibration", "digits", "--out", "d.safetensors"
+    assert "has no meaning for digits" in refusal(*bundled, "--preprocessing", "{resize: 16}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import yaml
 
-from annotated import FACTORY, coco_set
+from annotated import FACTORY, coco_set, write_images
 from small_detectors import detector
 from subbyte.app import experiment
 
@@ -121,6 +121,58 @@ def test_what_cannot_be_run_is_one_sentence(
     own: Path, refusal: Refusal, changes: dict[str, Any], says: str
 ) -> None:
     assert says in refusal("run", write(own, **changes), "--out", "run")
+
+
+WRAPPED = """\
+from torch import nn
+
+from small_detectors import detector
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = detector("ssd")
+
+    def forward(self, images):
+        return self.inner(images)
+"""
+
+
+def test_boxes_that_cannot_be_written_are_refused_before_images_are_looked_at(
+    own: Path, refusal: Refusal
+) -> None:
+    (own / "net.py").write_text(WRAPPED)
+    broken = own / "coco/val/1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    given = {"model": {"factory": "net.py:Wrapped"}, "data": {"root": "coco", "format": "coco"}}
+    message = refusal("run", write(own, **given), "--out", "run")
+    assert "how Wrapped makes boxes of its outputs cannot be written as ONNX" in message
+    assert "export.postprocess: false" in message
+    message = refusal("run", write(own, **given, export={"postprocess": False}), "--out", "run")
+    assert "1.png" in message
+
+
+@pytest.mark.parametrize("given", [{"format": "yolo"}, {}])
+def test_class_names_that_are_missing_are_said_before_the_model_is_built(
+    own: Path, refusal: Refusal, given: dict[str, str]
+) -> None:
+    (own / "net.py").write_text("def build():\n    raise RuntimeError('it was built')\n")
+    for split in ("train", "val"):
+        (own / "yolo/labels" / split).mkdir(parents=True)
+        write_images(own / "yolo/images" / split, 2, 1)
+    file = write(own, data={"root": "yolo", **given})
+    assert "nothing names the classes of" in refusal("run", file, "--out", "run")
+    (own / "yolo/data.yaml").write_text("train: images/train\nval: images/val\nnames: []\n")
+    assert "data.yaml names no classes" in refusal("run", file, "--out", "run")
+    (own / "yolo/data.yaml").write_text("train: images/train\nval: images/val\nnames: [ant]\n")
+    assert "it was built" in refusal("run", file, "--out", "run")
+
+
+def test_a_detector_prepares_images_by_itself(own: Path, refusal: Refusal) -> None:
+    quantize = "quantize", "net.py:build", "--calibration", "coco", "--out", "q.safetensors"
+    message = refusal(*quantize, "--preprocessing", "{resize: 64}")
+    assert "preprocessing has no meaning for detectors" in message
 
 
 def test_the_bundled_experiment_is_a_detectors() -> None:

@@ -115,6 +115,29 @@ def test_what_is_trained_is_a_checkpoint(
     assert same_weights(tmp_path / "trained/small", tmp_path / "again")
 
 
+def test_a_start_of_several_weights_is_named_and_a_key_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (
+        {k: v + shift for k, v in build("digit_scenes", num_classes=3).network.state_dict().items()}
+        for shift in (0, 1)
+    )
+    torch.save({"model": first, "ema": {"module": second}}, tmp_path / "both.pt")
+    still = {"checkpoint": "both.pt", "epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0}
+    file = write(tmp_path, voc(tmp_path / "data"), **still)
+    said = cli("train", file, "--out", "last").stdout
+    assert "note: the weights are those under model in both.pt" in said
+    assert "ema.module (averaged)" in said
+    result = cli("train", file, "--set", "training.checkpoint_key=ema.module", "--out", "mean")
+    assert result.exit_code == 0, result.stderr
+    assert "the weights are" not in result.stdout
+    for folder, start in (("last", first), ("mean", second)):
+        found = safetensors.torch.load_file(tmp_path / folder / "model.safetensors")
+        name = next(name for name, value in start.items() if value.dim() == 4)
+        torch.testing.assert_close(found[name], start[name])
+
+
 def same_weights(one: Path, other: Path) -> bool:
     first, second = (
         safetensors.torch.load_file(folder / "model.safetensors") for folder in (one, other)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from subbyte.app.experiment import Experiment, builtin, dump, load
+from subbyte.app.experiment import Experiment, builtin, dump, load, load_training
 from subbyte.errors import SubbyteError
 
 SMALL = {"model": {"name": "digits"}, "data": {"name": "digits"}, "variants": {"a": {}}}
@@ -231,3 +231,57 @@ def test_a_path_that_is_not_beside_the_file_is_taken_from_the_current_folder(
 
 def test_a_name_does_not_lead_out_of_its_folder(write: Any) -> None:
     assert "cannot name a folder" in refusal(write(name="a/../../b"))
+
+
+def test_all_faults_of_a_file_are_told_at_once(write: Any, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        """\
+model: {name: digits, weight: DEFAULT}
+data: {root: pictures, evaluation: pictures}
+varients: {a: {}}
+batch_size: 0
+runtimes: [onnxruntme, openvno]
+"""
+    )
+    message = refusal(str(path))
+    for part in (
+        "unknown key 'model.weight': did you mean 'model.weights'?",
+        "unknown key 'varients': did you mean 'variants'?",
+        "variants is missing: give it a value",
+        "batch_size is 0: input should be greater than or equal to 1",
+        "data.evaluation has no meaning with data.root",
+        "unknown runtime 'onnxruntme': did you mean 'onnxruntime'?",
+        "unknown runtime 'openvno': did you mean 'openvino'?",
+    ):
+        assert message.count(part) == 1
+    variants = {
+        "a": {"weights": 9, "methd": "range", "ranges": "mmse"},
+        "b": {"method": "rnge", "overrides": {"conv(": {}, ".*": {"weights": 1}}},
+        "float": {},
+    }
+    message = refusal(write(variants=variants, seed=-1))
+    for part in (
+        "variants.a: unknown key 'methd': did you mean 'method'?",
+        "variants.a: weights: 9 bits cannot be had",
+        "unknown range rule 'mmse'",
+        "variants.b: unknown method 'rnge'",
+        "variants.b: the override 'conv(' is not a regular expression",
+        "variants.b: overrides['.*']: weights: 1 bits cannot be had",
+        "variants.float cannot be named so",
+        "seed is -1",
+    ):
+        assert message.count(part) == 1
+
+
+def test_all_faults_of_a_trainings_file_are_told_at_once(write: Any) -> None:
+    name = write(data={"root": 3}, training={"model": "digits", "epoch": 2}, seeds=1)
+    with pytest.raises(SubbyteError) as caught:
+        load_training(name)
+    for part in (
+        "unknown key 'seeds': did you mean 'seed'?",
+        "training: unknown key 'epoch': did you mean 'epochs'?",
+        "is not an SSD that can be trained",
+        "data.root is 3",
+    ):
+        assert str(caught.value).count(part) == 1

@@ -24,7 +24,7 @@ from subbyte.errors import SubbyteError
 from subbyte.models import build
 from subbyte.targets import base as targets
 from subbyte.targets.onnx.export import Files
-from subbyte.tasks import measure as measuring
+from subbyte.utils import cores
 from subbyte.utils.progress import Silent
 
 pytestmark = pytest.mark.slow
@@ -211,13 +211,13 @@ class Loads:
         return "0"
 
 
-@pytest.mark.parametrize(("cores", "loaded"), [(2, [2]), (1, [1]), (3, [3, 2])])
+@pytest.mark.parametrize(("usable", "loaded"), [(2, [2]), (1, [1]), (3, [3, 2])])
 def test_a_file_is_loaded_once_where_the_threads_agree(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, cores: int, loaded: list[int]
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, usable: int, loaded: list[int]
 ) -> None:
     runtime = Loads()
     monkeypatch.setattr(targets, "runtime", lambda name: runtime)
-    monkeypatch.setattr(measuring.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(cores, "usable", lambda: usable)
     results = run(tmp_path / "out", pictures, "full", runtimes=["onnxruntime"])
     assert runtime.threads == loaded * 2  # the float file and that of the variant
     deployed = results["variants"][0]["deployed"]["onnxruntime"]

@@ -16,8 +16,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from annotated import FACTORY, NAMES, coco_set, seen_by, write_coco, write_images
+from own_heads import with_own_head
 from processor import FITTING
-from small_detectors import detector, pictures
+from small_detectors import CLASSES, detector, pictures
+from small_detectors import NAMES as DETECTORS
 from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
 from subbyte.errors import SubbyteError
@@ -108,6 +110,23 @@ def test_a_runtimes_metrics_are_those_of_its_files_own_outputs(
         assert page.width > 2 * 64
 
 
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_with_a_head_of_ones_own_is_run(name: str, tmp_path: Path) -> None:
+    code = (
+        "from own_heads import with_own_head",
+        "def build():",
+        f"    return with_own_head({name!r})",
+    )
+    (tmp_path / "net.py").write_text("\n".join(code))
+    coco_set(tmp_path / "coco", with_own_head(name))
+    chosen = experiment(tmp_path, runtimes=["onnxruntime"])
+    _, results = pipeline.run(chosen, tmp_path / "out")
+    assert results["classes"]["model"] == CLASSES - 1
+    (variant,) = results["variants"]
+    assert variant["metrics"]["AP"] > 0.1
+    assert variant["deployed"]["onnxruntime"]["agreement"] > 0.95
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_files")
 def test_an_entry_says_what_became_of_the_objects(folder: Path, tmp_path: Path) -> None:
@@ -125,6 +144,11 @@ def test_an_entry_says_what_became_of_the_objects(folder: Path, tmp_path: Path) 
     assert same["objects"]["iou"] == pytest.approx(1)
     assert coarse["agreement_with_float"] < 1
     assert 0 < coarse["sqnr_db"] < 40
+    of_outputs = coarse["sqnr_db_outputs"]
+    assert set(of_outputs) == {"head.bbox_regression", "head.cls_logits"}
+    assert coarse["sqnr_db_worst"] == min(of_outputs.values()) <= coarse["sqnr_db"]
+    assert same["sqnr_db_outputs"] == dict.fromkeys(of_outputs)
+    assert same["sqnr_db_worst"] is None
     assert coarse["metrics"]["AP"] < model["metrics"]["AP"]
     assert results["classes"]["model"] == 3
     saved = task.load(out / "float/outputs.npz")

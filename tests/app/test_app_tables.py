@@ -86,7 +86,7 @@ def test_a_detectors_columns_are_its_own() -> None:
     runtime = detected(agreement=0.9, int8_ops=3, int8_candidates=4, **speed)
     objects = {"lost": 0.125, "gained": 0.0625}
     variant = {"name": "w4a8", "size_bytes": 1000, "deployed": {"openvino": runtime}}
-    variant |= detected(agreement_with_float=0.8, sqnr_db=12.0, objects=objects)
+    variant |= detected(agreement_with_float=0.8, sqnr_db=32.0, sqnr_db_worst=12.0, objects=objects)
     model = detected(size_bytes=4000, deployed={"openvino": runtime})
     lines = rendered(
         results(task="detection", primary_metric="AP", float=model, variants=[variant])

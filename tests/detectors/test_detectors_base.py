@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import subbyte
+from own_heads import with_own_head
 from processor import FITTING
-from small_detectors import NAMES, detector, pictures
+from small_detectors import CLASSES, NAMES, detector, pictures
 from subbyte import detectors
 from subbyte.detectors import faster_rcnn, other, retinanet_fcos, ssd
 from subbyte.detectors.base import Family, families, family_of
@@ -111,6 +112,20 @@ def test_each_known_detector_has_its_family() -> None:
 def test_labels_are_counted_with_the_background() -> None:
     assert [detectors.label_count(detector(name)) for name in NAMES] == [4] * len(NAMES)
     assert detectors.label_count(Cells()) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_of_a_head_of_ones_own_are_those_that_it_scores(name: str) -> None:
+    model = with_own_head(name)
+    assert detectors.label_count(model) == CLASSES
+    assert not model.training
+
+
+def test_labels_that_a_head_calls_otherwise_are_unknown() -> None:
+    model = with_own_head("ssd")
+    model.head.outputs["scores"] = model.head.outputs.pop("cls_logits")
+    model.forward = lambda images: model.head([images[0].new_zeros(1, 32, 8, 8)])
+    assert detectors.label_count(model) is None
 
 
 def test_a_file_is_all_that_a_new_family_needs(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from subbyte.errors import SubbyteError
-from subbyte.models.checkpoint import load_checkpoint, read_checkpoint
+from subbyte.models.checkpoint import load_checkpoint, other_weights, read_checkpoint
 
 
 def network(width: int = 4) -> nn.Sequential:
@@ -27,6 +27,10 @@ def trained(seed: int = 1) -> dict[str, Tensor]:
         name: torch.rand(value.shape, generator=generator).to(value.dtype)
         for name, value in network().state_dict().items()
     }
+
+
+def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: 2 * value for name, value in state.items()}
 
 
 def refusal(path: Path, module: nn.Module | None = None) -> str:
@@ -45,6 +49,18 @@ def refusal(path: Path, module: nn.Module | None = None) -> str:
         lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)},
         lambda state: {"model_state_dict": state, "optimizer": {"state": {}}},
         lambda state: {"state_dict": {"model": state}},
+        lambda state: {"net": state, "acc": 93.1, "epoch": 1},
+        lambda state: {"params": state},
+        lambda state: {"ema": {"module": state, "updates": 9}, "epoch": 1},
+        lambda state: {"model": None, "ema": {"module": state}},
+        lambda state: {"model": state, "ema": {"module": doubled(state), "updates": 9}},
+        lambda state: {"state_dict_ema": doubled(state), "state_dict": state},
+        lambda state: {"params_ema": doubled(state), "params": state},
+        lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
+        lambda state: {
+            "state_dict": {f"net.{name}": value for name, value in state.items()}
+            | {"criterion.weight": torch.ones(2)}
+        },
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {"model": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
         lambda state: {name: nn.Parameter(value.float()) for name, value in state.items()},
@@ -60,6 +76,94 @@ def test_every_wrapping_loads(
     load_checkpoint(module, path)
     for name, value in module.state_dict().items():
         assert torch.equal(value, trained()[name]), name
+
+
+AVERAGED = {
+    "ema.module": lambda last, mean: {"model": last, "ema": {"module": mean, "updates": 9}},
+    "ema": lambda last, mean: {"model": last, "ema": {"module": mean, "updates": 9}},
+    "state_dict_ema": lambda last, mean: {"state_dict": last, "state_dict_ema": mean},
+    "params_ema": lambda last, mean: {"params": last, "params_ema": mean},
+    "teacher": lambda last, mean: {"student": last, "teacher": mean, "epoch": 3},
+    "a.b": lambda last, mean: {"model": last, "a.b": mean},
+}
+
+
+@pytest.mark.parametrize("key", AVERAGED)
+def test_a_key_chooses_among_the_weights(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(AVERAGED[key](trained(), doubled(trained())), path)
+    module = network()
+    load_checkpoint(module, path, key)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, 2 * trained()[name]), name
+
+
+def test_torchs_own_averaged_model_is_read(tmp_path: Path) -> None:
+    """As torchvision's training scripts write it: with a count, and "module." before all else."""
+    module = network()
+    module.load_state_dict(trained())
+    mean = torch.optim.swa_utils.AveragedModel(module)
+    mean.update_parameters(module)
+    path = tmp_path / "a.pth"
+    torch.save({"model": network().state_dict(), "model_ema": mean.state_dict()}, path)
+    assert "n_averaged" in mean.state_dict()
+    read = network()
+    load_checkpoint(read, path, "model_ema")
+    assert torch.equal(read[0].weight, trained()["0.weight"])
+    note = other_weights(path)
+    assert note is not None
+    assert "those under model in a.pth" in note
+    assert "under model_ema (averaged)" in note
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_other_weights_of_the_same_form_are_named(tmp_path: Path, new_format: bool) -> None:
+    path = tmp_path / "a.pth"
+    content = {
+        "model": trained(),
+        "ema": {"module": {f"module.{k}": v for k, v in trained(2).items()}, "updates": 9},
+        "best": trained(3),
+        "head": {"weight": torch.zeros(1)},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=new_format)
+    assert other_weights(path) == (
+        "the weights are those under model in a.pth, which holds others of the same form under "
+        "ema.module (averaged), best: checkpoint_key, as ema.module, takes these"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [trained(), {"model": trained()}, {"ema": {"module": trained()}}, {"state_dict": trained()}],
+)
+def test_the_only_weights_of_a_file_need_no_word(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(content, path)
+    assert other_weights(path) is None
+
+
+def test_a_key_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": trained(), "ema": {"module": trained()}}, path)
+    for key in ("ema.modul", "optimizer", "model.0"):
+        with pytest.raises(SubbyteError, match=r"known: ema\.module, model\)") as caught:
+            read_checkpoint(path, key=key)
+        assert f"'{key}'" in str(caught.value)
+    torch.save(trained(), path)
+    with pytest.raises(SubbyteError, match="leave checkpoint_key out"):
+        read_checkpoint(path, key="ema")
+    torch.save({"student": trained(), "teacher": trained(), "epoch": 3}, path)
+    with pytest.raises(SubbyteError, match="but under student, teacher: give one as checkpoint_k"):
+        read_checkpoint(path)
+
+
+def test_a_prefix_is_not_taken_off_where_the_model_would_lack_something(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    state = {f"model.{name}": value for name, value in trained().items()}
+    state["criterion.weight"] = state.pop("model.2.weight")
+    torch.save({"state_dict": state}, path)
+    assert "it lacks 0.weight" in refusal(path)
 
 
 def test_safetensors_load(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from subbyte.models import ModelConfig
         {"name": "cifar_resnet20", "checkpoint": "a.th"},
         {"factory": "a.py:build", "arguments": {"width": 3}, "num_classes": 2},
         {"factory": "a.b:build", "checkpoint": "a.pt"},
+        {"factory": "a.b:build", "checkpoint": "a.pt", "checkpoint_key": "ema.module"},
     ],
 )
 def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
@@ -39,6 +40,7 @@ def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
         ({"name": "digits", "weights": "DEFAULT"}, "comes with its weights"),
         ({"name": "digits", "num_classes": 10}, "always has 10 classes"),
         ({"name": "cifar_resnet56", "weights": "DEFAULT"}, "published file as checkpoint"),
+        ({"factory": "a.py:f", "checkpoint_key": "ema"}, "is of a checkpoint: give that too"),
         ({"name": "resnet18", "num_classes": 0}, "greater than or equal to 1"),
         ({"name": "resnet18", "weight": "DEFAULT"}, "Extra inputs"),
     ],

@@ -218,6 +218,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
         ({"learning_rat": 1}, "did you mean 'learning_rate'"),
         ({"device": "tpu"}, "'tpu' is not a device"),
         ({"checkpoint": "a", "backbone": "b"}, "exclude each other"),
+        ({"checkpoint_key": "ema"}, "is of a checkpoint or backbone: give that too"),
         ({"milestones": (0.5, 1.5)}, "milestones.1 is 1.5"),
     ],
 )

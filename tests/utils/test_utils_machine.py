@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from subbyte.utils import machine
+from subbyte.utils import cores, machine
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,12 @@ def test_the_description_names_the_processor_and_missing_packages(
     assert described["processor"] == "Abacus 3000 @ 1.00GHz"
     assert described["packages"]["no-such-package"] is None
     assert described["packages"]["torch"].startswith("2.")
+    assert 1 <= described["usable_cores"] <= described["cores"]
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(64, 2), (2, 2), (1, 1), (None, 1)])
+@pytest.mark.parametrize(("usable", "threads"), [(64, 2), (2, 2), (1, 1)])
 def test_runtimes_get_two_threads_at_most(
-    monkeypatch: pytest.MonkeyPatch, cores: int | None, threads: int
+    monkeypatch: pytest.MonkeyPatch, usable: int, threads: int
 ) -> None:
-    monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(cores, "usable", lambda: usable)
     assert machine.threads() == threads

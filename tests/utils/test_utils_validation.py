@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from subbyte.errors import SubbyteError
-from subbyte.utils.validation import Checked, explain
+from subbyte.utils.validation import Checked, explain, gathered, refuse, told
 
 
 class Lens(BaseModel):
@@ -22,6 +22,7 @@ class Camera(Checked):
     exposure: float = Field(default=0.01, gt=0)
     lens: Lens = Lens()
     spare: Lens | None = None
+    film: str | dict[str, int] = "new"
 
     @field_validator("name")
     @classmethod
@@ -30,8 +31,18 @@ class Camera(Checked):
             raise ValueError("a toy takes no pictures.")
         return name
 
+    @field_validator("film", mode="before")
+    @classmethod
+    @told
+    def _loaded(cls, film: Any) -> Any:
+        if film == "old":
+            refuse(["the film is old", "the film is dusty"])
+        if not isinstance(film, str | dict):
+            raise SubbyteError(f"the film is {film}: load a roll")
+        return film
 
-def told(**fields: Any) -> str:
+
+def told_of(**fields: Any) -> str:
     with pytest.raises(SubbyteError) as caught:
         Camera(**fields)
     assert "\n" not in str(caught.value)
@@ -52,11 +63,57 @@ def told(**fields: Any) -> str:
     ],
 )
 def test_a_fault_is_one_sentence_with_its_key(fields: dict[str, Any], message: str) -> None:
-    assert told(**fields).startswith(("unknown key " if message[0] == "'" else "") + message)
+    assert told_of(**fields).startswith(("unknown key " if message[0] == "'" else "") + message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        # The misspelt key explains the missing one.
+        (
+            {"nam": "a", "exposure": 1},
+            "unknown key 'nam': did you mean 'name'? (known: exposure, film, lens, name, spare); "
+            "name is missing: give it a value",
+        ),
+        (
+            {"name": "toy", "exposure": 0, "lens": {"focus": "near"}, "spare": {"fokus": 1}},
+            "unknown key 'spare.fokus': did you mean 'spare.focus'? (known: spare.focus); "
+            "name: a toy takes no pictures; exposure is 0: input should be greater than 0; "
+            "lens.focus is 'near': input should be a valid integer, unable to parse string as an "
+            "integer",
+        ),
+        # What may be of several kinds is one fault; sentences of its own stand as they are.
+        ({"name": "toy", "film": 3}, "name: a toy takes no pictures; the film is 3: load a roll"),
+        (
+            {"name": "a", "film": {"a": "b"}},
+            "film.str is {'a': 'b'}: input should be a valid string",
+        ),
+        ({"film": "old"}, "name is missing: give it a value; the film is old; the film is dusty"),
+    ],
+)
+def test_all_faults_are_told_at_once(fields: dict[str, Any], message: str) -> None:
+    assert told_of(**fields).startswith(message)
+    assert told_of(**fields).count(";") == message.count(";")
+
+
+def test_faults_are_gathered_behind_their_place() -> None:
+    faults = ["first"]
+    with gathered(faults, "cameras.a: "):
+        Camera(exposure=0)
+    with gathered(faults):
+        Camera(name="a")
+    assert faults == [
+        "first",
+        "cameras.a: name is missing: give it a value",
+        "cameras.a: exposure is 0: input should be greater than 0",
+    ]
+    refuse([])
+    with pytest.raises(SubbyteError, match="one; two"):
+        refuse(["one", "two"])
 
 
 def test_a_long_value_is_cut() -> None:
-    assert len(told(name="a", exposure="x" * 500)) < 200
+    assert len(told_of(name="a", exposure="x" * 500)) < 200
 
 
 def test_a_prefix_says_where_the_model_stands() -> None:

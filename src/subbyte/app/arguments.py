@@ -14,16 +14,21 @@ from pydantic import ValidationError
 from subbyte import models, targets
 from subbyte.app.experiment import Experiment, read_setting
 from subbyte.data.config import BUNDLED, BUNDLED_SCENES
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.models.config import missing_checkpoint
 from subbyte.recipe import Recipe
 from subbyte.training.config import TrainingExperiment
-from subbyte.utils.validation import explain
+from subbyte.utils.validation import explain, gathered, refuse
 
 
 def model_config(
-    name: str, weights: str | None, checkpoint: Path | None, num_classes: int | None
+    name: str,
+    weights: str | None,
+    checkpoint: Path | None,
+    checkpoint_key: str | None,
+    num_classes: int | None,
 ) -> ModelConfig:
     """The configuration of a model.
 
@@ -31,12 +36,17 @@ def model_config(
         name: A name, or FILE.py:FUNCTION.
         weights: Published weights by name.
         checkpoint: A file with the float weights.
+        checkpoint_key: Under which of the file's keys they are.
         num_classes: How many outputs the model has.
     """
     source = {"factory": name} if ":" in name else {"name": name}
     try:
         return ModelConfig(
-            **source, weights=weights, checkpoint=checkpoint, num_classes=num_classes
+            **source,
+            weights=weights,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            num_classes=num_classes,
         )
     except ValidationError as error:
         raise explain(error, ModelConfig) from None
@@ -63,14 +73,36 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
     Raises:
         SubbyteError: As when the experiment is run.
     """
-    for name in only:
-        if name not in experiment.variants:
-            raise unknown("variant", name, experiment.variants)
-    models.check(experiment.model)
+    strange = [name for name in only if name not in experiment.variants]
+    faults = [str(unknown("variant", name, experiment.variants)) for name in strange]
+    with gathered(faults):
+        models.check(experiment.model)
     if experiment.data.name is None and models.is_classifier(experiment.model):
         from subbyte.data import image_roots
 
-        image_roots(experiment.data)
+        with gathered(faults):
+            image_roots(experiment.data)
+    elif experiment.data.name is None and _of_objects(experiment):
+        from subbyte.data.detection.layout import check_names
+
+        with gathered(faults):
+            check_names(experiment.data)
+    refuse(faults)
+
+
+def _of_objects(experiment: Experiment) -> bool:
+    """Whether an experiment's images are a detector's, before a factory has said what it builds."""
+    from subbyte.data import image_roots
+    from subbyte.data.detection.layout import formats_in
+
+    data = experiment.data
+    if experiment.model.factory is None or data.is_detection:
+        return True
+    try:
+        image_roots(data)
+    except SubbyteError:  # nothing that a classifier could take
+        return data.root is not None and formats_in(data.root) == ["yolo"]
+    return False
 
 
 def check_training(asked: TrainingExperiment) -> None:
@@ -78,6 +110,21 @@ def check_training(asked: TrainingExperiment) -> None:
     for path in (asked.training.checkpoint, asked.training.backbone):
         if path is not None and not path.exists():
             raise missing_checkpoint(path)
+
+
+def preprocessing_of(text: str | None) -> Preprocessing | None:
+    """How images are prepared, by YAML as `data.preprocessing` has it."""
+    if text is None:
+        return None
+    _, fields = read_setting(f"preprocessing={text}")
+    if not isinstance(fields, dict):
+        raise SubbyteError(
+            f"preprocessing is {text}: give a mapping, as '{{resize: 256, crop: 224}}'"
+        )
+    try:
+        return Preprocessing(**{str(key): value for key, value in fields.items()})
+    except ValidationError as error:
+        raise explain(error, Preprocessing, "preprocessing") from None
 
 
 def check_target(target: str | None) -> None:

@@ -7,6 +7,7 @@ of a second, and only then what imports PyTorch, which takes seconds.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import typer
 
 from subbyte.errors import SubbyteError
 from subbyte.utils.collector import importing
+from subbyte.utils.cores import limit_openmp, usable
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
@@ -45,6 +47,9 @@ Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
 ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
 Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
+CheckpointKey = Annotated[
+    str | None, typer.Option(help="Where in that file they are, as ema.module.")
+]
 Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
 RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
 Settings = Annotated[
@@ -143,9 +148,14 @@ def quantize(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
+    checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     bits: Annotated[str, typer.Option(help="Bits as w8a8, w4a4, …")] = "w8a8",
     settings: Settings = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(metavar="YAML", help="As '{resize: 256, crop: 224}' (default: the model's)."),
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the method.")] = 0,
@@ -161,8 +171,9 @@ def quantize(
         from subbyte import models
         from subbyte.app import arguments
 
-        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         recipe = arguments.recipe_of(bits, settings or [], seed)
+        prepared = arguments.preprocessing_of(preprocessing)
         arguments.check_output(out)
         models.check(config)
         arguments.check_calibration(calibration)
@@ -176,6 +187,7 @@ def quantize(
             images=images,
             batch_size=batch_size,
             device=device,
+            preprocessing=prepared,
             progress=_progress(as_json or quiet),
         )
         if as_json:
@@ -192,6 +204,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
+    checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     target: Annotated[
         str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
@@ -209,7 +222,7 @@ def export(
         from subbyte import models
         from subbyte.app import arguments
 
-        config = arguments.model_config(model, pretrained, checkpoint, num_classes)
+        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         arguments.check_target(target)
         models.check(config)
         arguments.check_quantized(quantized)
@@ -327,6 +340,7 @@ def list_experiments(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point of the command `subbyte`."""
+    limit_openmp(os.environ, usable())
     app()
 
 

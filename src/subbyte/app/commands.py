@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte import api, models
 from subbyte.app.arguments import check_output, check_runtime, check_target
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
@@ -30,6 +31,7 @@ def quantize_model(
     images: int,
     batch_size: int,
     device: str,
+    preprocessing: Preprocessing | None = None,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Quantize a model on a folder of images and save it.
@@ -42,18 +44,24 @@ def quantize_model(
         images: How many to calibrate with at most.
         batch_size: Images a batch.
         device: "cpu" or "cuda".
+        preprocessing: Of images, instead of that of the weights.
         progress: Shows how far it is.
 
     Returns:
-        The rows of `layers`, and as sentences what is odd about the images and what was assumed of
-        them.
+        The rows of `layers`, and as sentences what must be known of the weights, what is odd about
+        the images and what was assumed of them.
     """
     check_output(out)
     if device != "cpu" and not torch.cuda.is_available():
         raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
     spec = models.load(config)
     module = spec.module.to(device)
-    chosen = {"images": images, "seed": recipe.seed, "batch_size": batch_size}
+    chosen = {
+        "images": images,
+        "seed": recipe.seed,
+        "batch_size": batch_size,
+        "preprocessing": preprocessing,
+    }
     task = task_file(spec.task)
     batches, preparation = task.calibration(calibration, spec, chosen, device, progress)
     quantized = api.quantize(module, batches, recipe, progress=progress)
@@ -64,7 +72,7 @@ def quantize_model(
         **preparation,
     }
     api.save(quantized, out)
-    return api.layers(quantized), list(batches.notes)
+    return api.layers(quantized), [*spec.notes, *batches.notes]
 
 
 def export_model(

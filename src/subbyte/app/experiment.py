@@ -17,7 +17,7 @@ from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.training.config import Training, TrainingExperiment
-from subbyte.utils.validation import Checked, Device
+from subbyte.utils.validation import Checked, Device, FaultsError, gathered, refuse, told
 
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
@@ -31,7 +31,11 @@ PATHS = (
     ("data", "annotations"),
 )
 # Where one of these is set, what the file has for the other one no longer counts.
-EITHER_OR = (("model", "weights", "checkpoint"), ("model", "checkpoint", "weights"))
+EITHER_OR = (
+    ("model", "weights", "checkpoint"),
+    ("model", "weights", "checkpoint_key"),
+    ("model", "checkpoint", "weights"),
+)
 SOURCES = ("name", "root", "calibration", "evaluation")
 
 
@@ -89,21 +93,27 @@ class Experiment(Checked):
 
     @field_validator("runtimes", mode="before")
     @classmethod
+    @told
     def _known_runtimes(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(names, list | tuple):
             raise ValueError(f"{value!r} is not a list: give names, as [onnxruntime, openvino]")
-        for name in names:
-            if name not in targets.names():
-                raise unknown("runtime", str(name), targets.names())
+        strange = [str(name) for name in names if name not in targets.names()]
+        refuse([str(unknown("runtime", name, targets.names())) for name in strange])
         return names
 
     @field_validator("variants", mode="before")
     @classmethod
+    @told
     def _read_variants(cls, value: Any) -> Any:
         if not isinstance(value, dict) or not value:
             raise ValueError("give at least one, as NAME: {weights: 8, activations: 8}")
-        return {str(name): _variant(str(name), fields) for name, fields in value.items()}
+        read, faults = dict[str, Recipe](), list[str]()
+        for name, fields in value.items():
+            with gathered(faults):
+                read[str(name)] = _variant(str(name), fields)
+        refuse(faults)
+        return read
 
     def with_seed(self) -> Experiment:
         """The same, with the experiment's seed in each variant that has none of its own."""
@@ -154,24 +164,25 @@ def load_training(name: str, settings: Iterable[str] = ()) -> TrainingExperiment
     """
     raw = read(name, settings)
     known = {*Experiment.model_fields, "training"}
-    for key in raw:
-        if key not in known:
-            raise unknown("key", str(key), known)
+    faults = [str(unknown("key", str(key), known)) for key in raw if key not in known]
     section = raw.get("training")
     if not isinstance(section, dict):
-        raise SubbyteError(
-            f"{name} has no section training: give one, as training: {{model: mb2_ssd_lite}}"
+        raise FaultsError(
+            *faults,
+            f"{name} has no section training: give one, as training: {{model: mb2_ssd_lite}}",
         )
     model = raw.get("model")
     outer: dict[str, Any] = {key: raw[key] for key in ("device", "seed") if key in raw}
     if isinstance(model, dict) and model.get("name") is not None:
         outer["model"] = model["name"]
-    try:
+    training = Training.model_construct(model="")  # in whose place the data are still checked
+    with gathered(faults, "training: "):
         training = Training(**{**outer, **{str(key): value for key, value in section.items()}})
-    except SubbyteError as error:
-        raise SubbyteError(f"training: {error}") from None
-    fields = {key: raw[key] for key in ("name", "data") if key in raw}
-    return TrainingExperiment(**fields, training=training)
+    with gathered(faults):
+        fields = {key: raw[key] for key in ("name", "data") if key in raw}
+        asked = TrainingExperiment(**fields, training=training)
+    refuse(faults)
+    return asked
 
 
 def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
@@ -241,10 +252,10 @@ def _variant(name: str, fields: Any) -> Recipe:
         raise SubbyteError(f"variants.{name} is {fields!r}: give a mapping of a recipe's fields")
     if isinstance(fields, Recipe):
         return fields
-    try:
+    faults: list[str] = []
+    with gathered(faults, f"variants.{name}: "):
         return Recipe(**{str(key): value for key, value in (fields or {}).items()})
-    except SubbyteError as error:
-        raise SubbyteError(f"variants.{name}: {error}") from None
+    raise FaultsError(*faults)
 
 
 def read_setting(setting: str) -> tuple[str, Any]:

@@ -89,7 +89,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         task=task,
         variants=only or tuple(experiment.variants),
         captured=captured,
-        notes=_notes(experiment, task),
+        notes=[*spec.notes, *_notes(experiment, task)],
     )
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from subbyte.errors import SubbyteError
+from subbyte.utils.cores import usable
 from subbyte.utils.progress import Progress, Silent
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 )
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, usable())
 # Pixels from which on a JPEG file is decoded at a fraction of its size, where that is enough.
 LARGE = 2**24
 # Pixels that may be decoded at the same time, by all threads together.

@@ -181,6 +181,7 @@ def open_calibration(
     images: int,
     seed: int,
     batch_size: int,
+    given: Preprocessing | None = None,
     progress: Progress = _SILENT,
 ) -> Batches:
     """Calibration images alone: those of a folder, or of the bundled "digits".
@@ -191,14 +192,20 @@ def open_calibration(
         images: How many at most.
         seed: Of the choice of images.
         batch_size: Images a batch.
+        given: The user's own preprocessing, as `data.preprocessing`.
         progress: Shows how far it is.
 
     Raises:
         SubbyteError: As `open_data`.
     """
-    notes = _assumption(None, preprocessing is None)
-    prepared = preprocessing or Preprocessing()
+    prepared, assumed = _resolve(given, preprocessing)
+    notes = _assumption(given, assumed)
     if source in BUNDLED:
+        if given is not None:
+            raise SubbyteError(
+                f"preprocessing has no meaning for {source}, whose images are as the model takes "
+                "them; leave it out"
+            )
         config = DataConfig(name=source).model_copy(update={"calibration_images": images})
         found = open_data(config, preprocessing, seed=seed, batch_size=batch_size)
         return replace(found.calibration, notes=notes)

@@ -22,6 +22,11 @@ def label_count(model: nn.Module) -> int | None:
     return family_of(model).label_count(model)
 
 
+def is_whole(model: nn.Module) -> bool:
+    """Whether files of a detector can go from images to boxes."""
+    return family_of(model).whole
+
+
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     """How a detector's file takes images of these sizes (height, width).
 

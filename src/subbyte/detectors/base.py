@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from subbyte.detectors.letterbox import Letterbox, Sizes, ratio_kept
+from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import Regional
 
 PACKAGE = __name__.rpartition(".")[0]
@@ -81,6 +82,7 @@ class Family:
         letterbox: `(model, sizes) -> Letterbox`, how a file takes images of several sizes (height,
             width).
         label_count: How many labels a model has, the background among them; `None`: unknown.
+        whole: Whether files can go from images to boxes.
         operators: The family's own PyTorch operators, each with its translation to ONNX.
     """
 
@@ -92,7 +94,17 @@ class Family:
     training_loss: Callable[[Regional, nn.Module], TrainingLoss | None] = lambda *_: None
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
     label_count: Callable[[Any], int | None] = lambda _: None
+    whole: bool = True
     operators: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+
+
+def unwritable(model: nn.Module) -> SubbyteError:
+    """The error for a model of which nobody knows how to write the way to boxes."""
+    return SubbyteError(
+        f"how {type(model).__name__} makes boxes of its outputs cannot be written as ONNX: "
+        "export with postprocess=False (in an experiment export.postprocess: false), which "
+        "gives the raw outputs of its regions"
+    )
 
 
 def families() -> list[Family]:

@@ -13,6 +13,7 @@ from torchvision.models.detection import FasterRCNN
 from subbyte.detectors.base import Deployment, Family
 from subbyte.detectors.common.chain import chained
 from subbyte.detectors.common.copies import evaluating
+from subbyte.detectors.common.labels import labels_scored
 from subbyte.detectors.common.nms import (
     OUTPUTS,
     Detections,
@@ -223,10 +224,17 @@ def _deployment(
     return Deployment(module, (images,), OUTPUTS)
 
 
+def _label_count(model: Any) -> int | None:
+    scoring = getattr(model.roi_heads.box_predictor, "cls_score", None)
+    if type(scoring) is nn.Linear:
+        return scoring.out_features
+    return labels_scored(model, "roi_heads.box_predictor", 0)
+
+
 FAMILY = Family(
     matches=lambda model: isinstance(model, FasterRCNN),
     regions=lambda _: REGIONS,
     deployment=_deployment,
-    label_count=lambda model: int(model.roi_heads.box_predictor.cls_score.out_features),
+    label_count=_label_count,
     operators={torch.ops.subbyte.roi_align.default: _onnx_roi_align},
 )

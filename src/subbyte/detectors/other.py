@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from subbyte.detectors.base import Deployment, Family, Order
+from subbyte.detectors.base import Deployment, Family, Order, unwritable
 from subbyte.detectors.common.chain import chained
-from subbyte.errors import SubbyteError
 from subbyte.graph.batch import are_images
 from subbyte.graph.float_model import Regional
 
@@ -19,12 +18,8 @@ def _deployment(
     if not postprocess:
         return chained(model, captured, args)
     if any(are_images(arg) for arg in (*args, *captured.example)):
-        raise SubbyteError(
-            f"how {type(model).__name__} makes boxes of its outputs cannot be written as ONNX: "
-            "export with postprocess=False (in an experiment export.postprocess: false), which "
-            "gives the raw outputs of its regions"
-        )
+        raise unwritable(model)
     return Deployment(model, args)
 
 
-FAMILY = Family(matches=lambda _: True, deployment=_deployment, order=Order.FALLBACK)
+FAMILY = Family(matches=lambda _: True, deployment=_deployment, order=Order.FALLBACK, whole=False)

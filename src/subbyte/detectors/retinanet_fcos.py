@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.fcos import FCOSClassificationHead
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 
 from subbyte.detectors.base import Deployment, Family
+from subbyte.detectors.common.labels import labels_scored
 from subbyte.detectors.common.loss import loss_in_training
 from subbyte.detectors.common.nms import Detections, best_of, clipped, nms_scores, rows
 from subbyte.detectors.common.one_stage import (
@@ -94,11 +97,18 @@ def _boxes(model: Any, images: Tensor) -> RetinaNetBoxes:
     return RetinaNetBoxes(model, preprocessing, anchors, lengths)
 
 
+def _label_count(model: Any) -> int | None:
+    scoring = getattr(model.head, "classification_head", None)
+    if isinstance(scoring, RetinaNetClassificationHead | FCOSClassificationHead):
+        return int(scoring.num_classes)
+    return labels_scored(model, "head", "cls_logits")
+
+
 FAMILY = Family(
     matches=lambda model: isinstance(model, RetinaNet | FCOS),
     regions=lambda _: REGIONS,
     deployment=_deployment,
     boxes=_boxes,
     training_loss=loss_in_training,
-    label_count=lambda model: int(model.head.classification_head.num_classes),
+    label_count=_label_count,
 )

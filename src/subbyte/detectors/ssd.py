@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssd import SSD, SSDScoringHead
 
 from subbyte.detectors.base import Deployment, Family, Order
+from subbyte.detectors.common.labels import labels_scored
 from subbyte.detectors.common.loss import loss_in_training
 from subbyte.detectors.common.nms import Detections, best_of, clipped, nms_scores, rows
 from subbyte.detectors.common.one_stage import (
@@ -155,7 +156,12 @@ def _letterbox(model: Any, sizes: Sizes) -> Letterbox:
 def _label_count(model: Any) -> int | None:
     if isinstance(model, own.SSD):
         return int(model.num_classes)
-    return int(model.head.classification_head.num_columns) if isinstance(model, SSD) else None
+    if not isinstance(model, SSD):
+        return None
+    scoring = getattr(model.head, "classification_head", None)
+    if isinstance(scoring, SSDScoringHead):
+        return int(scoring.num_columns)
+    return labels_scored(model, "head", "cls_logits")
 
 
 FAMILY = Family(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from subbyte.models import factory, families
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
 from subbyte.models.families import timm as timm_family
 from subbyte.models.spec import ModelSpec
-from subbyte.utils.validation import explain
+from subbyte.utils.validation import explain, gathered, refuse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,16 +62,19 @@ def check(config: ModelConfig) -> None:
         SubbyteError: As `load`.
     """
     name = str(config.name)
-    if config.factory is not None:
-        factory.source_of(config.factory)
-    elif not name.startswith(TIMM):
-        _family(name)
-    else:
-        timm_family.require()
-        if name.partition(".")[0] not in (known := timm_family.names()):
-            raise unknown("model", name, known)
+    faults: list[str] = []
+    with gathered(faults):
+        if config.factory is not None:
+            factory.source_of(config.factory)
+        elif not name.startswith(TIMM):
+            _family(name)
+        else:
+            timm_family.require()
+            if name.partition(".")[0] not in (known := timm_family.names()):
+                raise unknown("model", name, known)
     if config.checkpoint is not None and not config.checkpoint.exists():
-        raise missing_checkpoint(config.checkpoint)
+        faults.append(str(missing_checkpoint(config.checkpoint)))
+    refuse(faults)
 
 
 def load(config: ModelConfig) -> ModelSpec:
@@ -84,7 +88,8 @@ def load(config: ModelConfig) -> ModelSpec:
     """
     with _same_random_numbers():
         spec = _loader(config)(config)
-    return dataclasses.replace(spec, module=spec.module.float().eval())
+    notes = (*spec.notes, *_of_weights(config))
+    return dataclasses.replace(spec, module=spec.module.float().eval(), notes=notes)
 
 
 def build(
@@ -92,6 +97,7 @@ def build(
     *,
     weights: str | None = None,
     checkpoint: Path | str | None = None,
+    checkpoint_key: str | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
     """The module of a model by name, as `load` has it.
@@ -100,6 +106,8 @@ def build(
         name: One of `names`.
         weights: The name of published weights.
         checkpoint: A file with a state dict, instead of `weights`.
+        checkpoint_key: Under which of the file's keys it is, as "ema.module". Without it a warning
+            names others that the file holds.
         num_classes: The number of outputs, where neither of these decides it.
 
     Raises:
@@ -107,10 +115,19 @@ def build(
     """
     file = None if checkpoint is None else Path(checkpoint)
     try:
-        config = ModelConfig(name=name, weights=weights, checkpoint=file, num_classes=num_classes)
+        config = ModelConfig(
+            name=name,
+            weights=weights,
+            checkpoint=file,
+            checkpoint_key=checkpoint_key,
+            num_classes=num_classes,
+        )
     except ValidationError as error:
         raise explain(error, ModelConfig) from None
-    return load(config).module
+    spec = load(config)
+    for note in spec.notes:
+        warnings.warn(note, stacklevel=2)
+    return spec.module
 
 
 def is_classifier(config: ModelConfig) -> bool:
@@ -118,6 +135,16 @@ def is_classifier(config: ModelConfig) -> bool:
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
     return config.factory is None and not named
+
+
+def _of_weights(config: ModelConfig) -> Iterator[str]:
+    """What must be known of a checkpoint's weights, unless the user chose them by their key."""
+    from subbyte.models.checkpoint import other_weights
+
+    if config.checkpoint is not None and config.checkpoint_key is None:
+        note = other_weights(config.checkpoint)
+        if note is not None:
+            yield note
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:

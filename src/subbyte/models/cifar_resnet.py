@@ -82,7 +82,7 @@ def load(config: ModelConfig) -> ModelSpec:
     if config.checkpoint is None:
         module = CifarResNet(depth, config.num_classes or len(CLASSES))
     else:
-        state = read_checkpoint(config.checkpoint)
+        state = read_checkpoint(config.checkpoint, key=config.checkpoint_key)
         module = CifarResNet(depth, config.num_classes or _outputs(state))
         load_state(module, state, config.checkpoint)
     ten = module.linear.out_features == len(CLASSES)

@@ -22,6 +22,8 @@ class ModelConfig(BaseModel):
         weights: Name of published weights (torchvision's "IMAGENET1K_V1", timm's "ra2_in1k", which
             may stand in the name instead: "timm/resnet18d.ra2_in1k").
         checkpoint: A local file with a state dict.
+        checkpoint_key: Under which of that file's keys the weights are, with dots between keys, as
+            "ema.module"; `None`: where training scripts have the last ones.
         factory: "my_model.py:build" or "package.module:build", a function that returns an
             `nn.Module`.
         arguments: What the factory is called with.
@@ -34,6 +36,7 @@ class ModelConfig(BaseModel):
     name: str | None = None
     weights: str | None = None
     checkpoint: HomePath | None = None
+    checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
     factory: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     num_classes: Annotated[int, Field(ge=1)] | None = None
@@ -63,6 +66,8 @@ class ModelConfig(BaseModel):
             return "weights are for models by name: give the factory's weights as checkpoint"
         if self.weights is not None and self.checkpoint is not None:
             return "weights and checkpoint exclude each other: give one of them"
+        if self.checkpoint_key is not None and self.checkpoint is None:
+            return "checkpoint_key is of a checkpoint: give that too, or leave the key out"
         if self.factory is None and self.arguments:
             return "arguments are for a factory: leave them out, or give factory instead of name"
         if self.num_classes is not None and "num_classes" in self.arguments:

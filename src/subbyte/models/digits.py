@@ -63,7 +63,7 @@ class Digits(nn.Module):
 def load(config: ModelConfig) -> ModelSpec:
     """The digits model with its bundled weights, or with those of `config.checkpoint`."""
     module = Digits()
-    load_checkpoint(module, config.checkpoint or WEIGHTS)
+    load_checkpoint(module, config.checkpoint or WEIGHTS, config.checkpoint_key)
     return ModelSpec(
         name="digits",
         module=module,

@@ -40,7 +40,7 @@ def load(config: ModelConfig) -> ModelSpec:
         code = _from_file(Path(source)) if is_file else _from_package(source)
         module = _call(_function(code, function, source), arguments, f"{source}:{function}")
     if config.checkpoint is not None:
-        load_checkpoint(module, config.checkpoint)
+        load_checkpoint(module, config.checkpoint, config.checkpoint_key)
     name = f"{Path(source).name if is_file else source}:{function}"
     task = "detection" if isinstance(module, DETECTORS) else "classification"
     return ModelSpec(name, module, task, preprocessing=None, classes=None)

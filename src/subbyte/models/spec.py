@@ -22,6 +22,7 @@ class ModelSpec:
         preprocessing: What the weights were trained with.
         classes: The names of the outputs in their order, of a detector without the background;
             `None`: unknown.
+        notes: What a reader of the numbers must know of the weights.
     """
 
     name: str
@@ -29,3 +30,4 @@ class ModelSpec:
     task: str
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()

@@ -125,7 +125,7 @@ def _remedy(source: Any) -> str:
 
 def _with_checkpoint(create: Create, config: ModelConfig) -> nn.Module:
     assert config.checkpoint is not None
-    state = read_checkpoint(config.checkpoint)
+    state = read_checkpoint(config.checkpoint, key=config.checkpoint_key)
     module = create(num_classes=config.num_classes)
     fitted = _renamed(state, module)
     head = fitted.get(f"{_head(module)}.weight")

@@ -93,7 +93,7 @@ def state_of(entry: Any, config: ModelConfig) -> tuple[OrderedDict[str, Tensor],
         state = _published(entry, source, str(config.name))
     else:
         source = config.checkpoint
-        state = read_checkpoint(source)
+        state = read_checkpoint(source, key=config.checkpoint_key)
     kept = OrderedDict(
         (_renamed(key), tensor) for key, tensor in state.items() if not key.startswith(_AUXILIARY)
     )

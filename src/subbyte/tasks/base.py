@@ -277,7 +277,8 @@ class TaskFile(Protocol):
         Args:
             source: A folder, or the name of bundled data.
             spec: The model, which lies on `device`.
-            asked: `images` (how many at most), `seed`, `batch_size`.
+            asked: `images` (how many at most), `seed`, `batch_size`, and `preprocessing`, which may
+                be `None` or missing.
             device: "cpu" or "cuda".
             progress: Shows how far it is.
 

@@ -181,9 +181,11 @@ def calibration(
 ) -> tuple[Any, dict[str, Any]]:
     """Calibration images alone, and the preprocessing for a file; see `tasks.base.TaskFile`."""
     del device
-    batches = open_calibration(source, spec.preprocessing, **asked, progress=progress)
-    preprocessing = spec.preprocessing or Preprocessing()
-    return batches, {"preprocessing": preprocessing.model_dump(mode="json")}
+    chosen = dict(asked)
+    given = chosen.pop("preprocessing", None)
+    batches = open_calibration(source, spec.preprocessing, **chosen, given=given, progress=progress)
+    prepared = batches.dataset.preprocessing
+    return batches, {"preprocessing": prepared.model_dump(mode="json")}
 
 
 def evaluate(

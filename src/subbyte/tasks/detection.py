@@ -21,10 +21,12 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors import label_count, letterbox_for
+from subbyte.detectors import is_whole, label_count, letterbox_for
+from subbyte.detectors.base import unwritable
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
 from subbyte.detectors.letterbox import Letterbox
+from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
@@ -41,7 +43,7 @@ from subbyte.tasks.detector_runs import (
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
-from subbyte.tasks.metrics.raw_noise import raw_sqnr_db
+from subbyte.tasks.metrics.raw_noise import raw_noise
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
 
@@ -171,7 +173,7 @@ class Detection:
         few = replace(evaluation, limit=min(SQNR_IMAGES, evaluation.images))
         return {
             "agreement_with_float": metrics.agreement(reference, outputs),
-            "sqnr_db": raw_sqnr_db(quantized, float_model, few, self.device),
+            **raw_noise(quantized, float_model, few, self.device),
             "objects": changes(reference, outputs, self.data.evaluation.objects),
         }
 
@@ -231,6 +233,8 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
         SubbyteError: The images are not as they should be, the model does not make detections of
             them, or it has other classes.
     """
+    if asked.postprocess and not is_whole(spec.module):
+        _refuse_whole(asked, spec)
     found = open_detection(
         asked.data, seed=asked.seed, batch_size=asked.batch_size, progress=progress
     )
@@ -259,7 +263,13 @@ def calibration(
     source: str, spec: ModelSpec, asked: Mapping[str, Any], device: str, progress: Progress
 ) -> tuple[Any, dict[str, Any]]:
     """Calibration images alone, and how a file takes images; see `tasks.base.TaskFile`."""
-    batches = open_detection_calibration(source, **asked, progress=progress)
+    chosen = dict(asked)
+    if chosen.pop("preprocessing", None) is not None:
+        raise SubbyteError(
+            "preprocessing has no meaning for detectors, which prepare images by themselves; leave "
+            "it out"
+        )
+    batches = open_detection_calibration(source, **chosen, progress=progress)
     check_detector(spec.module, _examples(batches, device))
     letterbox = letterbox_for(spec.module, {found.size for found in batches.objects})
     return batches, {"preprocessing": None, "images": letterbox.metadata()}
@@ -332,10 +342,23 @@ COLUMNS = Columns(
     caption=(
         "agree: detections matched with float's (simulation), with the simulation's "
         "(runtimes), of the same class and at IoU 0.9",
+        "SQNR dB: of the raw output with the most noise",
         "lost/gained: detections at the score where float's F1 is best, as shares of float's",
     ),
     raw_latency=True,
 )
+
+
+def _refuse_whole(asked: Asked, spec: ModelSpec) -> None:
+    """Refuse a model of which no file goes to boxes, or what is no detector on the first image.
+
+    Raises:
+        SubbyteError: Always.
+    """
+    one = {"calibration_images": 1, "evaluation_images": 1, "skip_broken": False}
+    found = open_detection(asked.data.model_copy(update=one), seed=asked.seed, batch_size=1)
+    check_detector(spec.module, _examples(found.calibration, asked.device))
+    raise unwritable(spec.module)
 
 
 def _examples(batches: Any, device: str) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Task, arrays, one_image
-from subbyte.utils import machine
+from subbyte.utils import cores, machine
 from subbyte.utils.progress import Progress
 
 LATENCY_BATCH = 1
@@ -89,7 +88,7 @@ def measure(
         reference: The float model to compare with; `None` where the entry is its own.
     """
     runtimes = {key: targets.runtime(key) for key in files.paths}
-    threads = os.cpu_count() or 1
+    threads = cores.usable()
     sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
     simulated = {SIMULATION: task.simulated(model)}
     simulated |= {_twin(key): _placed(task, model, key) for key in _apart(task, model, runtimes)}

@@ -21,6 +21,8 @@ class Training(Checked):
         model: A member of the SSD family.
         checkpoint: A file of the same member to start from; classes other than the data's are left
             out.
+        checkpoint_key: Under which of the keys of that file, or of `backbone`, the weights are; see
+            `ModelConfig`.
         backbone: A file of the classifier's weights to start from; without either, weights are
             random.
         epochs: How many.
@@ -58,6 +60,7 @@ class Training(Checked):
     model: str
     checkpoint: HomePath | None = None
     backbone: HomePath | None = None
+    checkpoint_key: str | None = None
     epochs: int = Field(default=120, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
@@ -94,6 +97,8 @@ class Training(Checked):
     def _one_start(self) -> Training:
         if self.checkpoint is not None and self.backbone is not None:
             raise ValueError("checkpoint and backbone exclude each other: give one of them")
+        if self.checkpoint_key is not None and self.checkpoint is None and self.backbone is None:
+            raise ValueError("checkpoint_key is of a checkpoint or backbone: give that too")
         return self
 
 

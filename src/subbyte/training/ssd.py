@@ -284,9 +284,15 @@ def _model(config: Training, dataset: TrainingImages) -> SSD:
     model = load(asked).module
     assert isinstance(model, SSD)
     if config.checkpoint is not None:
-        load_start(model, config.model, config.checkpoint, tuple(dataset.classes))
+        load_start(
+            model,
+            config.model,
+            config.checkpoint,
+            tuple(dataset.classes),
+            config.checkpoint_key,
+        )
     if config.backbone is not None:
-        load_backbone(model, config.model, config.backbone)
+        load_backbone(model, config.model, config.backbone, config.checkpoint_key)
     return model
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from subbyte.utils import cores
+
 PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino")
 CPUINFO = Path("/proc/cpuinfo")  # on Linux
 INTEGER_DOT = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -23,6 +25,7 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "usable_cores": cores.usable(),
         "torch_threads": torch.get_num_threads(),
         "vnni": has_vnni(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -43,8 +46,8 @@ def has_vnni() -> bool | None:
 
 
 def threads() -> int:
-    """How many threads a runtime is given: 2, or the one that there is."""
-    return min(2, os.cpu_count() or 1)
+    """How many threads a runtime is given: 2, or the one that this process may use."""
+    return min(2, cores.usable())
 
 
 def _cpu_flags() -> set[str] | None:

@@ -70,7 +70,7 @@ def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[Pl
 
 
 def _rows(entry: dict[str, Any], own: Columns) -> Iterator[list[str]]:
-    sqnr = entry.get("sqnr_db")
+    sqnr = entry.get("sqnr_db_worst", entry.get("sqnr_db"))
     yield [
         entry["name"],
         "simulation",

@@ -59,6 +59,19 @@ def formats_in(folder: Path) -> list[Format]:
     return found
 
 
+def check_names(config: DataConfig) -> None:
+    """Refuse what can be seen to be wrong of a data set's class names before images are looked at.
+
+    Raises:
+        SubbyteError: A file of names is missing or holds none, or YOLO's images have none.
+    """
+    if config.classes is not None:
+        read_names(config.classes)
+    elif format_of(config) == "yolo":
+        for side in ("calibration", "evaluation"):
+            read_names(_yolo_names(config, _folder(config, side)))
+
+
 def find(config: DataConfig, side: Side) -> tuple[FoundImages, bool]:
     """The images of one side of `config`, and whether it is known what is on them.
 
@@ -195,14 +208,8 @@ def unlabelled(folder: Path) -> FoundImages:
 def _yolo_images(config: DataConfig, side: Side, split: str) -> tuple[Sequence[Path], Path]:
     """The images of a side, and the file that names the classes."""
     folder = _folder(config, side)
-    given = config.annotations if isinstance(config.annotations, Path) else None
-    yaml = given or (_data_yaml(folder) if config.root is not None else None)
-    names = yaml or config.classes or folder / "classes.txt"
-    if not names.is_file():
-        raise SubbyteError(
-            f"nothing names the classes of {folder}: give data.annotations, a data.yaml with "
-            "names, or data.classes, a text file with one name a line"
-        )
+    yaml = _yolo_yaml(config, folder)
+    names = _yolo_names(config, folder)
     if config.root is None:
         return image_files(folder), names
     if yaml is not None:
@@ -218,6 +225,22 @@ def _yolo_images(config: DataConfig, side: Side, split: str) -> tuple[Sequence[P
         f"{folder} has no images/{split} and no {split}/images: name its splits in data.splits, or "
         "folders in data.calibration and data.evaluation"
     )
+
+
+def _yolo_yaml(config: DataConfig, folder: Path) -> Path | None:
+    given = config.annotations if isinstance(config.annotations, Path) else None
+    return given or (_data_yaml(folder) if config.root is not None else None)
+
+
+def _yolo_names(config: DataConfig, folder: Path) -> Path:
+    """The file that names the classes of YOLO's images in a folder."""
+    names = _yolo_yaml(config, folder) or config.classes or folder / "classes.txt"
+    if not names.is_file():
+        raise SubbyteError(
+            f"nothing names the classes of {folder}: give data.annotations, a data.yaml with "
+            "names, or data.classes, a text file with one name a line"
+        )
+    return names
 
 
 def _data_yaml(folder: Path) -> Path | None:

@@ -51,7 +51,7 @@ def load(config: ModelConfig) -> ModelSpec:
         known = PUBLISHED.get(module.num_classes)
         return ModelSpec(name, module, "detection", None, known)
     file = checkpoint_file(config.checkpoint)
-    state = untangled(read_checkpoint(file))
+    state = untangled(read_checkpoint(file, key=config.checkpoint_key))
     count = fitting(name, config.num_classes, state, file)
     module = make(member, count)
     load_state(module.network, state, file)

@@ -17,7 +17,7 @@ from subbyte.models.ssd.members import MEMBERS
 NEW_IN_VGG = 4
 
 
-def load_backbone(model: SSD, name: str, file: Path) -> None:
+def load_backbone(model: SSD, name: str, file: Path, key: str | None = None) -> None:
     """Put a classifier's weights (torchvision's files, say) into the backbone of an SSD.
 
     Tensors are taken in their order, as their names differ.
@@ -26,11 +26,13 @@ def load_backbone(model: SSD, name: str, file: Path) -> None:
         model: The SSD.
         name: The member's name.
         file: The classifier's weights.
+        key: Under which of the file's keys they are; see `read_checkpoint`.
 
     Raises:
         SubbyteError: A tensor does not have the shape of its place.
     """
-    state = {key: value for key, value in read_checkpoint(file).items() if not _count(key)}
+    read = read_checkpoint(file, key=key)
+    state = {place: value for place, value in read.items() if not _count(place)}
     backbone = model.network.get_submodule(model.network.names.backbone)
     own = {key: value for key, value in backbone.state_dict().items() if not _count(key)}
     wanted = list(own.items())
@@ -50,7 +52,9 @@ def load_backbone(model: SSD, name: str, file: Path) -> None:
             value.copy_(new)
 
 
-def load_start(model: SSD, name: str, file: Path, classes: tuple[str, ...]) -> None:
+def load_start(
+    model: SSD, name: str, file: Path, classes: tuple[str, ...], key: str | None = None
+) -> None:
     """Put the weights of an SSD of the same name into a model.
 
     Where the file is known to have other classes, the heads for these keep their random weights.
@@ -60,12 +64,13 @@ def load_start(model: SSD, name: str, file: Path, classes: tuple[str, ...]) -> N
         name: The member's name.
         file: The weights.
         classes: What the model is for.
+        key: Under which of the file's keys they are; see `read_checkpoint`.
 
     Raises:
         SubbyteError: The weights do not fit, or have the same classes in another order.
     """
     path = checkpoint_file(file)
-    state = untangled(read_checkpoint(path))
+    state = untangled(read_checkpoint(path, key=key))
     count = fitting(name, None, state, path)
     known = known_classes(path, count)
     if known is not None and known != classes and set(known) == set(classes):
