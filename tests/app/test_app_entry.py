@@ -59,5 +59,5 @@ def test_an_entry_says_what_was_asked_for_and_what_ran() -> None:
     assert entry["seconds"] >= 0
     asked = {"name": "w4a8", "weights": 4, "activations": 8, "ranges": recipe.ranges}
     found = {"method": "range", "images": 7, "size_bytes": 1000, "packed_bytes": 1000}
-    reported = {"blocks": [], "tuning": None}
+    reported = {"blocks": [], "tuning": None, "output_correction": None}
     assert {k: v for k, v in entry.items() if k != "seconds"} == {**asked, **found, **reported}

@@ -155,7 +155,13 @@ def last_layers(float_model: FloatModel, nodes: Collection[Node]) -> set[Node]:
 
 @contextmanager
 def observed(model: Regional, nodes: set[Node], observe: Observe) -> Iterator[None]:
-    """While it lasts, `observe` is shown the first input and the output of each of `nodes`."""
+    """While it lasts, some layers of a network are watched.
+
+    Args:
+        model: The float network or a simulation.
+        nodes: The layers that are watched.
+        observe: Is shown the first input and the output of each.
+    """
     with ExitStack() as stack:
         for name in model.region_names:
             region = model.region(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from subbyte import SubbyteError
-from subbyte.methods.common.output_loss import divergence, divergences, label_loss
+from subbyte.methods.common.output_loss import divergence, divergences, has_grown, label_loss
 
 
 def test_divergence_of_logits_is_that_of_their_softmax() -> None:
@@ -53,3 +53,15 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         label_loss(logits[:, :, None], [0, 1])
     with pytest.raises(SubbyteError, match="the model returns a list and not logits"):
         label_loss([logits], [0, 1])
+
+
+def test_growth_within_the_standard_error_is_chance() -> None:
+    before = torch.tensor([0.1, 0.2, 0.3, 4.0])
+    assert not has_grown(before, before)
+    assert not has_grown(before, before - 0.05)
+    assert has_grown(before, before + torch.tensor([0.05, 0.05, 0.06, 0.05]))
+    # One image alone: in the mean 0.25 more, with a standard error of 0.25.
+    assert not has_grown(before, before + torch.tensor([0.0, 0.0, 0.0, 0.999]) - 1e-3)
+    assert has_grown(before, torch.tensor([0.1, 0.2, float("nan"), 4.0]))
+    assert has_grown(before[:1], before[:1] + 0.01)
+    assert not has_grown(before[:0], before[:0])  # none is held out

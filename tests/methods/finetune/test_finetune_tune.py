@@ -15,7 +15,7 @@ from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune import tune as tune_module
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
-from subbyte.methods.finetune.tune import Outcome, Tuning, has_grown, tune
+from subbyte.methods.finetune.tune import Outcome, Tuning, tune
 from subbyte.numerics.qparams import QuantParams, TensorQParams, signed_integers, weight_of_signed
 from subbyte.numerics.qspec import QSpec
 from subbyte.placement.simulation import Simulation, simulate
@@ -231,15 +231,3 @@ def test_without_images_held_out_what_was_learned_stands(rounded: Simulation) ->
     _, outcome = tuned(rounded, tuning(2, Rates(1e-3, 1e-3, 1e-3)), data)
     assert outcome.kept
     assert outcome.loss is None
-
-
-def test_growth_within_the_standard_error_is_chance() -> None:
-    before = torch.tensor([0.1, 0.2, 0.3, 4.0])
-    assert not has_grown(before, before)
-    assert not has_grown(before, before - 0.05)
-    assert has_grown(before, before + torch.tensor([0.05, 0.05, 0.06, 0.05]))
-    # One image alone: in the mean 0.25 more, with a standard error of 0.25.
-    assert not has_grown(before, before + torch.tensor([0.0, 0.0, 0.0, 0.999]) - 1e-3)
-    assert has_grown(before, torch.tensor([0.1, 0.2, float("nan"), 4.0]))
-    assert has_grown(before[:1], before[:1] + 0.01)
-    assert not has_grown(before[:0], before[:0])  # none is held out

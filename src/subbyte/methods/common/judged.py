@@ -9,8 +9,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.calibration.output_correction import Correction
 from subbyte.graph.batch import batch_size, in_batch
-from subbyte.methods.common.output_loss import divergences
-from subbyte.methods.finetune.tune import has_grown
+from subbyte.methods.common.output_loss import divergences, has_grown
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 

@@ -10,6 +10,8 @@ from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
 
+STANDARD_ERRORS = 1.0  # by which a loss has grown where that is not chance
+
 
 def divergence(outputs: Any, targets: Any) -> torch.Tensor:
     """How far outputs are from those of the float model, as a mean over images.
@@ -42,6 +44,19 @@ def divergences(outputs: Any, targets: Any) -> torch.Tensor:
         for output, target in _compared(outputs, targets)
     ]
     return torch.stack(errors).sum(0)
+
+
+def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether the same images' losses have grown, and by more than chance.
+
+    Few images have most of the loss, so that a mean over some hundred is noisy.
+    """
+    if not bool(torch.isfinite(after).all()):
+        return True
+    more = (after - before).double()
+    if len(more) < 2:
+        return bool(more.sum() > 0)
+    return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
 
 
 def _are_logits(targets: Any) -> bool:

@@ -13,7 +13,7 @@ import torch
 
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
-from subbyte.methods.common.output_loss import divergence, divergences
+from subbyte.methods.common.output_loss import divergence, divergences, has_grown
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
 from subbyte.methods.finetune.lessons import Lesson, Lessons
 from subbyte.methods.finetune.parameters import Parameters, Rates
@@ -27,7 +27,6 @@ PIXELS_IN_MEMORY = 2**18  # whose intermediate results are kept at a time, while
 RATE_FACTORS = (16.0, 4.0, 1.0)  # one after the other until one is good
 CHECKED_AFTER = 4  # after this part of the steps, a factor is given up
 TOO_MUCH = 4.0  # if the loss has grown by that much
-STANDARD_ERRORS = 1.0  # by which the loss has grown where that is not chance
 
 
 @dataclass(frozen=True)
@@ -183,19 +182,6 @@ def _loss(
 
 def _mean(losses: torch.Tensor) -> float | None:
     return float(losses.double().mean()) if len(losses) else None
-
-
-def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether the same images' losses have grown, and by more than chance.
-
-    Few images have most of the loss, so that a mean over some hundred is noisy.
-    """
-    if not bool(torch.isfinite(after).all()):
-        return True
-    more = (after - before).double()
-    if len(more) < 2:
-        return bool(more.sum() > 0)
-    return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
 
 
 @torch.no_grad()
