@@ -114,7 +114,24 @@ def _export(deployed: Deployment) -> ir.Model:
     except Exception as error:
         raise SubbyteError(f"the model cannot be written as ONNX: {cause(error)}") from error
     assert program is not None
+    _register_constants(program.model.graph)
     return program.model
+
+
+def _register_constants(graph: ir.Graph) -> None:
+    """Let the graph hold every constant that a node reads, by a name of its own.
+
+    The exporter's optimizer names a constant after the value that it belongs to, and the second one
+    of a name (two flattenings of one tensor) takes the first one's place.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.const_value is None or value.producer() is not None:
+                continue
+            name = str(value.name)
+            if graph.initializers.get(name) is not value:
+                value.name = _free(name, graph.initializers)
+                graph.register_initializer(value)
 
 
 def _free(name: str, taken: Container[str]) -> str:
