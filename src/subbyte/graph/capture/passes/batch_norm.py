@@ -30,9 +30,9 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
     keeps the channels last, or a concatenation of several layers' channels. A norm is left where it
     is, if what it reads comes from elsewhere, has other readers, or a weight is used elsewhere too.
     """
-    for norm in [n for n in module.graph.nodes if n.target in BATCH_NORM]:
+    for norm in _fixed_norms(module.graph):
         output, layers = _output(norm), _layers_before(norm)
-        if output is None or not layers or not _is_fixed(norm):
+        if output is None or not layers or not all(_is_alone(layer) for layer in layers):
             continue
         affine, start = _affine(module, norm), 0
         for layer in layers:
@@ -46,6 +46,16 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
             module.graph.erase_node(norm)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def layers_with_norms(graph: fx.Graph) -> list[fx.Node]:
+    """The layers that a batch norm could be folded into, if no other node read their parameters."""
+    norms = [norm for norm in _fixed_norms(graph) if _output(norm) is not None]
+    return [layer for norm in norms for layer in _layers_before(norm)]
+
+
+def _fixed_norms(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target in BATCH_NORM and _is_fixed(node)]
 
 
 def _output(norm: fx.Node) -> fx.Node | None:
@@ -92,13 +102,18 @@ def _concatenates_channels(node: Any) -> bool:
 
 
 def _can_fold(layer: Any, kinds: Collection[Any]) -> bool:
-    """Whether a node is a layer with one reader and a weight and bias that no other node reads."""
+    """Whether a node is a layer with one reader, whose weight and bias are parameters."""
     if not isinstance(layer, fx.Node) or layer.target not in kinds:
         return False
     constants = [a for a in layer.args[1:3] if a is not None]
     return len(layer.users) == 1 and all(
-        isinstance(a, fx.Node) and a.op == "get_attr" and len(a.users) == 1 for a in constants
+        isinstance(a, fx.Node) and a.op == "get_attr" for a in constants
     )
+
+
+def _is_alone(layer: fx.Node) -> bool:
+    """Whether no other node reads a layer's weight or bias."""
+    return all(len(a.users) == 1 for a in layer.args[1:3] if isinstance(a, fx.Node))
 
 
 def _is_fixed(norm: fx.Node) -> bool:
