@@ -23,6 +23,7 @@ from subbyte.graph.float_model import Regional
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Rewrite
+from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
@@ -105,7 +106,7 @@ def _export(deployed: Deployment) -> ir.Model:
                 args,
                 dynamo=True,
                 dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
+                custom_translation_table=TRANSLATIONS | POOLING | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=deployed.outputs,
