@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from subbyte.errors import SubbyteError
+from subbyte.targets.onnx.axes import name_axes
 from subbyte.utils.files import atomic
 
 PREFIX = "subbyte."
@@ -79,6 +80,7 @@ def _proto(model: ir.Model, metadata: dict[str, Any]) -> onnx.ModelProto:
         del part.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.graph.value_info[:]
+    name_axes(proto.graph)
     return proto
 
 
