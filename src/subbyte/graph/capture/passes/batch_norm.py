@@ -9,7 +9,17 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from subbyte.graph.operators import CAT, CONV, LINEAR, A, get_tensor, put_tensor, rank_of
+from subbyte.graph.operators import (
+    CAT,
+    CONV,
+    LINEAR,
+    TRANSPOSED,
+    A,
+    get_tensor,
+    groups_of,
+    put_tensor,
+    rank_of,
+)
 
 BATCH_NORM = {A._native_batch_norm_legit_no_training.default, A.batch_norm.default}
 RESHAPE = {A.view.default, A.reshape.default, A.flatten.using_ints}
@@ -37,7 +47,7 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         affine, start = _affine(module, norm), 0
         for layer in layers:
             weight: Any = layer.args[1]
-            end = start + len(get_tensor(module, weight))
+            end = start + _outputs(layer, get_tensor(module, weight))
             _fold(module, layer, _Affine(affine.factor[start:end], affine.shift[start:end]))
             start = end
         output.replace_all_uses_with(norm.args[0])
@@ -79,7 +89,7 @@ def _layers_before(norm: fx.Node) -> list[fx.Node]:
     while matrix and _keeps_last(source):
         source = source.args[0]
     parts = list(source.args[0]) if _concatenates_channels(source) else [source]
-    kinds = LINEAR if matrix else CONV
+    kinds = LINEAR if matrix else CONV | TRANSPOSED
     foldable = all(_can_fold(part, kinds) for part in parts) and len(set(parts)) == len(parts)
     return parts if foldable else []
 
@@ -140,7 +150,7 @@ def _fold(module: fx.GraphModule, layer: fx.Node, affine: _Affine) -> None:
     weight_node, bias_node = [*layer.args, None][1:3]
     assert isinstance(weight_node, fx.Node)
     weight = get_tensor(module, weight_node)
-    factor = affine.factor.reshape([-1] + [1] * (weight.dim() - 1))
+    factor = _along_outputs(layer, affine.factor, weight)
     shift = affine.shift
     if isinstance(bias_node, fx.Node):
         shift = get_tensor(module, bias_node).double() * affine.factor + shift
@@ -150,6 +160,21 @@ def _fold(module: fx.GraphModule, layer: fx.Node, affine: _Affine) -> None:
     with module.graph.inserting_before(layer):
         new_bias = module.graph.get_attr(name)
     layer.args = (layer.args[0], weight_node, new_bias, *layer.args[3:])
+
+
+def _outputs(layer: fx.Node, weight: Tensor) -> int:
+    """How many channels a layer gives."""
+    return weight.shape[1] * groups_of(layer) if layer.target in TRANSPOSED else len(weight)
+
+
+def _along_outputs(layer: fx.Node, factor: Tensor, weight: Tensor) -> Tensor:
+    """A number for each output in the shape of the weight, or one that spreads to it."""
+    rest = [1] * (weight.dim() - 2)
+    if layer.target not in TRANSPOSED:
+        return factor.reshape(-1, 1, *rest)
+    groups = groups_of(layer)
+    each = factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+    return each.reshape(*weight.shape[:2], *rest)
 
 
 def _bias_name(module: fx.GraphModule, weight: fx.Node, bias: Any) -> str:
