@@ -157,7 +157,8 @@ def _spread(x: torch.Tensor, distances: tuple[int, ...]) -> torch.Tensor:
         return x
     pairs = list(zip(x.shape[2:], distances, strict=True))
     wide = x.new_zeros(*x.shape[:2], *[max(0, (n - 1) * d + 1) for n, d in pairs])
-    wide[(..., *[slice(None, None, d) for _, d in pairs])] = x
+    at: tuple[Any, ...] = (..., *[slice(None, None, d) for _, d in pairs])
+    wide[at] = x
     return wide
 
 

@@ -66,13 +66,13 @@ def _average_pool(
     counts = count_include_pad and not partial and any(before)
     batched = rank > dims + 1
     y = op.AveragePool(
-        x if batched else op.Unsqueeze(x, op.Constant(value_ints=[0])),
+        x if batched else op.Unsqueeze(x, _whole([0])),
         kernel_shape=[d.kernel for d in found],
         strides=[d.stride for d in found],
         pads=[*before, *after],
         count_include_pad=int(counts),
     )
-    y = y if batched else op.Squeeze(y, op.Constant(value_ints=[0]))
+    y = y if batched else op.Squeeze(y, _whole([0]))
     if divisor_override is None:
         return y
     factor = math.prod(d.kernel for d in found) / divisor_override
@@ -96,7 +96,11 @@ def _over(length: Any, kernel: int, stride: int, padding: int) -> int:
 def _padded(x: Any, rank: int, before: Sequence[int], after: Sequence[int]) -> Any:
     """A tensor of so many dimensions with zeros around the last of them."""
     rest = [0] * (rank - len(before))
-    return op.Pad(x, op.Constant(value_ints=[*rest, *before, *rest, *after]))
+    return op.Pad(x, _whole([*rest, *before, *rest, *after]))
+
+
+def _whole(numbers: Sequence[int]) -> Any:
+    return op.Constant(value_ints=list(numbers))
 
 
 def _of(dims: int) -> Callable[..., Any]:

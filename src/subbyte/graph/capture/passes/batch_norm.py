@@ -50,7 +50,8 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
             end = start + _outputs(layer, get_tensor(module, weight))
             _fold(module, layer, _Affine(affine.factor[start:end], affine.shift[start:end]))
             start = end
-        output.replace_all_uses_with(norm.args[0])
+        source: Any = norm.args[0]
+        output.replace_all_uses_with(source)
         module.graph.erase_node(output)
         if output is not norm:
             module.graph.erase_node(norm)
