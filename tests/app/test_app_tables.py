@@ -118,7 +118,13 @@ def test_layers_csv_holds_tensors_and_what_stayed_in_float(tmp_path: Path) -> No
     row["readers"] = ["conv1"]
     row |= {"clipped": None, "clipped_calibration": 0.25}
     kept = PlacedLayer(
-        "up", "conv", "", "convolution", None, (), "transposed convolutions stay in float"
+        "up",
+        "conv",
+        "",
+        "convolution",
+        None,
+        (),
+        "3-d convolutions have no integer kernel in the runtimes",
     )
     quantized = PlacedLayer(
         "conv1", "conv", "", "conv2d", "quantizers.weight", ("quantizers.activation",)
@@ -156,7 +162,11 @@ def test_layers_csv_holds_tensors_and_what_stayed_in_float(tmp_path: Path) -> No
             "readers": "conv1",
             "clipped_calibration": "0.25",
         },
-        {**empty, "layer": "up", "left_in_float": "transposed convolutions stay in float"},
+        {
+            **empty,
+            "layer": "up",
+            "left_in_float": "3-d convolutions have no integer kernel in the runtimes",
+        },
     ]
 
 

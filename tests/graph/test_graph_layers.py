@@ -58,10 +58,11 @@ class Unusual(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
         self.up = nn.ConvTranspose2d(4, 4, 2)
+        self.deep = nn.ConvTranspose3d(1, 1, 1)
         self.scaled = nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.up(self.conv(x)).mean((2, 3))
+        y = self.deep(self.up(self.conv(x))[:, None])[:, 0].mean((2, 3))
         return F.linear(y, self.scaled.weight * y.mean())
 
 
@@ -112,11 +113,12 @@ def test_a_product_of_activations_is_a_layer_of_its_module() -> None:
 
 def test_a_layer_that_stays_in_float_says_why() -> None:
     found = find_layers(capture(Unusual(), (torch.randn(2, 3, 4, 4),)).graph)
-    assert [(f.name, f.reason) for f in found[:2]] == [
+    assert [(f.name, f.reason) for f in found[:3]] == [
         ("conv", ""),
-        ("up", "transposed convolutions stay in float"),
+        ("up", ""),
+        ("deep", "3-d convolutions have no integer kernel in the runtimes"),
     ]
-    assert found[2].reason == "its weight is computed while the model runs"
+    assert found[3].reason == "its weight is computed while the model runs"
 
 
 def test_a_module_that_is_called_twice_is_found_twice() -> None:
@@ -142,5 +144,9 @@ def test_a_layer_that_skips_to_the_output_is_last_as_well() -> None:
 
 
 def test_a_layer_in_float_does_not_stand_first_or_last() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 2))
+    class Deep(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[2](self[1](self[0](x))[:, None])
+
+    model = Deep(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 4, 2), nn.ConvTranspose3d(1, 1, 1))
     assert ends_of(model, torch.randn(2, 3, 4, 4)) == {"0", "1"}

@@ -182,7 +182,8 @@ def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: P
         postprocess=setup.task.postprocess,
         raw_folder=scratch,
     )
-    return Deployed(quantized, written.of_runtime, written.raw)
+    shared = [key for key, path in written.of_runtime.items() if path == written.path]
+    return Deployed(quantized, written.of_runtime, written.raw, frozenset(shared))
 
 
 def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:

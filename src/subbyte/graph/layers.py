@@ -15,6 +15,8 @@ from subbyte.graph.operators import (
     FLOAT_LAYERS,
     LINEAR,
     MATMUL,
+    TRANSPOSED,
+    groups_of,
     module_path,
     rank_of,
     tensor_inputs,
@@ -49,8 +51,8 @@ def find_layers(graph: fx.Graph) -> list[FoundLayer]:
     data = carries_data(graph)
     found = []
     for node in graph.nodes:
-        if node.target in CONV | LINEAR:
-            found.append(_with_weight(node, "conv" if node.target in CONV else "linear"))
+        if node.target in CONV | TRANSPOSED | LINEAR:
+            found.append(_with_weight(node, "linear" if node.target in LINEAR else "conv"))
         elif node.target in FLOAT_LAYERS:
             name = _layer_name(node, node.args[1])
             found.append(FoundLayer(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
@@ -130,7 +132,19 @@ def _with_weight(node: fx.Node, operation: str) -> FoundLayer:
     if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
         reason = "its weight is computed while the model runs"
         return FoundLayer(name, operation, node, (data,), reason=reason)
-    return FoundLayer(name, operation, node, (data,), weight)
+    return FoundLayer(name, operation, node, (data,), weight, _axis(node, weight))
+
+
+def _axis(node: fx.Node, weight: fx.Node) -> int:
+    """The dimension of a weight that its channels are along: those of outputs, of one group.
+
+    A transposed convolution's weight is (inputs, outputs of a group, …). Of one whose groups are
+    single channels, the inputs number the groups, and so the outputs.
+    """
+    if node.target not in TRANSPOSED:
+        return 0
+    single = groups_of(node) == weight.meta["val"].shape[0] > 1 == weight.meta["val"].shape[1]
+    return 0 if single else 1
 
 
 def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:

@@ -12,15 +12,14 @@ from torch import fx, nn
 A = torch.ops.aten
 
 CONV = {A.conv1d.default, A.conv1d.padding, A.conv2d.default, A.conv2d.padding}
+TRANSPOSED = {A.conv_transpose1d.default, A.conv_transpose2d.input}
 LINEAR = {A.linear.default}
 MATMUL = {A.matmul.default, A.bmm.default, A.mm.default}
 # Layers whose weights are not quantized, with the reason that a user is given.
 FLOAT_LAYERS = {
     A.conv3d.default: "3-d convolutions have no integer kernel in the runtimes",
     A.conv3d.padding: "3-d convolutions have no integer kernel in the runtimes",
-    A.conv_transpose1d.default: "transposed convolutions stay in float",
-    A.conv_transpose2d.input: "transposed convolutions stay in float",
-    A.conv_transpose3d.input: "transposed convolutions stay in float",
+    A.conv_transpose3d.input: "3-d convolutions have no integer kernel in the runtimes",
 }
 
 ADD = {A.add.Tensor}
@@ -212,6 +211,13 @@ def add_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.
         new = module.graph.get_attr(name)
     new.meta = {**like.meta, "val": like.meta["val"].fake_mode.from_tensor(value)}
     return new
+
+
+def groups_of(node: fx.Node) -> int:
+    """Of how many groups of channels that do not mix a convolution consists."""
+    position = 6  # behind stride and padding comes dilation, or what is added to the result's end
+    groups: Any = node.kwargs.get("groups", node.args[position] if len(node.args) > position else 1)
+    return int(groups)
 
 
 def is_number(node: fx.Node) -> bool:

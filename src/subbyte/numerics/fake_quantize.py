@@ -184,13 +184,17 @@ class BiasQuantize(nn.Module):
         """`bias` (channels,), rounded where both operands have parameters."""
         if self.exact or not all(operand.has_params for operand in self.operands):
             return bias
-        return self.integers(bias).to(bias.dtype) * self.scale.to(bias.dtype)
+        return self.integers(bias).to(bias.dtype) * self.scales(bias).to(bias.dtype)
 
     @property
     def scale(self) -> torch.Tensor:
-        """Shape (1,) or (channels,)."""
+        """Shape (1,) or (channels,), of one group where groups share the weight's scales."""
         return self.operands[0].scale * self.operands[1].scale
+
+    def scales(self, bias: torch.Tensor) -> torch.Tensor:
+        """The scale of each of a bias's values, (channels,)."""
+        return self.scale.repeat(bias.numel() // self.scale.numel())
 
     def integers(self, bias: torch.Tensor) -> torch.Tensor:
         """The bias as integers (float64), clamped to what int32 holds."""
-        return (bias.double() / self.scale.double()).round().clamp(-self.LIMIT, self.LIMIT)
+        return (bias.double() / self.scales(bias).double()).round().clamp(-self.LIMIT, self.LIMIT)

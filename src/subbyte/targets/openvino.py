@@ -18,6 +18,7 @@ from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
 from subbyte.targets.onnx.rewrites.runtimes import only_for
+from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.refusal import imported, refused
@@ -26,6 +27,7 @@ from subbyte.targets.refusal import imported, refused
 HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (
     only_for("openvino"),
+    copy_shared_weights,
     merge_limits,
     style_for_openvino,
     keep_float_weights,

@@ -9,10 +9,12 @@ from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.products import write_products
+from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import stop_fusions
 
 REWRITES = (
+    copy_shared_weights,
     merge_limits,
     stop_fusions,
     keep_float_weights,

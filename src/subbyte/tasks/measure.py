@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ class Deployed:
         model: The model.
         paths: Runtime → the file that it runs.
         raw: Runtime → the same without post-processing; empty where there are no such files.
+        shared: The runtimes that run the file for all, which has all quantizers.
     """
 
     model: Regional
     paths: Mapping[str, Path]
     raw: Mapping[str, Path]
+    shared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def measure(
     threads = cores.usable()
     sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
     simulated = {SIMULATION: task.simulated(model)}
-    simulated |= {_twin(key): _placed(task, model, key) for key in _apart(task, model, runtimes)}
+    simulated |= {
+        _twin(key): _placed(task, model, key, files) for key in _apart(task, model, files)
+    }
     made = {key: task.deployed(session, files.model) for key, session in sessions.items()}
     deployed = {key: run for key, run in made.items() if run is not None}
     outputs = _outputs(task, simulated, deployed, name, progress)
@@ -147,18 +151,19 @@ def _twin(runtime: str) -> str:
     return f"simulation of {runtime}'s file"
 
 
-def _apart(task: Task, model: torch.nn.Module, runtimes: Iterable[str]) -> list[str]:
+def _apart(task: Task, model: torch.nn.Module, files: Deployed) -> list[str]:
     """The runtimes whose file has not all the quantizers of the simulation, or not its images."""
     if task.reshapes:
-        return list(runtimes)
+        return list(files.paths)
     tensors = model.placement.tensors if isinstance(model, Simulation) else ()
-    return [key for key in runtimes if not all(tensor.stands_for(key) for tensor in tensors)]
+    own = [key for key in files.paths if key not in files.shared]
+    return [key for key in own if not all(tensor.stands_for(key) for tensor in tensors)]
 
 
-def _placed(task: Task, model: torch.nn.Module, runtime: str) -> targets.Run:
-    """Simulate what the file for `runtime` computes; what it clips is not counted."""
+def _placed(task: Task, model: torch.nn.Module, runtime: str, files: Deployed) -> targets.Run:
+    """Simulate what the file that `runtime` runs computes; what it clips is not counted."""
     if isinstance(model, Simulation):
-        placement = model.placement.for_target(runtime)
+        placement = model.placement.for_target(None if runtime in files.shared else runtime)
         model = simulate(model.float_model, placement, model.params)
     return task.simulated(model, as_written=True)
 

@@ -26,6 +26,15 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "depthwise": (nn.Conv2d(6, 6, 5, padding=2, groups=6), (2, 6, 5, 5)),
     "same": (nn.Conv2d(3, 4, 4, padding="same"), (2, 3, 6, 6)),
     "one-dimensional": (nn.Conv1d(3, 4, 3, padding=2), (2, 3, 6)),
+    "transposed": (nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1), (2, 6, 4, 3)),
+    "transposed, odd": (
+        nn.ConvTranspose2d(6, 4, (3, 2), (2, 3), (0, 1), (1, 2), dilation=(2, 1)),
+        (2, 6, 4, 3),
+    ),
+    "transposed, cut": (nn.ConvTranspose2d(6, 4, 1, stride=2, padding=1), (2, 6, 4, 4)),
+    "transposed, grouped": (nn.ConvTranspose2d(6, 9, 3, stride=2, groups=3), (2, 6, 4, 4)),
+    "transposed, depthwise": (nn.ConvTranspose2d(6, 6, 4, 2, 1, groups=6), (2, 6, 4, 4)),
+    "transposed, one-dimensional": (nn.ConvTranspose1d(3, 4, 3, stride=2), (2, 3, 6)),
     "linear": (nn.Linear(5, 4), (2, 5)),
     "tokens": (nn.Linear(5, 4), (2, 3, 5)),
 }

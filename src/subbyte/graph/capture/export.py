@@ -25,6 +25,7 @@ from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.shared_weights import copy_shared_weights
 from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
 
@@ -88,6 +89,7 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
     tidy(module)
     fold_constants(module)
     split_attention(module)
+    copy_shared_weights(module)
     fold_batch_norm(module)
     split_silu(module.graph)
     module.recompile()

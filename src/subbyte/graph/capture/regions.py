@@ -27,6 +27,8 @@ from subbyte.graph.flow import WHOLE, Flow, Place
 LAYERS = (
     nn.Conv1d,
     nn.Conv2d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
     nn.Linear,
     nn.MultiheadAttention,
 )

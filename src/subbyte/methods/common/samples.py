@@ -10,20 +10,24 @@ import torch
 from torch import fx
 
 from subbyte.calibration.observe import channel_rows
-from subbyte.graph.operators import CONV, LINEAR
+from subbyte.graph.operators import CONV, LINEAR, TRANSPOSED
 
 
 @dataclass(frozen=True)
 class Geometry:
     """How a layer reads its input.
 
+    A transposed convolution is one of stride 1 with the kernel turned round, over its input with
+    zeros in between.
+
     Attributes:
         groups: Of channels that do not mix.
         kernel: One number a spatial dimension; empty for a linear layer, as the following are.
         stride: Likewise.
-        padding: Likewise, at both ends.
+        padding: Likewise, at both ends; below 0 the input is cut there.
         dilation: Likewise.
         axis: The weight's dimension of outputs.
+        spread: Of a transposed convolution the distance of neighbours of its input; else empty.
     """
 
     groups: int
@@ -32,12 +36,15 @@ class Geometry:
     padding: tuple[tuple[int, int], ...] = ()
     dilation: tuple[int, ...] = ()
     axis: int = 0
+    spread: tuple[int, ...] = ()
 
 
 def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
     """The geometry of a convolution, a linear layer or a product with a constant matrix."""
     if node.target in LINEAR:
         return Geometry(1)
+    if node.target in TRANSPOSED:
+        return _transposed(node, tuple(weight.shape[2:]))
     if node.target not in CONV:
         return Geometry(1, axis=1)
     kernel = tuple(weight.shape[2:])
@@ -54,8 +61,23 @@ def geometry_of(node: fx.Node, weight: torch.Tensor) -> Geometry:
     return Geometry(int(given.get("groups", 1)), kernel, stride, ends, dilation)
 
 
+def _transposed(node: fx.Node, kernel: tuple[int, ...]) -> Geometry:
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    given: dict[str, Any] = dict(zip(names, node.args[3:], strict=False)) | dict(node.kwargs)
+    padding, more = (_each(given.get(name, 0), kernel) for name in names[1:3])
+    stride, dilation = (_each(given.get(name, 1), kernel) for name in ("stride", "dilation"))
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    ends = tuple((r - p, r - p + m) for r, p, m in zip(reach, padding, more, strict=True))
+    once = (1,) * len(kernel)
+    return Geometry(int(given.get("groups", 1)), kernel, once, ends, dilation, spread=stride)
+
+
 def as_matrices(weight: torch.Tensor, geometry: Geometry) -> torch.Tensor:
     """A weight as matrices (groups, outputs of a group, inputs of a group)."""
+    if geometry.spread:
+        turned = weight.flip(list(range(2, weight.dim())))
+        by_group = turned.reshape(geometry.groups, -1, *weight.shape[1:]).transpose(1, 2)
+        return by_group.reshape(*by_group.shape[:2], -1)
     each = channel_rows(weight, geometry.axis)
     return each.reshape(geometry.groups, -1, each.shape[1])
 
@@ -68,6 +90,10 @@ def as_weight(matrices: torch.Tensor, weight: torch.Tensor, geometry: Geometry) 
         weight: Has the shape that comes out.
         geometry: How the layer reads its input.
     """
+    if geometry.spread:
+        each = len(weight) // geometry.groups
+        by_group = matrices.reshape(*matrices.shape[:2], each, *weight.shape[2:]).transpose(1, 2)
+        return by_group.reshape(weight.shape).flip(list(range(2, weight.dim())))
     shape = weight.movedim(geometry.axis, 0).shape
     return matrices.reshape(shape).movedim(0, geometry.axis)
 
@@ -103,6 +129,7 @@ def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -
         rows = inputs.reshape(-1, inputs.shape[-1])[chosen]
         return rows[:, None]
     x = inputs if inputs.dim() == len(geometry.kernel) + 2 else inputs[None]
+    x = _spread(x, geometry.spread)
     x = torch.nn.functional.pad(x, [p for ends in reversed(geometry.padding) for p in ends])
     sizes, strides = [], []
     places = zip(x.shape[2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True)
@@ -122,6 +149,17 @@ def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -
     )
     rows = windows[torch.unravel_index(chosen, (len(x), *sizes))]
     return rows.reshape(len(rows), geometry.groups, -1)
+
+
+def _spread(x: torch.Tensor, distances: tuple[int, ...]) -> torch.Tensor:
+    """`x` with its values so far apart in each of its last dimensions, and zeros between them."""
+    if all(distance == 1 for distance in distances):
+        return x
+    pairs = list(zip(x.shape[2:], distances, strict=True))
+    wide = x.new_zeros(*x.shape[:2], *[max(0, (n - 1) * d + 1) for n, d in pairs])
+    at: tuple[Any, ...] = (..., *[slice(None, None, d) for _, d in pairs])
+    wide[at] = x
+    return wide
 
 
 def mean_squares(outputs: torch.Tensor, geometry: Geometry) -> torch.Tensor:

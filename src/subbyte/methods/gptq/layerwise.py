@@ -191,7 +191,9 @@ def _solve(
     rounded = as_matrices(dequantize(before, tensor.spec), sampled.geometry)
     bias = bias_name(sampled.node)
     solution = None
-    if samples.train.count and samples.held_out.count:
+    # Of a transposed convolution in groups the groups share scales, which the solver does not know.
+    apart = tensor.channels in (1, sampled.matrices.shape[0] * sampled.matrices.shape[1])
+    if apart and samples.train.count and samples.held_out.count:
         solution = solve_layer(
             samples.train,
             samples.held_out,
@@ -209,12 +211,13 @@ def _solve(
         best = samples.train.bias(rounded) if solution is None else solution.bias
         assert best is not None
         found = found.with_biases({parameter_name(layer.region, bias): best.reshape(-1)})
-    return found, _note(solution)
+    return found, _note(solution, apart)
 
 
-def _note(solution: LayerSolution | None) -> dict[str, Any]:
+def _note(solution: LayerSolution | None, apart: bool) -> dict[str, Any]:
     if solution is None:
-        return {"fell_back": True, "why": "nothing better than rounding was found"}
+        why = "nothing better than rounding was found" if apart else "its groups share scales"
+        return {"fell_back": True, "why": why}
     return {"fell_back": False, "damping": solution.damping, "gain": round(solution.gain, 3)}
 
 

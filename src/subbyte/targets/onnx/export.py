@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base
 from subbyte.targets.onnx.files import output_names, read_metadata, save
+from subbyte.targets.onnx.own_file import is_installed, is_worth_it
 from subbyte.targets.onnx.program import Program, deployed_as, outputs_alone, program_of, quiet
 from subbyte.targets.onnx.same import are_same
 
@@ -76,8 +77,8 @@ def write_files(
     """
     program = program_of(simulation, example, postprocess)
     common = program.form(base.rewrites(None))
-    path, metadata = folder / f"{NAME}.onnx", simulation.metadata
-    files = Files(path)
+    path, files = folder / f"{NAME}.onnx", Files(folder / f"{NAME}.onnx")
+    metadata = simulation.metadata
     raw = None if raw_folder is None or not program.raw else raw_folder / path.name
     _save(common, program.raw, path, raw, metadata)
     for name in runtimes:
@@ -85,10 +86,18 @@ def write_files(
         if raw is not None:
             files.raw[name] = raw
         own = _own_form(program, name, common)
-        if own is not None:
-            files.of_runtime[name] = path.with_suffix(f".{name}.onnx")
-            own_raw = None if raw is None else raw.with_suffix(f".{name}.onnx")
-            _save(own, program.raw, files.of_runtime[name], own_raw, {**metadata, "target": name})
+        if own is None:
+            continue
+        own_path, own_raw = (p and p.with_suffix(f".{name}.onnx") for p in (path, raw))
+        assert own_path is not None
+        # Where both have the same quantizers the kernels are the same, and a run loads the file.
+        keep = (
+            _judge(simulation, own_path, name, lambda _: path)
+            if _is_sparer(simulation, name)
+            else _always
+        )
+        if _save(own, program.raw, own_path, own_raw, {**metadata, "target": name}, keep):
+            files.of_runtime[name] = own_path
             if own_raw is not None:
                 files.raw[name] = own_raw
     return files
@@ -118,9 +127,21 @@ def export(
         SubbyteError: The graph has an operator that ONNX lacks, or `path` cannot be written.
     """
     metadata = simulation.metadata
-    metadata = metadata if target is None else {**metadata, "target": target}
     program = program_of(simulation, example, postprocess)
-    _save(program.form(base.rewrites(target)), program.raw, path, raw, metadata)
+
+    def save_common(path: Path, raw: Path | None) -> None:
+        _save(program.form(base.rewrites(None)), program.raw, path, raw, metadata)
+
+    def write_common(folder: Path) -> Path:
+        save_common(folder / f"{NAME}.onnx", None)
+        return folder / f"{NAME}.onnx"
+
+    if target is not None:
+        own, own_metadata = program.form(base.rewrites(target)), {**metadata, "target": target}
+        keep = _judge(simulation, path, target, write_common)
+        if _save(own, program.raw, path, raw, own_metadata, keep):
+            return
+    save_common(path, raw)
 
 
 def export_float(
@@ -176,17 +197,43 @@ def _own_form(program: Program, runtime: str, common: ir.Model) -> ir.Model | No
     return None if are_same(common, form) else form
 
 
+def _always(_: Path) -> bool:
+    return True
+
+
+def _judge(
+    simulation: Simulation, path: Path, target: str, write_common: Callable[[Path], Path]
+) -> Callable[[Path], bool]:
+    """Whether a target's own file, given where it is meanwhile, is to appear at `path`."""
+    if not is_installed(target):
+        return _always
+    layers = sum(layer.integer for layer in simulation.placement.layers)
+    return lambda part: is_worth_it(part, path, target, layers, write_common)
+
+
+def _is_sparer(simulation: Simulation, target: str) -> bool:
+    """Whether a target's own file has fewer quantizers than the one for all."""
+    return not all(tensor.stands_for(target) for tensor in simulation.placement.tensors)
+
+
 def _save(
     form: ir.Model,
     raw_names: tuple[str, ...],
     path: Path,
     raw: Path | None,
     metadata: dict[str, Any],
-) -> None:
-    """Write a form to `path` without its raw outputs, and the way to these to `raw`."""
+    keep: Callable[[Path], bool] = _always,
+) -> bool:
+    """Write a form to `path` without its raw outputs, and the way to these to `raw`.
+
+    Returns:
+        Whether it is there: `keep` may have decided against it.
+    """
+    whole = form
     if raw_names:
-        if raw is not None:
-            save(outputs_alone(form, raw_names), raw, metadata)
         names = {str(output.name) for output in form.graph.outputs} - set(raw_names)
-        form = outputs_alone(form, names)
-    save(form, path, metadata)
+        whole = outputs_alone(form, names)
+    kept = save(whole, path, metadata, keep)
+    if kept and raw_names and raw is not None:
+        save(outputs_alone(form, raw_names), raw, metadata)
+    return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from subbyte.errors import SubbyteError
+from subbyte.targets.onnx.axes import name_axes
 from subbyte.utils.files import atomic
 
 PREFIX = "subbyte."
@@ -33,17 +35,42 @@ def output_names(path: Path) -> list[str]:
     return [output.name for output in _read(path).graph.output]
 
 
-def save(model: ir.Model, path: Path, metadata: dict[str, Any]) -> None:
-    """Write a model to a file, without what the exporter noted in it.
+class _NotKeptError(Exception):
+    """A file that is not to appear."""
+
+
+def save(
+    model: ir.Model,
+    path: Path,
+    metadata: dict[str, Any],
+    keep: Callable[[Path], bool] = lambda _: True,
+) -> bool:
+    """Write a model to a file, without what the exporter noted in it; ONNX's checker looks at it.
 
     Args:
         model: The graph.
         path: The file.
         metadata: What is noted in the file.
+        keep: Whether the file, given where it is meanwhile, is to appear at `path`.
+
+    Returns:
+        Whether it does.
 
     Raises:
-        SubbyteError: `path` cannot be written.
+        SubbyteError: `path` cannot be written, or the file is not valid.
     """
+    try:
+        with atomic(path) as part:
+            onnx.save(_proto(model, metadata), str(part))
+            _check(part, path)
+            if not keep(part):
+                raise _NotKeptError
+    except _NotKeptError:
+        return False
+    return True
+
+
+def _proto(model: ir.Model, metadata: dict[str, Any]) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     del proto.metadata_props[:]
     for key, value in metadata.items():
@@ -53,8 +80,19 @@ def save(model: ir.Model, path: Path, metadata: dict[str, Any]) -> None:
         del part.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.graph.value_info[:]
-    with atomic(path) as part:
-        onnx.save(proto, str(part))
+    name_axes(proto.graph)
+    return proto
+
+
+def _check(part: Path, path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(part))
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise SubbyteError(
+            f"{path} is not written, because the model's ONNX graph is not valid: {reason[:300]}; "
+            "report it with the model"
+        ) from error
 
 
 def _read(path: Path) -> onnx.ModelProto:

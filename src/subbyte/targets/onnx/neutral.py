@@ -116,7 +116,7 @@ def _write_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) 
     bias = get_tensor(module, source).detach()
     name = str(node.target).rpartition(".")[2]
     integers = quantizer.integers(bias).to(torch.int32)
-    scale = quantizer.scale.detach().expand(bias.shape[0]).contiguous()
+    scale = quantizer.scales(bias).detach()
     q = _buffer(module, node, f"{name}_integers", integers)
     s = _buffer(module, node, f"{name}_scale", scale)
     _replace(module, node, OPS.dequantize.default, (q, s, None, 0))

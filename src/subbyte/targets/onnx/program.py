@@ -22,6 +22,7 @@ from subbyte.graph.float_model import Regional
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Rewrite
+from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
@@ -106,7 +107,7 @@ def _export(deployed: Deployment) -> ir.Model:
                 args,
                 dynamo=True,
                 dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
+                custom_translation_table=TRANSLATIONS | POOLING | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=deployed.outputs,
@@ -115,7 +116,24 @@ def _export(deployed: Deployment) -> ir.Model:
     except Exception as error:
         raise SubbyteError(f"the model cannot be written as ONNX: {cause(error)}") from error
     assert program is not None
+    _register_constants(program.model.graph)
     return program.model
+
+
+def _register_constants(graph: ir.Graph) -> None:
+    """Let the graph hold every constant that a node reads, by a name of its own.
+
+    The exporter's optimizer names a constant after the value that it belongs to, and the second one
+    of a name (two flattenings of one tensor) takes the first one's place.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.const_value is None or value.producer() is not None:
+                continue
+            name = str(value.name)
+            if graph.initializers.get(name) is not value:
+                value.name = _free(name, graph.initializers)
+                graph.register_initializer(value)
 
 
 def _free(name: str, taken: Container[str]) -> str:

@@ -9,7 +9,17 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from subbyte.graph.operators import CAT, CONV, LINEAR, A, get_tensor, put_tensor, rank_of
+from subbyte.graph.operators import (
+    CAT,
+    CONV,
+    LINEAR,
+    TRANSPOSED,
+    A,
+    get_tensor,
+    groups_of,
+    put_tensor,
+    rank_of,
+)
 
 BATCH_NORM = {A._native_batch_norm_legit_no_training.default, A.batch_norm.default}
 RESHAPE = {A.view.default, A.reshape.default, A.flatten.using_ints}
@@ -30,22 +40,33 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
     keeps the channels last, or a concatenation of several layers' channels. A norm is left where it
     is, if what it reads comes from elsewhere, has other readers, or a weight is used elsewhere too.
     """
-    for norm in [n for n in module.graph.nodes if n.target in BATCH_NORM]:
+    for norm in _fixed_norms(module.graph):
         output, layers = _output(norm), _layers_before(norm)
-        if output is None or not layers or not _is_fixed(norm):
+        if output is None or not layers or not all(_is_alone(layer) for layer in layers):
             continue
         affine, start = _affine(module, norm), 0
         for layer in layers:
             weight: Any = layer.args[1]
-            end = start + len(get_tensor(module, weight))
+            end = start + _outputs(layer, get_tensor(module, weight))
             _fold(module, layer, _Affine(affine.factor[start:end], affine.shift[start:end]))
             start = end
-        output.replace_all_uses_with(norm.args[0])
+        source: Any = norm.args[0]
+        output.replace_all_uses_with(source)
         module.graph.erase_node(output)
         if output is not norm:
             module.graph.erase_node(norm)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def layers_with_norms(graph: fx.Graph) -> list[fx.Node]:
+    """The layers that a batch norm could be folded into, if no other node read their parameters."""
+    norms = [norm for norm in _fixed_norms(graph) if _output(norm) is not None]
+    return [layer for norm in norms for layer in _layers_before(norm)]
+
+
+def _fixed_norms(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target in BATCH_NORM and _is_fixed(node)]
 
 
 def _output(norm: fx.Node) -> fx.Node | None:
@@ -69,7 +90,7 @@ def _layers_before(norm: fx.Node) -> list[fx.Node]:
     while matrix and _keeps_last(source):
         source = source.args[0]
     parts = list(source.args[0]) if _concatenates_channels(source) else [source]
-    kinds = LINEAR if matrix else CONV
+    kinds = LINEAR if matrix else CONV | TRANSPOSED
     foldable = all(_can_fold(part, kinds) for part in parts) and len(set(parts)) == len(parts)
     return parts if foldable else []
 
@@ -92,13 +113,18 @@ def _concatenates_channels(node: Any) -> bool:
 
 
 def _can_fold(layer: Any, kinds: Collection[Any]) -> bool:
-    """Whether a node is a layer with one reader and a weight and bias that no other node reads."""
+    """Whether a node is a layer with one reader, whose weight and bias are parameters."""
     if not isinstance(layer, fx.Node) or layer.target not in kinds:
         return False
     constants = [a for a in layer.args[1:3] if a is not None]
     return len(layer.users) == 1 and all(
-        isinstance(a, fx.Node) and a.op == "get_attr" and len(a.users) == 1 for a in constants
+        isinstance(a, fx.Node) and a.op == "get_attr" for a in constants
     )
+
+
+def _is_alone(layer: fx.Node) -> bool:
+    """Whether no other node reads a layer's weight or bias."""
+    return all(len(a.users) == 1 for a in layer.args[1:3] if isinstance(a, fx.Node))
 
 
 def _is_fixed(norm: fx.Node) -> bool:
@@ -125,7 +151,7 @@ def _fold(module: fx.GraphModule, layer: fx.Node, affine: _Affine) -> None:
     weight_node, bias_node = [*layer.args, None][1:3]
     assert isinstance(weight_node, fx.Node)
     weight = get_tensor(module, weight_node)
-    factor = affine.factor.reshape([-1] + [1] * (weight.dim() - 1))
+    factor = _along_outputs(layer, affine.factor, weight)
     shift = affine.shift
     if isinstance(bias_node, fx.Node):
         shift = get_tensor(module, bias_node).double() * affine.factor + shift
@@ -135,6 +161,21 @@ def _fold(module: fx.GraphModule, layer: fx.Node, affine: _Affine) -> None:
     with module.graph.inserting_before(layer):
         new_bias = module.graph.get_attr(name)
     layer.args = (layer.args[0], weight_node, new_bias, *layer.args[3:])
+
+
+def _outputs(layer: fx.Node, weight: Tensor) -> int:
+    """How many channels a layer gives."""
+    return weight.shape[1] * groups_of(layer) if layer.target in TRANSPOSED else len(weight)
+
+
+def _along_outputs(layer: fx.Node, factor: Tensor, weight: Tensor) -> Tensor:
+    """A number for each output in the shape of the weight, or one that spreads to it."""
+    rest = [1] * (weight.dim() - 2)
+    if layer.target not in TRANSPOSED:
+        return factor.reshape(-1, 1, *rest)
+    groups = groups_of(layer)
+    each = factor.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+    return each.reshape(*weight.shape[:2], *rest)
 
 
 def _bias_name(module: fx.GraphModule, weight: fx.Node, bias: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from subbyte.graph.operators import CONV, LINEAR, get_tensor, module_path, put_tensor
+from subbyte.graph.operators import CONV, LINEAR, TRANSPOSED, get_tensor, module_path, put_tensor
 
 
 def fold_constants(module: fx.GraphModule) -> None:
@@ -92,7 +92,7 @@ def _is_worth_it(module: fx.GraphModule, node: fx.Node) -> bool:
     if not isinstance(value, torch.Tensor):
         return False
     before = sum(get_tensor(module, source).numel() for source in _sources(node))
-    if any(step.target in CONV | LINEAR for step in _before(node)):
+    if any(step.target in CONV | TRANSPOSED | LINEAR for step in _before(node)):
         inputs = [source.meta.get("val") for source in node.all_input_nodes]
         before = max([before, *(v.numel() for v in inputs if isinstance(v, torch.Tensor))])
     return int(value.numel()) <= before
@@ -137,7 +137,7 @@ def _replaced(module: fx.GraphModule, value: torch.Tensor, sources: list[fx.Node
 
 def _names(module: fx.GraphModule, node: fx.Node) -> list[str]:
     """Names for a value that takes no parameter's place: its layer's weight, or the node's own."""
-    layers = [user for user in node.users if user.target in CONV | LINEAR]
+    layers = [user for user in node.users if user.target in CONV | TRANSPOSED | LINEAR]
     weights = [_join(module_path(user), "weight") for user in layers if user.args[1] is node]
     own = _join(module_path(node), node.name)
     while _exists(module, own):

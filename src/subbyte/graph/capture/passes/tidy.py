@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.graph.operators import A, add_constant
+from subbyte.graph.operators import A, add_constant, rank_of
 
 # They ask for strides that a tensor need not have any more when something was put in front.
+SQUEEZES = {A.squeeze.default, A.squeeze.dim, A.squeeze.dims}
 VIEWS = {A.view.default, A._unsafe_view.default}
 # Tensors that take no more than the type (and the shape) of the one they are made from.
 FILLED = {
@@ -23,9 +24,11 @@ FILLED = {
 def tidy(module: fx.GraphModule) -> None:
     """Replace, in place, what only looks as if it did something.
 
-    A padding by nothing goes, and so does a check of a tensor's type and device, which holds at
-    capture and nowhere else; views become reshapes, and a tensor of zeros or ones
-    that takes its type from another becomes a constant: it does not depend on the other's values.
+    A squeeze names its dimensions, so that runtimes know the rank of what it gives; group norm of
+    a matrix has a third dimension, without which they lack it. A padding by nothing goes, and so
+    does a check of a tensor's type and device, which holds at capture and nowhere else; views
+    become reshapes, and a tensor of zeros or ones that takes its type from another becomes a
+    constant: it does not depend on the other's values.
     """
     for node in list(module.graph.nodes):
         if node.target is A.pad.default and not any(node.args[1]):
@@ -34,6 +37,10 @@ def tidy(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
         elif node.target in VIEWS:
             node.target = A.reshape.default
+        elif node.target in SQUEEZES:
+            _name_dimensions(module, node)
+        elif node.target is A.group_norm.default and rank_of(node.args[0]) == 2:
+            _normalize_in_three_dimensions(module, node)
         elif node.target in FILLED and _is_fixed(node.meta.get("val")):
             _use(module, node, _constant(module, node, FILLED[node.target]))
     module.graph.lint()
@@ -43,6 +50,33 @@ def tidy(module: fx.GraphModule) -> None:
 def _use(module: fx.GraphModule, node: fx.Node, instead: fx.Node) -> None:
     node.replace_all_uses_with(instead)
     module.graph.erase_node(node)
+
+
+def _name_dimensions(module: fx.GraphModule, node: fx.Node) -> None:
+    """Let a squeeze name the dimensions that it removes: those that have one position always."""
+    source: Any = node.args[0]
+    shape = source.meta["val"].shape
+    named: Any = node.args[1] if len(node.args) > 1 else range(len(shape))
+    given = [named] if isinstance(named, int) else named
+    removed = [d % len(shape) for d in given if isinstance(shape[d], int) and shape[d] == 1]
+    if removed:
+        node.target, node.args, node.kwargs = A.squeeze.dims, (source, sorted(removed)), {}
+    else:
+        _use(module, node, source)
+
+
+def _normalize_in_three_dimensions(module: fx.GraphModule, node: fx.Node) -> None:
+    """Group norm of (N, C) as that of (N, C, 1)."""
+    source: Any = node.args[0]
+    with module.graph.inserting_before(node):
+        whole = module.graph.call_function(A.unsqueeze.default, (source, -1))
+    whole.meta = {**node.meta, "val": source.meta["val"].unsqueeze(-1)}
+    node.args = (whole, *node.args[1:])
+    with module.graph.inserting_after(node):
+        rows = module.graph.call_function(A.squeeze.dims, (node, [2]))
+    rows.meta = dict(node.meta)
+    node.meta["val"] = node.meta["val"].unsqueeze(-1)
+    node.replace_all_uses_with(rows, delete_user_cb=lambda user: user is not rows)
 
 
 def _is_fixed(value: Any) -> bool:

@@ -22,14 +22,14 @@ from subbyte.targets.onnx.qdq import qdq_of
 def keep_float_weights(model: ir.Model) -> None:
     """Keep ONNX Runtime from quantizing a float weight behind a quantized activation.
 
-    Its WeightBiasQuantization does so to Conv and Gemm, but not if the bias is computed, as a
-    dequantized one is: int32 holds all the digits that float32 has. Linear layers become a MatMul
-    and a Sum, which are not fused to a Gemm.
+    Its WeightBiasQuantization does so to Conv, ConvTranspose and Gemm, but not if the bias is
+    computed, as a dequantized one is: int32 holds all the digits that float32 has. Linear layers
+    become a MatMul and a Sum, which are not fused to a Gemm.
     """
     for node in list(model.graph):
         if node.domain or not node.inputs or qdq_of(node.inputs[0]) is None:
             continue
-        if node.op_type == "Conv" and array(node.inputs[1]) is not None:
+        if node.op_type in ("Conv", "ConvTranspose") and array(node.inputs[1]) is not None:
             _keep_of_convolution(model.graph, node)
         elif node.op_type == "Gemm" and attribute(node, "transB", 0):
             weight = array(node.inputs[1])
@@ -47,7 +47,9 @@ def _keep_of_convolution(graph: ir.Graph, node: ir.Node) -> None:
     weight, name = array(node.inputs[1]), node.outputs[0].name
     given = node.inputs[2] if len(node.inputs) > 2 else None
     assert weight is not None
-    bias = np.zeros(len(weight), np.float32) if given is None else array(given)
+    transposed = node.op_type == "ConvTranspose"
+    channels = weight.shape[1] * attribute(node, "group", 1) if transposed else len(weight)
+    bias = np.zeros(channels, np.float32) if given is None else array(given)
     if bias is None:
         return
     scale = np.float32(max(np.abs(bias).max(initial=0) / np.float32(2**30), 2.0**-100))

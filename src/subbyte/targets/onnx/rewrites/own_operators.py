@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from subbyte.targets.onnx.domain import DOMAIN, LINEAR
-from subbyte.targets.onnx.graph import constant, prune, put, replace
+from subbyte.targets.onnx.graph import constant, only_reader, prune, put, replace, shape_of
 from subbyte.targets.onnx.qdq import Qdq, Style, is_qdq, settings
+from subbyte.targets.onnx.rewrites.repeat_qdq import MOVES
 
 UINT8 = ir.DataType.UINT8
 
@@ -19,6 +20,9 @@ def write_own_operators(model: ir.Model) -> None:
             _write_qdq(model.graph, node)
         elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
             _write_linear(node)
+    for node in list(model.graph):
+        if (node.domain, node.op_type) == ("", "MatMul") and all(map(_is_dequantized, node.inputs)):
+            _keep_product(node)
     prune(model)
     model.opset_imports.pop(DOMAIN, None)
 
@@ -72,3 +76,21 @@ def _write_linear(node: ir.Node) -> None:
     x, weight, *bias = node.inputs
     y = put(node, "MatMul", [x, weight])
     replace(node.outputs[0], put(node, "Sum", [y, *bias]) if bias else y)
+
+
+def _keep_product(node: ir.Node) -> None:
+    """Write what is added to a product of matrices as a Sum too, for the same reason."""
+    reader = only_reader(node.outputs[0])
+    shape = None if reader is None else shape_of(reader.outputs[0])
+    if reader is None or shape is None or len(shape) != 2:
+        return
+    if (reader.domain, reader.op_type) == ("", "Add"):
+        replace(reader.outputs[0], put(reader, "Sum", reader.inputs, shape=shape))
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    """Whether a value comes from a dequantization, moved perhaps."""
+    made = None if value is None else value.producer()
+    while made is not None and not made.domain and made.op_type in MOVES:
+        made = None if made.inputs[0] is None else made.inputs[0].producer()
+    return made is not None and made.op_type == "DequantizeLinear"

@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 import onnx_ir as ir
 
+from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import (
     array,
     constant,
@@ -186,6 +187,9 @@ def _quantized(product: ir.Node, value: ir.Value, operand: _Operand, kind: Kind)
         value = put(product, "Clip", [value, *ends])
     factor = constant(graph, f"{name}_factor", scale, np.float32)
     if kind is Kind.BARE:
+        if _is_bare_product(value):
+            # Between the two, or ONNX Runtime makes one of them, and finds no zero point for it.
+            value = put(product, "Sum", [value])
         given = {"output_dtype": kind.dtype}
         return put(product, "QuantizeLinear", [value, factor], given, dtype=kind.dtype)
     zero = _zero_point(graph, name, kind)
@@ -198,6 +202,13 @@ def _dequantized(product: ir.Node, value: ir.Value, operand: _Operand, kind: Kin
     if kind is Kind.BARE:
         return put(product, "DequantizeLinear", [value, factor])
     return put(product, "DequantizeLinear", [value, factor, _zero_point(graph, name, kind)])
+
+
+def _is_bare_product(value: ir.Value) -> bool:
+    """Whether a value is a matrix product itself, and not its sum with a bias."""
+    made = value.producer()
+    kinds = {("", "MatMul"), (DOMAIN, LINEAR)}
+    return made is not None and (made.domain, made.op_type) in kinds and len(made.inputs) == 2
 
 
 def _zero_point(graph: ir.Graph, name: str, kind: Kind) -> ir.Value:
