@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte import methods, targets
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detectors import regions_of, training_loss
@@ -126,6 +127,7 @@ def quantize_captured(
         torch.manual_seed(recipe.seed)
         method = methods.method(name)
         params = method.quantize(float_model, placement, batches, options, context)
+        params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
     simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
     simulation.metadata = _metadata(recipe) | {"method": name}
