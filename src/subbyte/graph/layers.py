@@ -50,14 +50,16 @@ def find_layers(graph: fx.Graph) -> list[FoundLayer]:
     found = []
     for node in graph.nodes:
         if node.target in CONV | LINEAR:
-            found.append(_with_weight(node, "conv" if node.target in CONV else "linear"))
+            layer = _with_weight(node, "conv" if node.target in CONV else "linear")
+            found.append(_of_weight(layer, found))
         elif node.target in FLOAT_LAYERS:
             name = _layer_name(node, node.args[1])
             found.append(FoundLayer(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
         elif node.target in MATMUL:
             layer = _matmul(node, data)
             if layer is not None:
-                found.append(_alone(layer, found) if layer.weight is None else layer)
+                alone = layer.weight is None
+                found.append(_alone(layer, found) if alone else _of_weight(layer, found))
     return found
 
 
@@ -146,6 +148,16 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
         reason = "its weight is not a matrix"
         return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
     return None
+
+
+def _of_weight(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
+    """The layer by its weight's name; by one of its own, if another reads it by other channels."""
+    if layer.weight is None:
+        return layer
+    for other in others:
+        if other.weight is layer.weight and other.axis == layer.axis:
+            return replace(layer, name=other.name)
+    return _alone(layer, [other for other in others if other.weight is not None])
 
 
 def _alone(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
