@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ def quantize_captured(
     """
     started = time.perf_counter() if started is None else started
     progress = progress or Silent()
+    if float_model.output_types is not None:
+        batches = replace(batches, float32=True)
     name, options = _method(recipe)
     captured, float_model = float_model, equalized(float_model) if recipe.equalize else float_model
     placement = place(float_model, recipe, targets.hints())
@@ -131,6 +134,7 @@ def quantize_captured(
     seconds = time.perf_counter() - started
     simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
     simulation.metadata = _metadata(recipe) | {"method": name}
+    simulation.output_types = float_model.output_types
     return simulation
 
 
@@ -175,6 +179,7 @@ def export(
 
     simulation = _simulation(quantized)
     args = to_device(read_batch(example).args, device_of(simulation))
+    args, _ = simulation.float_model.arguments(args, {})
     given, expected = _shapes(args), _shapes(simulation.example)
     if simulation.region_names == WHOLE and given != expected:
         raise SubbyteError(
@@ -212,6 +217,7 @@ def load(model: nn.Module, path: str | Path) -> Simulation:
     placement = place(float_model, recipe, targets.hints())
     simulation = simulate(float_model, placement, saved_file.params_of(saved, placement))
     simulation.metadata = saved.metadata
+    simulation.output_types = float_model.output_types
     return simulation
 
 
