@@ -309,5 +309,18 @@ def _simulation(quantized: nn.Module) -> Simulation:
 def _check_module(model: object) -> None:
     if isinstance(model, Simulation):
         raise SubbyteError("the model is quantized already: give the float model it was made from")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SubbyteError(
+            "the model is TorchScript, which cannot be captured: give the torch.nn.Module that it "
+            "was scripted or traced from, with its weights (module.load_state_dict(script."
+            "state_dict()))"
+        )
+    if isinstance(model, nn.Module):
+        for name, part in model.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                raise SubbyteError(
+                    f"the model's '{name}' is TorchScript, which cannot be captured: put the "
+                    "torch.nn.Module there that it was scripted or traced from"
+                )
     if not isinstance(model, nn.Module):
         raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")

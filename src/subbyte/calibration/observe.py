@@ -155,6 +155,8 @@ def observe(
 
 
 def _add(seen: dict[str, Histogram], key: str, layer: str, x: torch.Tensor) -> None:
+    if x.numel() == 0:
+        return
     try:
         seen.setdefault(key, Histogram()).update(x.detach())
     except ValueError:

@@ -23,6 +23,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
+from subbyte.graph.capture.passes.biases import make_biases_plain
 from subbyte.graph.capture.passes.constants import fold_constants
 from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
@@ -87,6 +88,7 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
     tidy(module)
     fold_constants(module)
     split_attention(module)
+    make_biases_plain(module)
     fold_batch_norm(module)
     split_silu(module.graph)
     module.recompile()
