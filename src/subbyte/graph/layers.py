@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from subbyte.graph.operators import (
     CONV,
     FLOAT_LAYERS,
+    FLOAT_MODULES,
     LINEAR,
     MATMUL,
     module_path,
@@ -55,6 +56,11 @@ def find_layers(graph: fx.Graph) -> list[FoundLayer]:
         elif node.target in FLOAT_LAYERS:
             name = _layer_name(node, node.args[1])
             found.append(FoundLayer(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
+        elif node.target in FLOAT_MODULES:
+            name = module_path(node) or node.name
+            if all(layer.name != name for layer in found):  # a cell runs once a step
+                reason = FLOAT_MODULES[node.target]
+                found.append(FoundLayer(name, "linear", node, (), reason=reason))
         elif node.target in MATMUL:
             layer = _matmul(node, data)
             if layer is not None:
@@ -147,6 +153,9 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
             return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, axis=1)
         reason = "its weight is not a matrix"
         return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
+    if right in data and left.op == "get_attr":
+        reason = "its weight is the first factor of the product"
+        return FoundLayer(_layer_name(node, left), "linear", node, (right,), reason=reason)
     return None
 
 

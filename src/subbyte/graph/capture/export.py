@@ -25,6 +25,7 @@ from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.biases import make_biases_plain
 from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.einsum import write_products
 from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
 
@@ -86,6 +87,7 @@ def copied(model: nn.Module) -> nn.Module:
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
     """What was exported, made plain, batch norm folded."""
     tidy(module)
+    write_products(module)
     fold_constants(module)
     split_attention(module)
     make_biases_plain(module)
