@@ -230,7 +230,7 @@ def with_types(value: Any, types: Sequence[torch.dtype]) -> Any:
         i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.is_floating_point()
     ]
     if types and len(floats) != len(types):
-        types = types[:1] * len(floats)
+        types = [types[0]] * len(floats)
     for i, kind in zip(floats, types, strict=False):
         leaves[i] = leaves[i].to(kind)
     return pytree.tree_unflatten(leaves, structure)

@@ -48,7 +48,7 @@ class FoundLayer:
 def find_layers(graph: fx.Graph) -> list[FoundLayer]:
     """All convolutions, linear layers and matrix products of activations, in the graph's order."""
     data = carries_data(graph)
-    found = []
+    found: list[FoundLayer] = []
     for node in graph.nodes:
         if node.target in CONV | LINEAR:
             layer = _with_weight(node, "conv" if node.target in CONV else "linear")
@@ -62,10 +62,9 @@ def find_layers(graph: fx.Graph) -> list[FoundLayer]:
                 reason = FLOAT_MODULES[node.target]
                 found.append(FoundLayer(name, "linear", node, (), reason=reason))
         elif node.target in MATMUL:
-            layer = _matmul(node, data)
-            if layer is not None:
-                alone = layer.weight is None
-                found.append(_alone(layer, found) if alone else _of_weight(layer, found))
+            product = _matmul(node, data)
+            if product is not None:
+                found.append(_product(product, found))
     return found
 
 
@@ -157,6 +156,10 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
         reason = "its weight is the first factor of the product"
         return FoundLayer(_layer_name(node, left), "linear", node, (right,), reason=reason)
     return None
+
+
+def _product(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
+    return _alone(layer, others) if layer.weight is None else _of_weight(layer, others)
 
 
 def _of_weight(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:

@@ -201,9 +201,7 @@ class _Collector:
             )
         )
 
-    def _weight(
-        self, part: RegionGraph, layer: FoundLayer, name: str, config: LayerConfig
-    ) -> str:
+    def _weight(self, part: RegionGraph, layer: FoundLayer, name: str, config: LayerConfig) -> str:
         spec, node, key = config.weight, layer.weight, f"{name}.weight"
         assert spec is not None
         assert node is not None

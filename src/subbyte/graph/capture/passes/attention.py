@@ -20,9 +20,9 @@ def split_attention(module: fx.GraphModule) -> None:
     """Replace operators that hold matrix products among others by their parts, in place.
 
     `scaled_dot_product_attention` becomes softmax(q · scale @ kᵀ + mask) @ v (Vaswani et al. 2017,
-    eq. 1), `baddbmm` and `addmm` a product, its factor and an addition. The parts belong to the same module of
-    the user's model. Attention with dropout, and causal attention whose lengths are not known at
-    capture, stay as they are.
+    eq. 1), `baddbmm` and `addmm` a product, its factor and an addition. The parts belong to the
+    same module of the user's model. Attention with dropout, and causal attention whose lengths are
+    not known at capture, stay as they are.
     """
     changed = False
     for node in list(module.graph.nodes):

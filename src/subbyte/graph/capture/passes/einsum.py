@@ -63,14 +63,13 @@ def _equation(node: fx.Node) -> tuple[list[_Factor], str]:
     if node.target not in (A.tensordot.default, A.inner.default):
         return [], ""
     ranks = rank_of(args[0]) or 0, rank_of(args[1]) or 0
+    dims: Any = args[2:4]
     if node.target is A.inner.default:
-        dims = [ranks[0] - 1], [ranks[1] - 1]
-    else:
-        dims = tuple([d % rank for d in ds] for ds, rank in zip(args[2:4], ranks, strict=True))
+        dims = [-1], [-1]
     left = ascii_letters[: ranks[0]]
     right = list(ascii_letters[ranks[0] : sum(ranks)])
     for here, there in zip(*dims, strict=True):
-        right[there] = left[here]
+        right[there] = left[here]  # either may count from the end
     output = [x for x in [*left, *right] if (x in left) != (x in right)]
     return [_Factor(args[0], left), _Factor(args[1], "".join(right))], "".join(output)
 
@@ -139,12 +138,10 @@ def _of_two(parts: Parts, first: _Factor, second: _Factor, output: str) -> fx.No
     if second.fixed and not batch:
         product = _with_matrix(parts, first, second, (left, inner, right))
         return _ordered(parts, product, left + right, output)
-    *more_left, last_left = left or " "
-    *more_right, last_right = right or " "
-    x = _laid_out(parts, first, [batch, "".join(more_left), " " * len(more_right), last_left, inner])
-    y = _laid_out(
-        parts, second, [batch, " " * len(more_left), "".join(more_right), inner, last_right]
-    )
+    more_left, last_left = left[:-1], left[-1:] or " "
+    more_right, last_right = right[:-1], right[-1:] or " "
+    x = _laid_out(parts, first, [batch, more_left, " " * len(more_right), last_left, inner])
+    y = _laid_out(parts, second, [batch, " " * len(more_left), more_right, inner, last_right])
     if len(inner) > 1:
         rank = len(batch) + len(more_left) + len(more_right)
         x = parts.call(A.flatten.using_ints, x, rank + 1, -1)
@@ -154,7 +151,7 @@ def _of_two(parts: Parts, first: _Factor, second: _Factor, output: str) -> fx.No
         product = parts.call(A.squeeze.dim, product, -1)
     if not left:
         product = parts.call(A.squeeze.dim, product, -2 if right else -1)
-    given = batch + "".join(more_left + more_right) + left[-1:] + right[-1:]
+    given = batch + more_left + more_right + left[-1:] + right[-1:]
     return _ordered(parts, product, given, output)
 
 
