@@ -301,6 +301,8 @@ def test_calibration_that_cannot_be_used(calibration: object, told: str) -> None
     [
         (lambda: "model.onnx", "the model is a str: give a torch.nn.Module"),
         (lambda: Sum, "the model is a type: give a torch.nn.Module"),
+        (lambda: scripted(Sum()), "TorchScript.*torch.nn.Module that it was scripted"),
+        (lambda: nn.Sequential(scripted(Sum())), "the model's '0' is TorchScript"),
         (lambda: nn.Linear(5, 2), r"does not run on a batch of shape \(8, 3\)"),
         (lambda: nn.ReLU(), "no convolution, linear layer or matrix product"),
         (lambda: Branches(), r"test_api\.py:\d+ .*rewrite that line"),
@@ -309,6 +311,12 @@ def test_calibration_that_cannot_be_used(calibration: object, told: str) -> None
 )
 def test_models_that_cannot_be_quantized(make: Callable[[], Any], told: str) -> None:
     refused(told, model=make())
+
+
+def scripted(model: nn.Module) -> nn.Module:
+    """A model as `torch.jit.load` gives it back."""
+    traced: nn.Module = torch.jit.trace(model.eval(), ROWS)
+    return traced
 
 
 def test_a_weight_that_is_not_a_number_names_its_layer() -> None:

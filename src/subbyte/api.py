@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte import methods, targets
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detectors import regions_of, training_loss
@@ -116,6 +118,8 @@ def quantize_captured(
     """
     started = time.perf_counter() if started is None else started
     progress = progress or Silent()
+    if float_model.output_types is not None:
+        batches = replace(batches, float32=True)
     name, options = _method(recipe)
     captured, float_model = float_model, equalized(float_model) if recipe.equalize else float_model
     placement = place(float_model, recipe, targets.hints())
@@ -126,9 +130,11 @@ def quantize_captured(
         torch.manual_seed(recipe.seed)
         method = methods.method(name)
         params = method.quantize(float_model, placement, batches, options, context)
+        params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
     simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
     simulation.metadata = _metadata(recipe) | {"method": name}
+    simulation.output_types = float_model.output_types
     return simulation
 
 
@@ -173,6 +179,7 @@ def export(
 
     simulation = _simulation(quantized)
     args = to_device(read_batch(example).args, device_of(simulation))
+    args, _ = simulation.float_model.arguments(args, {})
     given, expected = _shapes(args), _shapes(simulation.example)
     if simulation.region_names == WHOLE and given != expected:
         raise SubbyteError(
@@ -210,6 +217,7 @@ def load(model: nn.Module, path: str | Path) -> Simulation:
     placement = place(float_model, recipe, targets.hints())
     simulation = simulate(float_model, placement, saved_file.params_of(saved, placement))
     simulation.metadata = saved.metadata
+    simulation.output_types = float_model.output_types
     return simulation
 
 
@@ -301,5 +309,18 @@ def _simulation(quantized: nn.Module) -> Simulation:
 def _check_module(model: object) -> None:
     if isinstance(model, Simulation):
         raise SubbyteError("the model is quantized already: give the float model it was made from")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SubbyteError(
+            "the model is TorchScript, which cannot be captured: give the torch.nn.Module that it "
+            "was scripted or traced from, with its weights (module.load_state_dict(script."
+            "state_dict()))"
+        )
+    if isinstance(model, nn.Module):
+        for name, part in model.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                raise SubbyteError(
+                    f"the model's '{name}' is TorchScript, which cannot be captured: put the "
+                    "torch.nn.Module there that it was scripted or traced from"
+                )
     if not isinstance(model, nn.Module):
         raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")

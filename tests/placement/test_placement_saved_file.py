@@ -293,3 +293,55 @@ def test_a_failure_leaves_an_older_file_as_it_was(tmp_path: Path) -> None:
         subbyte.save(quantized, path)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"as it was"
+
+
+class Plain(nn.Module):
+    """Its weights are neither parameters nor buffers that are saved."""
+
+    def __init__(self, seed: int, kind: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(4, 3, 3, 3, generator=generator)
+        bias = torch.randn(4, generator=generator)
+        self.kind = kind
+        if kind == "listed":
+            self.both = [weight, bias]
+        elif kind == "attributes":
+            self.weight, self.bias = weight, bias
+        else:
+            self.register_buffer("weight", weight, persistent=False)
+            self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.both if self.kind == "listed" else (self.weight, self.bias)
+        return F.conv2d(x, weight, bias).relu()
+
+
+class Around(nn.Module):
+    """A region and code that cannot be captured."""
+
+    subbyte_regions = ("body",)
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [y[y > y.mean()] for y in self.body(x)]
+
+
+@pytest.mark.parametrize("kind", ["attributes", "listed", "buffers"])
+@pytest.mark.parametrize("region", [False, True])
+def test_weights_that_are_no_parameters(kind: str, region: bool, tmp_path: Path) -> None:
+    def made(seed: int) -> nn.Module:
+        plain = Plain(seed, kind)
+        return (Around(plain) if region else plain).eval()
+
+    x, path = torch.randn(8, 3, 8, 8), tmp_path / "model.safetensors"
+    quantized = subbyte.quantize(made(0), [x])
+    assert quantized.params.biases
+    subbyte.save(quantized, path)
+    found = subbyte.load(made(0), path)(x)
+    assert all(torch.equal(a, b) for a, b in zip(quantized(x), found, strict=True))
+    with pytest.raises(SubbyteError, match="made from another model: 2 tensors differ"):
+        subbyte.load(made(1), path)

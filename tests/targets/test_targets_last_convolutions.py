@@ -63,6 +63,28 @@ def test_last_convolutions_are_products_of_integers(
         assert error < TINY * smallest_step(quantized, name) + DIGITS
 
 
+class Unbatched(nn.Module):
+    """A last convolution on a tensor (channels, height, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(9, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.flatten().reshape(9, 2, -1))
+
+
+@pytest.mark.parametrize("target", [None, "onnxruntime", "openvino"])
+def test_a_last_convolution_without_a_batch(target: str | None, tmp_path: Path) -> None:
+    batch, path = images(), tmp_path / "model.onnx"
+    recipe = subbyte.Recipe(method="range", **FITTING)
+    quantized = subbyte.quantize(seeded(Unbatched), [batch], recipe)
+    subbyte.export(quantized, path, batch, target=target)
+    for runtime in RUNTIMES if target is None else [target]:
+        (error,) = differences(runtime, path, quantized, images(5, seed=7))
+        assert error < TINY * smallest_step(quantized, "conv") + DIGITS
+
+
 def test_the_file_for_both_keeps_its_convolutions(tmp_path: Path) -> None:
     batch, path = images(), tmp_path / "model.onnx"
     quantized = subbyte.quantize(seeded(Heads), [batch])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.gradients import value_gradients
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
@@ -59,7 +60,9 @@ def weight_ranges(
 def activation_ranges(
     simulation: Simulation, batches: CalibrationBatches, progress: Progress
 ) -> tuple[dict[str, TensorQParams], SampleOfKey]:
-    """The parameters of all activations by their range rules, and what they were chosen by.
+    """The parameters of all activations by their range rules, and what these were chosen by.
+
+    Those of quantized weights beside which a bias does not fit are among them, with another scale.
 
     Activations are observed in one pass. Rules that ask what an error costs take that from the
     gradients on some of the images. A layer that never ran has no sample, and the scale 1.
@@ -84,7 +87,12 @@ def activation_ranges(
     for key, histogram in seen.items():
         sample = histogram.sample()
         samples[key] = costs[key].weigh(sample) if key in costs else sample
-    return ranges_of(simulation, samples), samples
+    found = ranges_of(simulation, samples)
+    known = {tensor.key: q.params for tensor, q in simulation.weights() if q.params is not None}
+    params = QuantParams({**known, **found}, simulation.params.biases)
+    roomy = with_room_for_biases(simulation.float_model, simulation.placement, params)
+    changed = {key: new for key, new in roomy.tensors.items() if new is not params.tensors[key]}
+    return {**found, **changed}, samples
 
 
 def ranges_of(
@@ -147,6 +155,8 @@ def observe(
 
 
 def _add(seen: dict[str, Histogram], key: str, layer: str, x: torch.Tensor) -> None:
+    if x.numel() == 0:
+        return
     try:
         seen.setdefault(key, Histogram()).update(x.detach())
     except ValueError:

@@ -42,10 +42,12 @@ class ArgumentsOf:
     Attributes:
         batches: Batches in any form that `read_batch` reads.
         device: Where the arguments go.
+        float32: Whether floats in them become float32.
     """
 
     batches: Any
     device: torch.device
+    float32: bool = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self.labelled():
@@ -65,7 +67,15 @@ class ArgumentsOf:
             if _are_dictionaries(targets) and batch.args:
                 images = zip(batch.args[0], cast("Any", targets), strict=True)
                 targets = [{**target, "size": tuple(x.shape[-2:])} for x, target in images]
-            yield replace(batch, args=to_device(batch.args, self.device), targets=targets)
+            yield replace(batch, args=self._taken(batch.args), targets=targets)
+
+    def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        args = to_device(args, self.device)
+        if self.float32:
+            args = pytree.tree_map(
+                lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, args
+            )
+        return args
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

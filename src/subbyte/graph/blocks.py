@@ -223,7 +223,9 @@ def _may_end(node: fx.Node) -> bool:
 def _keeps_shape(before: fx.Node, segment: list[fx.Node]) -> bool:
     if not segment:
         return False
-    shapes = [getattr(node.meta.get("val"), "shape", None) for node in (before, segment[-1])]
+    values = [node.meta.get("val") for node in (before, segment[-1])]
+    # As text: lengths that depend on values cannot be compared.
+    shapes = [[str(n) for n in x.shape] if isinstance(x, torch.Tensor) else None for x in values]
     return shapes[0] is not None and shapes[0] == shapes[1]
 
 

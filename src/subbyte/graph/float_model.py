@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,7 +60,7 @@ class FloatModel:
     It is called as the model was. Nothing writes to its parameters.
 
     Attributes:
-        original: The user's own model.
+        original: The user's own model, or its copy in float32.
         model: A copy of its structure in which the regions are graph modules.
         region_names: The regions, in the order in which they run; ("",) is the whole model.
         flow: How tensors go from region to region.
@@ -68,6 +68,8 @@ class FloatModel:
         example: Arguments of a batch, with tensors that have a shape and a type and no memory.
         signature: Of the user's model.
         fingerprints: A hash of each floating-point tensor as it was captured, by its name.
+        output_types: Of the floats that the user's model gives, where its own tensors are not all
+            in float32; `None` elsewhere. This one computes and gives float32.
     """
 
     original: nn.Module
@@ -78,6 +80,7 @@ class FloatModel:
     example: tuple[Any, ...]
     signature: inspect.Signature
     fingerprints: Mapping[str, str]
+    output_types: tuple[torch.dtype, ...] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FloatModel:
         """Itself: nothing changes it, so that copies of what is made from it can share it."""
@@ -85,7 +88,11 @@ class FloatModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model as its user would."""
-        return called(self.model, self.signature, args, kwargs)
+        return called(self.model, self.signature, *self.arguments(args, kwargs))
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """What its graphs take of the user's arguments: floats in float32."""
+        return (args, kwargs) if self.output_types is None else as_float32((args, kwargs))
 
     def raw(self, *args: Any) -> Any:
         """What the regions give that no other of them reads, in the order in which they run."""
@@ -204,6 +211,29 @@ def structure_of(model: nn.Module, regions: Mapping[str, fx.GraphModule]) -> nn.
     for tensor in [*model.parameters(), *model.buffers()]:
         memo.setdefault(id(tensor), shared(tensor))
     return copy.deepcopy(model, memo)
+
+
+def as_float32(value: Any) -> Any:
+    """Tensors of floats in float32, wherever they are in lists, tuples and dictionaries."""
+    return pytree.tree_map(
+        lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value
+    )
+
+
+def with_types(value: Any, types: Sequence[torch.dtype]) -> Any:
+    """Tensors of floats in these types, one after the other.
+
+    Where there are not as many floats as types, all get the first one.
+    """
+    leaves, structure = pytree.tree_flatten(value)
+    floats = [
+        i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.is_floating_point()
+    ]
+    if types and len(floats) != len(types):
+        types = [types[0]] * len(floats)
+    for i, kind in zip(floats, types, strict=False):
+        leaves[i] = leaves[i].to(kind)
+    return pytree.tree_unflatten(leaves, structure)
 
 
 def shared(tensor: torch.Tensor) -> torch.Tensor:

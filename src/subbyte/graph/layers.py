@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from subbyte.graph.operators import (
     CONV,
     FLOAT_LAYERS,
+    FLOAT_MODULES,
     LINEAR,
     MATMUL,
     TRANSPOSED,
@@ -49,17 +50,23 @@ class FoundLayer:
 def find_layers(graph: fx.Graph) -> list[FoundLayer]:
     """All convolutions, linear layers and matrix products of activations, in the graph's order."""
     data = carries_data(graph)
-    found = []
+    found: list[FoundLayer] = []
     for node in graph.nodes:
         if node.target in CONV | TRANSPOSED | LINEAR:
-            found.append(_with_weight(node, "linear" if node.target in LINEAR else "conv"))
+            layer = _with_weight(node, "linear" if node.target in LINEAR else "conv")
+            found.append(_of_weight(layer, found))
         elif node.target in FLOAT_LAYERS:
             name = _layer_name(node, node.args[1])
             found.append(FoundLayer(name, "conv", node, (), reason=FLOAT_LAYERS[node.target]))
+        elif node.target in FLOAT_MODULES:
+            name = module_path(node) or node.name
+            if all(layer.name != name for layer in found):  # a cell runs once a step
+                reason = FLOAT_MODULES[node.target]
+                found.append(FoundLayer(name, "linear", node, (), reason=reason))
         elif node.target in MATMUL:
-            layer = _matmul(node, data)
-            if layer is not None:
-                found.append(_alone(layer, found) if layer.weight is None else layer)
+            product = _matmul(node, data)
+            if product is not None:
+                found.append(_product(product, found))
     return found
 
 
@@ -159,7 +166,24 @@ def _matmul(node: fx.Node, data: set[fx.Node]) -> FoundLayer | None:
             return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, axis=1)
         reason = "its weight is not a matrix"
         return FoundLayer(_layer_name(node, right), "linear", node, (left,), right, reason=reason)
+    if right in data and left.op == "get_attr":
+        reason = "its weight is the first factor of the product"
+        return FoundLayer(_layer_name(node, left), "linear", node, (right,), reason=reason)
     return None
+
+
+def _product(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
+    return _alone(layer, others) if layer.weight is None else _of_weight(layer, others)
+
+
+def _of_weight(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:
+    """The layer by its weight's name; by one of its own, if another reads it by other channels."""
+    if layer.weight is None:
+        return layer
+    for other in others:
+        if other.weight is layer.weight and other.axis == layer.axis:
+            return replace(layer, name=other.name)
+    return _alone(layer, [other for other in others if other.weight is not None])
 
 
 def _alone(layer: FoundLayer, others: list[FoundLayer]) -> FoundLayer:

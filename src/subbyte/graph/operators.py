@@ -21,6 +21,23 @@ FLOAT_LAYERS = {
     A.conv3d.padding: "3-d convolutions have no integer kernel in the runtimes",
     A.conv_transpose3d.input: "3-d convolutions have no integer kernel in the runtimes",
 }
+RECURRENT = "recurrent layers stay in float"
+# Layers of more than one product, likewise.
+FLOAT_MODULES = {
+    A.gru.input: RECURRENT,
+    A.gru.data: RECURRENT,
+    A.gru_cell.default: RECURRENT,
+    A.lstm.input: RECURRENT,
+    A.lstm.data: RECURRENT,
+    A.lstm_cell.default: RECURRENT,
+    A.rnn_relu.data: RECURRENT,
+    A.rnn_relu.input: RECURRENT,
+    A.rnn_relu_cell.default: RECURRENT,
+    A.rnn_tanh.data: RECURRENT,
+    A.rnn_tanh.input: RECURRENT,
+    A.rnn_tanh_cell.default: RECURRENT,
+    A.bilinear.default: "bilinear layers have no integer kernel in the runtimes",
+}
 
 ADD = {A.add.Tensor}
 MUL = {A.mul.Tensor}

@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import (
     SampleOfKey,
     activation_ranges,
@@ -108,7 +109,9 @@ def quantize(
             simulate(float_model, ruled, QuantParams()), batches, progress
         )
         weights = weight_ranges(float_model, ruled, progress)
-        simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
+        params = QuantParams({**weights, **found})
+        params = with_room_for_biases(float_model, placement, params)
+        simulation = simulate(float_model, placement, params)
     search(simulation, ScaleVector(simulation, options.search), chunks, loss, options, progress)
     return with_sqnr(placement, simulation.params, samples)
 
@@ -203,7 +206,10 @@ def start_by_exponent(
     def start_with(p: float) -> float:
         rule = Choice("lp", {"p": p})
         found = _weights_by(simulation, of_weights, rule) | ranges_of(simulation, samples, rule)
-        for key, params in found.items():
+        roomy = with_room_for_biases(
+            simulation.float_model, simulation.placement, QuantParams(found)
+        )
+        for key, params in roomy.tensors.items():
             simulation.put(key, params)
         return mean_loss(simulation, chunks, loss)
 

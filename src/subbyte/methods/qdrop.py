@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
 from subbyte.calibration.output_correction import match_outputs
 from subbyte.data.batches import ArgumentsOf
@@ -53,7 +54,9 @@ def quantize(
     weights = weight_ranges(float_model, placement, progress)
     unquantized = simulate(float_model, placement, QuantParams())
     found, samples = activation_ranges(unquantized, batches, progress)
-    simulation = simulate(float_model, placement, QuantParams({**weights, **found}))
+    params = QuantParams({**weights, **found})
+    params = with_room_for_biases(float_model, placement, params)
+    simulation = simulate(float_model, placement, params)
     settings = replace(settings_of(options, "learning blocks"), step_sizes=True, drop=options.drop)
     blocks = reconstruct(simulation, batches, settings, context)
     params = with_correction(simulation, match_outputs(simulation, batches, progress))

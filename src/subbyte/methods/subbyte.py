@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import activation_ranges, weight_ranges, with_sqnr
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
@@ -80,7 +81,7 @@ def quantize(
     params = QuantParams(weight_ranges(float_model, placement, context.progress))
     simulation = simulate(float_model, placement, QuantParams())
     found, seen = activation_ranges(simulation, batches, context.progress)
-    params = params.with_tensors(found)
+    params = with_room_for_biases(float_model, placement, params.with_tensors(found))
     give_back()
     images = list(in_chunks(batches, options.images, IMAGES_AT_ONCE))
     data = training_data(float_model, images, options.images, held_out_images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import fx, nn
 
@@ -38,7 +38,7 @@ def with_quantizers(
         if insertion.region == region:
             key = insertion.key
             if key not in paths:
-                paths[key] = _path(nodes[insertion.node])
+                paths[key] = _path(nodes[insertion.node], paths.values())
                 module.add_submodule(paths[key], quantizers[key])
             _insert(module, insertion, nodes, paths[key])
     for bias in placement.biases:
@@ -58,9 +58,12 @@ def _unshare(module: nn.Module) -> None:
                     tensors[name] = shared(tensor)  # type: ignore[assignment]
 
 
-def _path(node: fx.Node) -> str:
+def _path(node: fx.Node, taken: Collection[str]) -> str:
     role = "weight" if node.op == "get_attr" else "activation"
-    return f"{QUANTIZERS}.{role}_{node.name}"
+    path = f"{QUANTIZERS}.{role}_{node.name}"
+    while path in taken:  # a weight that two kinds of layers read
+        path += "_"
+    return path
 
 
 def _insert(

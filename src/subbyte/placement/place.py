@@ -127,7 +127,8 @@ class _Collector:
         wanting = tuple(hint.name for hint in hints if hint.quantized_results)
         # Where no target can do without, or none is asked, nothing is for some alone.
         self.only_for = wanting if len(wanting) < len(hints) else ()
-        self.keys: dict[int, str] = {}  # id of a site, or of a weight's node → key
+        self.keys: dict[int, str] = {}  # id of a site → key
+        self.weights: dict[str, fx.Node] = {}  # key of a weight → its node
         self.names: set[str] = set()
         self.tensors: list[QuantizedTensor] = []
         self.layers: list[PlacedLayer] = []
@@ -185,7 +186,7 @@ class _Collector:
         activations = tuple(self.keys[id(site)] for site in sites)
         weight = None
         if config is not None and config.weight is not None and layer.weight is not None:
-            weight = self._weight(part, layer.weight, name, config)
+            weight = self._weight(part, layer, name, config)
         bias = layer.node.args[2] if len(layer.node.args) > 2 else None
         reads_parameter = isinstance(bias, fx.Node) and bias.op == "get_attr"
         if weight is not None and activations and reads_parameter:
@@ -200,14 +201,15 @@ class _Collector:
             )
         )
 
-    def _weight(self, part: RegionGraph, node: fx.Node, name: str, config: LayerConfig) -> str:
-        spec = config.weight
+    def _weight(self, part: RegionGraph, layer: FoundLayer, name: str, config: LayerConfig) -> str:
+        spec, node, key = config.weight, layer.weight, f"{name}.weight"
         assert spec is not None
-        if id(node) not in self.keys:
+        assert node is not None
+        if key not in self.weights:
             module = self.float_model.region(part.region)
             channels = 1 if spec.axis is None else int(get_tensor(module, node).shape[spec.axis])
             tensor = QuantizedTensor(
-                key=f"{name}.weight",
+                key=key,
                 layer=name,
                 role="weight",
                 region=part.region,
@@ -217,11 +219,16 @@ class _Collector:
                 source=str(node.target),
                 channels=channels,
             )
-            self.keys[id(node)] = tensor.key
+            # What is no layer reads the weight as the first of its layers does.
+            first = node not in self.weights.values()
+            own = {x.node for x in part.layers if x.weight is node and x.name == layer.name}
+            others = {x.node for x in part.layers if x.weight is node} - own
+            readers = set(node.users) - others if first else own
+            self.weights[key] = node
             self.tensors.append(tensor)
-            names = frozenset(user.name for user in node.users)
-            self.insertions.append(Insertion(part.region, tensor.key, node.name, names))
-        return self.keys[id(node)]
+            names = frozenset(reader.name for reader in readers)
+            self.insertions.append(Insertion(part.region, key, node.name, names))
+        return key
 
     def _sort(self, part: RegionGraph) -> None:
         """Put the region's tensors into the order in which the graph reads them."""

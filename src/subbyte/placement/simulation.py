@@ -15,6 +15,7 @@ from subbyte.graph.float_model import (
     raw_outputs,
     region_of,
     structure_of,
+    with_types,
 )
 from subbyte.graph.flow import Flow
 from subbyte.numerics.fake_quantize import FakeQuantize, QuantizedWeight, Quantizer
@@ -35,6 +36,7 @@ class Simulation(nn.Module):
         model: The user's structure with quantizers in its regions.
         metadata: What goes along into files: recipe, version, and what is known of preprocessing
             and class names.
+        output_types: Of the floats that it gives, as `FloatModel.output_types`.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Simulation(nn.Module):
         self.float_model, self.placement = float_model, placement
         self.reported = dict(params.reported)
         self.metadata: dict[str, Any] = {}
+        self.output_types: tuple[torch.dtype, ...] | None = None
         device = float_model.device
         self._quantizers = {t.key: _quantizer(t, params, device) for t in placement.tensors}
         regions = {
@@ -59,7 +62,9 @@ class Simulation(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model as its user would."""
-        return called(self.model, self.float_model.signature, args, kwargs)
+        taken = self.float_model.arguments(args, kwargs)
+        outputs = called(self.model, self.float_model.signature, *taken)
+        return outputs if self.output_types is None else with_types(outputs, self.output_types)
 
     def raw(self, *args: Any) -> Any:
         """What the regions give that no other of them reads, in the order in which they run."""

@@ -24,7 +24,9 @@ from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
+from subbyte.graph.capture.passes.biases import make_biases_plain
 from subbyte.graph.capture.passes.constants import fold_constants
+from subbyte.graph.capture.passes.einsum import write_products
 from subbyte.graph.capture.passes.shared_weights import copy_shared_weights
 from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
@@ -87,9 +89,11 @@ def copied(model: nn.Module) -> nn.Module:
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
     """What was exported, made plain, batch norm folded."""
     tidy(module)
+    write_products(module)
     fold_constants(module)
     split_attention(module)
     copy_shared_weights(module)
+    make_biases_plain(module)
     fold_batch_norm(module)
     split_silu(module.graph)
     module.recompile()

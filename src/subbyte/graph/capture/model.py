@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+from subbyte.graph.capture.precision import in_float32
 from subbyte.graph.capture.regions import capture_regions
 from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.float_model import FloatModel, region_of
@@ -30,18 +31,20 @@ def capture_model(
     Raises:
         SubbyteError: The model does not run, cannot be captured, or a region has no layer.
     """
-    parts = capture_regions(model, args, regions)
+    captured, inputs, output_types = in_float32(model, args)
+    parts = capture_regions(captured, inputs, regions)
     layers = {name: _layers(region_of(parts.model, name), name) for name in parts.regions}
     parts.model.requires_grad_(False)
     return FloatModel(
-        original=model,
+        original=captured,
         model=parts.model,
         region_names=parts.regions,
         flow=parts.flow,
         layers=layers,
         example=pytree.tree_map(_shape_only, args),
         signature=inspect.signature(model.forward),
-        fingerprints=fingerprints(parts.model),
+        fingerprints=fingerprints(parts.model, parts.regions),
+        output_types=output_types,
     )
 
 

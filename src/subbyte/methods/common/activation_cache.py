@@ -162,6 +162,9 @@ def run(part: fx.GraphModule, inputs: Sequence[Any], store: Store) -> list[torch
         part: The part, as a graph of its own.
         inputs: What it reads on all images, by position.
         store: Where the outputs go.
+
+    Raises:
+        SubbyteError: The part does not give a row for each image.
     """
     count = images_of(inputs)
     wholes: list[torch.Tensor] = []
@@ -171,6 +174,12 @@ def run(part: fx.GraphModule, inputs: Sequence[Any], store: Store) -> list[torch
         for i, output in enumerate(outputs):
             if len(wholes) <= i:
                 wholes.append(store.empty((count, *output.shape[1:]), output.dtype))
+            rows = len(wholes[i][chosen])
+            if len(output) != rows:
+                raise SubbyteError(
+                    f"a part of the network gives {len(output)} rows for {rows} images: this "
+                    "method learns from one row an image; take another, as bias_correction"
+                )
             wholes[i][chosen] = output
         store.let_go()
     return wholes

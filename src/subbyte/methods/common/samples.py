@@ -114,7 +114,7 @@ def output_rows(outputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry)
     """
     moved = outputs.movedim(_channels(outputs, geometry), -1)
     rows = moved.reshape(-1, moved.shape[-1])[chosen]
-    return rows.reshape(len(rows), geometry.groups, -1)
+    return _grouped(rows, geometry)
 
 
 def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
@@ -148,7 +148,12 @@ def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -
         x.storage_offset(),
     )
     rows = windows[torch.unravel_index(chosen, (len(x), *sizes))]
-    return rows.reshape(len(rows), geometry.groups, -1)
+    return _grouped(rows, geometry)
+
+
+def _grouped(rows: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """(rows, channels, …) as (rows, groups, values of a group); there may be no row."""
+    return rows.reshape(len(rows), geometry.groups, rows.shape[1:].numel() // geometry.groups)
 
 
 def _spread(x: torch.Tensor, distances: tuple[int, ...]) -> torch.Tensor:

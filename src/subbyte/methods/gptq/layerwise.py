@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.biased_layers import bias_name
 from subbyte.graph.float_model import FloatModel, parameter_name
 from subbyte.methods.common.activation_cache import of_regions_before
@@ -211,7 +212,19 @@ def _solve(
         best = samples.train.bias(rounded) if solution is None else solution.bias
         assert best is not None
         found = found.with_biases({parameter_name(layer.region, bias): best.reshape(-1)})
-    return found, _note(solution, apart)
+    return _with_room(simulation, layer, tensor, found), _note(solution, apart)
+
+
+def _with_room(
+    simulation: Simulation, layer: PlacedLayer, tensor: QuantizedTensor, found: QuantParams
+) -> QuantParams:
+    """What is found for a layer, with scales at which its bias fits."""
+    read = {key: simulation.quantizer(key).params for key in layer.activations}
+    known = {key: params for key, params in read.items() if params is not None}
+    roomy = with_room_for_biases(
+        simulation.float_model, simulation.placement, found.with_tensors(known)
+    )
+    return QuantParams({tensor.key: roomy.tensors[tensor.key]}, found.biases)
 
 
 def _note(solution: LayerSolution | None, apart: bool) -> dict[str, Any]:

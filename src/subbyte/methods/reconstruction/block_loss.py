@@ -28,7 +28,7 @@ def block_loss(
     for i, (output, target) in enumerate(zip(outputs, targets, strict=True)):
         error = output.detach() - target
         channels = output.shape[1 if output.dim() == 4 else -1]
-        rows = output.numel() / channels
+        rows = max(1.0, output.numel() / max(channels, 1))
         size = error.abs()
         losses = size.pow(exponent)
         if exponent == 2:

@@ -127,6 +127,8 @@ def _learn_block(
     for unit in layers_of(simulation, block) if settings.layers else [block]:
         inputs = _inputs(work, block, unit, values)
         targets = exact if unit is block else _exact(work, unit, inputs)
+        if not any(target.numel() for target in targets):
+            continue  # there is nothing to learn from
         factors: list[torch.Tensor] = []
         if settings.fisher:
             model, images = simulation.float_model, len(targets[0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from subbyte.graph.operators import A, add_constant, get_tensor
+from subbyte.graph.capture.passes.parts import Parts
+from subbyte.graph.operators import A, get_tensor
 
 ATTENTION = A.scaled_dot_product_attention.default
 # A bias and a product in one operator → the product alone.
@@ -20,13 +20,13 @@ def split_attention(module: fx.GraphModule) -> None:
     """Replace operators that hold matrix products among others by their parts, in place.
 
     `scaled_dot_product_attention` becomes softmax(q · scale @ kᵀ + mask) @ v (Vaswani et al. 2017,
-    eq. 1), `baddbmm` and `addmm` a product and an addition. The parts belong to the same module of
-    the user's model. Attention with dropout, and causal attention whose lengths are not known at
-    capture, stay as they are.
+    eq. 1), `baddbmm` and `addmm` a product, its factor and an addition. The parts belong to the
+    same module of the user's model. Attention with dropout, and causal attention whose lengths are
+    not known at capture, stay as they are.
     """
     changed = False
     for node in list(module.graph.nodes):
-        parts = _Parts(module, node)
+        parts = Parts(module, node)
         if node.target is ATTENTION:
             result = _attention(parts, **_arguments(node))
         elif node.target in BIASED_PRODUCTS:
@@ -45,24 +45,6 @@ def split_attention(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-@dataclass
-class _Parts:
-    """Puts operators in front of `node`, each with the value that it has on the example."""
-
-    module: fx.GraphModule
-    node: fx.Node
-
-    def call(self, target: Any, *args: Any) -> fx.Node:
-        with self.module.graph.inserting_before(self.node):
-            new = self.module.graph.call_function(target, args)
-        new.meta = dict(self.node.meta)
-        new.meta["val"] = target(*fx.node.map_arg(args, lambda n: n.meta["val"]))
-        return new
-
-    def constant(self, name: str, value: torch.Tensor) -> fx.Node:
-        return add_constant(self.module, self.node, f"{self.node.name}_{name}", value)
-
-
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """An operator's arguments by their names, with what was left out."""
     schema = node.target._schema  # type: ignore[union-attr]
@@ -72,7 +54,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _attention(
-    parts: _Parts,
+    parts: Parts,
     query: fx.Node,
     key: fx.Node,
     value: fx.Node,
@@ -102,7 +84,7 @@ def _attention(
     return parts.call(A.matmul.default, parts.call(softmax, scores, -1), value)
 
 
-def _masked(parts: _Parts, scores: fx.Node, mask: fx.Node) -> fx.Node:
+def _masked(parts: Parts, scores: fx.Node, mask: fx.Node) -> fx.Node:
     if mask.meta["val"].dtype is not torch.bool:
         return parts.call(A.add.Tensor, scores, mask)
     if mask.op == "get_attr":
@@ -140,7 +122,7 @@ def _value(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> 
     return known[node]
 
 
-def _for_each_query(parts: _Parts, query: fx.Node, shared: fx.Node) -> fx.Node:
+def _for_each_query(parts: Parts, query: fx.Node, shared: fx.Node) -> fx.Node:
     """Keys or values (…, heads, n, e), each head repeated for the queries that share it."""
     shape = shared.meta["val"].shape
     times = query.meta["val"].shape[-3] // shape[-3]
@@ -152,12 +134,16 @@ def _for_each_query(parts: _Parts, query: fx.Node, shared: fx.Node) -> fx.Node:
 
 
 def _biased_product(
-    parts: _Parts, self: fx.Node, beta: float, alpha: float, **operands: fx.Node
-) -> fx.Node | None:
-    if beta != 1 or alpha != 1:
-        return None
+    parts: Parts, self: fx.Node, beta: float, alpha: float, **operands: fx.Node
+) -> fx.Node:
     target: Any = parts.node.target
     product = parts.call(BIASED_PRODUCTS[target], *operands.values())
+    if alpha != 1:
+        product = parts.call(A.mul.Tensor, product, alpha)
+    if beta == 0:  # what is added may then be anything, NaN too
+        return product
+    if beta != 1:
+        self = parts.call(A.mul.Tensor, self, beta)
     return parts.call(A.add.Tensor, product, self)
 
 
