@@ -24,7 +24,7 @@ def _deployment(
             "export with postprocess=False (in an experiment export.postprocess: false), which "
             "gives the raw outputs of its regions"
         )
-    return Deployment(model, args)
+    return Deployment(model, args, own_code=True)
 
 
 FAMILY = Family(matches=lambda _: True, deployment=_deployment, order=Order.FALLBACK)

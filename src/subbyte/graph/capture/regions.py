@@ -16,12 +16,12 @@ from subbyte.graph.batch import are_images, leading
 from subbyte.graph.capture.export import (
     capture,
     capture_part,
-    complaint,
     copied,
     shapes_by_name,
     try_model,
 )
 from subbyte.graph.capture.passes.frozen_batch_norm import thaw
+from subbyte.graph.capture.place import complaint
 from subbyte.graph.flow import WHOLE, Flow, Place
 
 LAYERS = (

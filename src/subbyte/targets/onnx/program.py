@@ -18,7 +18,10 @@ from torch import nn
 from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two
-from subbyte.graph.capture.export import cause, dynamic_shapes
+from subbyte.graph.capture.any_size import depends_on_size
+from subbyte.graph.capture.export import dynamic_shapes
+from subbyte.graph.capture.place import cause, fixes_batch, is_about_batch
+from subbyte.graph.capture.place import quiet as quiet_capture
 from subbyte.graph.float_model import Regional
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation
@@ -29,6 +32,7 @@ from subbyte.targets.onnx.operators import TRANSLATIONS
 
 OPSET = 21
 INPUT = "input"
+FLIPS = 0.05  # share of an output's energy that roundings to the next integer can make up
 
 
 @dataclass(frozen=True)
@@ -98,23 +102,73 @@ def _export(deployed: Deployment) -> ir.Model:
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
     _read_operators_once()
+    shapes = deployed.shapes or dynamic_shapes(model, args)
+    try:
+        program = _written(model, args, shapes, names, deployed.outputs)
+    except SubbyteError as error:
+        if not is_about_batch(error):
+            raise
+        raise SubbyteError(fixes_batch(model, args, {}, shapes)) from error
+    if deployed.own_code and _fixes_batch(deployed.module, program, args):
+        strict = _strict(model, args, shapes)
+        program = _written(strict, args, shapes, names, deployed.outputs)
+        if _fixes_batch(deployed.module, program, args):
+            raise SubbyteError(fixes_batch(model, args, {}, shapes))
+    return program.model
+
+
+def _written(
+    model: nn.Module | torch.export.ExportedProgram,
+    args: tuple[Any, ...],
+    shapes: Any,
+    names: list[str],
+    outputs: tuple[str, ...] | None,
+) -> Any:
+    """What PyTorch's exporter makes of a model.
+
+    Args:
+        model: The model, or what was captured of it.
+        args: Its arguments for one batch.
+        shapes: Which dimensions are dynamic.
+        names: Of the inputs.
+        outputs: Names of the outputs; `None`: the exporter's own.
+    """
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
-                model,
+                model,  # type: ignore[arg-type]
                 args,
                 dynamo=True,
-                dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
+                dynamic_shapes=shapes,
                 custom_translation_table=TRANSLATIONS | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
-                output_names=deployed.outputs,
+                output_names=outputs,
                 verbose=False,
             )
     except Exception as error:
         raise SubbyteError(f"the model cannot be written as ONNX: {cause(error)}") from error
     assert program is not None
-    return program.model
+    return program
+
+
+def _fixes_batch(model: nn.Module, program: Any, args: tuple[Any, ...]) -> bool:
+    """Whether what was written holds the example's batch size as a number."""
+    captured = program.exported_program.module(check_guards=False)
+    return depends_on_size(model, captured, args, noise=FLIPS)
+
+
+def _strict(model: nn.Module, args: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
+    """A model captured from its bytecode, which follows more of what code does with lengths.
+
+    Raises:
+        SubbyteError: It fixes the batch size there too.
+    """
+    try:
+        with quiet_capture(), torch.no_grad():
+            return torch.export.export(model, args, dynamic_shapes=shapes, strict=True)
+    except Exception as error:
+        raise SubbyteError(fixes_batch(model, args, {}, shapes)) from error
 
 
 def _free(name: str, taken: Container[str]) -> str:
