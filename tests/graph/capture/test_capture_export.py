@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import capture
@@ -332,3 +334,14 @@ def test_a_batch_that_a_parameter_fixes_names_the_line() -> None:
 def test_a_batch_that_a_librarys_module_fixes_names_the_module() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(0, (5, 1)))
     assert "its code in the module '1' (Unflatten) fixes" in refusal(model, torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("normalize", [transforms.Normalize, v2.Normalize])
+def test_torchvisions_normalization_is_captured(normalize: Callable[..., nn.Module]) -> None:
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    model = nn.Sequential(normalize(mean.tolist(), std.tolist()), nn.Conv2d(3, 4, 3))
+    x = torch.rand(2, 3, 6, 6)
+    graph = capture(model, (x,))
+    by_hand = (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(graph(x), model[1](by_hand), rtol=0, atol=1e-5)
+    assert not any("item" in str(node.target) for node in graph.graph.nodes)

@@ -7,6 +7,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -29,9 +30,11 @@ from subbyte.graph.capture.place import (
     first_line,
     fixed,
     fixes_batch,
+    fresh,
     is_about_batch,
     quiet,
 )
+from subbyte.graph.capture.unwritable import check_writable
 
 KNOWN_VALUES = 64  # in a constant by which code may decide
 
@@ -54,7 +57,7 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     batch_size(args)  # an error, if there is no tensor
     model = copied(model)
     with torch.no_grad():
-        try_model(model, args)
+        _register_dataclasses(try_model(model, args))
         args = _doubled(model, args)
         return _plain(_export(model, args, {}, dynamic_shapes(model, args)))
 
@@ -90,6 +93,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
     """What was exported, made plain, batch norm folded."""
+    check_writable(module.graph)
     tidy(module)
     fold_constants(module)
     split_attention(module)
@@ -154,7 +158,7 @@ def _export(
         kwargs: Its named arguments.
         shapes: What is dynamic.
     """
-    inputs, named = _fresh((args, kwargs))
+    inputs, named = fresh((args, kwargs))
     try:
         with quiet(), known_constants():
             program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
@@ -162,16 +166,14 @@ def _export(
             program = program.run_decompositions({})
     except Exception as error:
         if is_about_batch(error):
-            inputs, named = _fresh((args, kwargs))
-            raise SubbyteError(fixes_batch(model, inputs, named, shapes)) from error
+            raise SubbyteError(fixes_batch(model, args, kwargs, shapes)) from error
         raise SubbyteError(cannot_capture(model, error)) from error
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     if not any(are_images(arg) for arg in args) and depends_on_size(model, module, args, kwargs):
-        inputs, named = _fresh((args, kwargs))
-        raise SubbyteError(fixes_batch(model, inputs, named, shapes))
+        raise SubbyteError(fixes_batch(model, args, kwargs, shapes))
     return module
 
 
@@ -212,15 +214,24 @@ def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return doubled
 
 
-def try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Run a model on `args`; raises `SubbyteError` if it does not run."""
+def _register_dataclasses(outputs: Any) -> None:
+    """Let `torch.export` look into the dataclasses that a model returns."""
+    unknown = {type(leaf) for leaf in pytree.tree_leaves(outputs) if is_dataclass(leaf)}
+    for kind in unknown - {type}:
+        torch.export.register_dataclass(kind)
+    if unknown:
+        _register_dataclasses(outputs)  # those inside
+
+
+def try_model(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Run a model on `args`; its outputs. Raises `SubbyteError` if it does not run."""
     reason = mismatch(model, args)
     if reason is not None:
         raise SubbyteError(
             f"{reason}: give each batch as a tuple of the model's positional arguments"
         )
     try:
-        model(*args)
+        return model(*args)
     except Exception as error:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
         raise SubbyteError(
@@ -257,11 +268,3 @@ def _check_finite(model: nn.Module) -> None:
                 f"the {of} holds NaN or infinity: "
                 "train or load the model again before quantizing it"
             )
-
-
-def _fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copies of the tensors: `torch.export` leaves marks on those that it is given."""
-    copies: tuple[Any, ...] = pytree.tree_map(
-        lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, args
-    )
-    return copies

@@ -85,6 +85,14 @@ def fixes_batch(model: nn.Module, args: tuple[Any, ...], kwargs: Any, shapes: An
     return fixed(found.place or _in_static_graph(model, args, kwargs, size) or found.decides, size)
 
 
+def fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of the tensors: `torch.export` leaves marks on those that it is given."""
+    copies: tuple[Any, ...] = pytree.tree_map(
+        lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, args
+    )
+    return copies
+
+
 def is_about_batch(error: BaseException | None) -> bool:
     """Whether an exporter gave up because the batch size is a number in the code."""
     said = ("specialized", "inferred to be a constant", "user-specified ranges")
@@ -154,7 +162,8 @@ def _listened(model: nn.Module, args: tuple[Any, ...], kwargs: Any, shapes: Any)
     try:
         with quiet():
             logging.disable(logging.NOTSET)
-            torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            inputs, named = fresh((args, kwargs))
+            torch.export.export(model, inputs, named, dynamic_shapes=shapes)
     except Exception:
         return listener  # the very error that is to be explained
     finally:
@@ -165,8 +174,12 @@ def _listened(model: nn.Module, args: tuple[Any, ...], kwargs: Any, shapes: Any)
 
 def _in_static_graph(model: nn.Module, args: tuple[Any, ...], kwargs: Any, size: int) -> str:
     """Which line gives a tensor the length `size`: found in a graph without dynamic lengths."""
-    with quiet():
-        graph = torch.export.export(model, args, kwargs).graph
+    inputs, named = fresh((args, kwargs))
+    try:
+        with quiet():
+            graph = torch.export.export(model, inputs, named).graph
+    except Exception:
+        return ""  # then there is no place to name
     for node in graph.nodes:
         if node.op == "call_function" and _shapes_to(node, size):
             lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")

@@ -22,6 +22,7 @@ from subbyte.graph.capture.export import (
 )
 from subbyte.graph.capture.passes.frozen_batch_norm import thaw
 from subbyte.graph.capture.place import complaint
+from subbyte.graph.capture.unwritable import UnwritableError
 from subbyte.graph.flow import WHOLE, Flow, Place
 
 LAYERS = (
@@ -237,6 +238,8 @@ def _found(model: nn.Module, args: tuple[Any, ...]) -> CapturedRegions:
     if not any(are_images(arg) for arg in args):
         try:
             return CapturedRegions(capture(model, args), WHOLE, Flow())
+        except UnwritableError:
+            raise  # the code around its regions could not be written either
         except SubbyteError as error:
             refusal = error
     copy = copied(model)

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from subbyte.detectors.deployment import OF_DETECTORS, Deployment, deployment
 from subbyte.errors import SubbyteError
@@ -83,8 +84,29 @@ def deployed_as(
         postprocess: Whether a detector goes the whole way from images to boxes.
     """
     if captured.region_names == WHOLE:
-        return Deployment(model, example)
+        return Deployment(_tensors_alone(model), example)
     return deployment(model, captured, example, postprocess)
+
+
+def _tensors_alone(model: nn.Module) -> nn.Module:
+    """A graph without the numbers among its outputs, which are constants and no part of a file."""
+    output = next(iter(reversed(cast("fx.GraphModule", model).graph.nodes)))
+    leaves = pytree.tree_leaves(output.args[0], is_leaf=lambda x: isinstance(x, fx.Node))
+    if all(leaf is None or isinstance(leaf, fx.Node) for leaf in leaves):
+        return model
+    return _Kept(model, [i for i, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)])
+
+
+class _Kept(nn.Module):
+    """Some of what a model gives."""
+
+    def __init__(self, model: nn.Module, numbers: list[int]) -> None:
+        super().__init__()
+        self.model, self.numbers = model, numbers
+
+    def forward(self, *args: Any) -> list[Any]:
+        leaves = pytree.tree_leaves(self.model(*args), is_leaf=lambda x: x is None)
+        return [leaves[number] for number in self.numbers]
 
 
 def outputs_alone(model: ir.Model, names: Container[str]) -> ir.Model:
@@ -98,7 +120,8 @@ def outputs_alone(model: ir.Model, names: Container[str]) -> ir.Model:
 
 def _export(deployed: Deployment) -> ir.Model:
     model, args = deployed.module, at_least_two(deployed.args)
-    names = [INPUT] if len(args) == 1 else [f"{INPUT}_{i}" for i in range(len(args))]
+    count = sum(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args))
+    names = [INPUT] if count == 1 else [f"{INPUT}_{i}" for i in range(count)]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
     _read_operators_once()
@@ -137,7 +160,7 @@ def _written(
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 model,  # type: ignore[arg-type]
-                args,
+                (*args, {}),  # behind which a dictionary is one of the arguments
                 dynamo=True,
                 dynamic_shapes=shapes,
                 custom_translation_table=TRANSLATIONS | OF_DETECTORS,
