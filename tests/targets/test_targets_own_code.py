@@ -96,3 +96,27 @@ def test_a_batch_size_that_is_a_number_in_the_file_is_refused(
         subbyte.export(quantized, tmp_path / "model.onnx", batch)
     assert f"{line_of(code)} fixes the batch size to 4" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+class TimeFirst(nn.Module):
+    """PyTorch's attention as it is by default, on [time, batch, width]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(8, 2), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_time_may_come_before_the_batch(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.onnx", seeded(TimeFirst)
+    sequence = normal(6, 4, 8)
+    quantized = subbyte.quantize(model, [sequence], subbyte.Recipe(method="range", **FITTING))
+    subbyte.export(quantized, path, sequence)
+    for shape in ((6, 1, 8), (6, 7, 8), (3, 5, 8)):
+        other = normal(*shape, seed=shape[1])
+        noise = (quantized(other) - model(other)).square().mean()
+        assert noise < 1e-3 * model(other).square().mean()
+        for runtime in RUNTIMES:
+            assert differences(runtime, path, quantized, other)[0] < 1e-5, (runtime, shape)

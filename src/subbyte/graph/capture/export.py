@@ -34,6 +34,7 @@ from subbyte.graph.capture.place import (
     is_about_batch,
     quiet,
 )
+from subbyte.graph.capture.time_first import takes_time_first
 from subbyte.graph.capture.unwritable import check_writable
 
 KNOWN_VALUES = 64  # in a constant by which code may decide
@@ -105,12 +106,21 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
-    size = batch_size(args)
-    dynamic = {0: torch.export.Dim.DYNAMIC}
-    shapes: tuple[Any, ...] = pytree.tree_map(
-        lambda x: dict(dynamic) if in_batch(x, size) else None, args
-    )
+    """What `torch.export` needs to know: the first dimension of each tensor is the batch.
+
+    The second one is of any size too where a layer takes that for the batch.
+    """
+    size, time_first = batch_size(args), takes_time_first(model, args)
+
+    def shape(leaf: Any) -> dict[int, Any] | None:
+        if not in_batch(leaf, size):
+            return None
+        dims: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+        if time_first and leaf.dim() == 3:
+            dims[1] = torch.export.Dim.AUTO
+        return dims
+
+    shapes: tuple[Any, ...] = pytree.tree_map(shape, args)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
         at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
@@ -186,7 +196,7 @@ def known_constants() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, AttributeError):
-            tensors = import_module("torch._subclasses.fake_tensor")
+            tensors: Any = import_module("torch._subclasses.fake_tensor")
             before = tensors.CONSTANT_NUMEL_LIMIT
             tensors.CONSTANT_NUMEL_LIMIT = max(before, KNOWN_VALUES)
             stack.callback(setattr, tensors, "CONSTANT_NUMEL_LIMIT", before)

@@ -137,7 +137,8 @@ def _export(deployed: Deployment) -> ir.Model:
         program = _written(strict, args, shapes, names, deployed.outputs)
         if _fixes_batch(deployed.module, program, args):
             raise SubbyteError(fixes_batch(model, args, {}, shapes))
-    return program.model
+    written: ir.Model = program.model
+    return written
 
 
 def _written(
@@ -159,7 +160,7 @@ def _written(
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
-                model,  # type: ignore[arg-type]
+                model,
                 (*args, {}),  # behind which a dictionary is one of the arguments
                 dynamo=True,
                 dynamic_shapes=shapes,
