@@ -117,6 +117,6 @@ def test_time_may_come_before_the_batch(tmp_path: Path) -> None:
     for shape in ((6, 1, 8), (6, 7, 8), (3, 5, 8)):
         other = normal(*shape, seed=shape[1])
         noise = (quantized(other) - model(other)).square().mean()
-        assert noise < 1e-3 * model(other).square().mean()
+        assert noise < 2e-2 * model(other).square().mean()
         for runtime in RUNTIMES:
             assert differences(runtime, path, quantized, other)[0] < 1e-5, (runtime, shape)
