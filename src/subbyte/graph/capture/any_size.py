@@ -61,7 +61,13 @@ def depends_on_size(
 
 
 def of_size(value: Any, size: int, images: int) -> Any:
-    """Arguments with other images in the place of `size`: the first ones, or all repeatedly."""
+    """Arguments with another number of images: their first ones, or all of them repeatedly.
+
+    Args:
+        value: Arguments in any structure.
+        size: How many images they hold.
+        images: How many there are to be.
+    """
     numbers = [i % size for i in range(images)]
     return pytree.tree_map(lambda x: x[numbers] if in_batch(x, size) else x, value)
 
