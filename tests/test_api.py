@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import subbyte
 from subbyte.errors import SubbyteError
+from subbyte.targets import onnxruntime, openvino
 
 
 class Small(nn.Module):
@@ -129,6 +131,41 @@ def test_a_tuple_is_the_models_arguments() -> None:
     quantized = subbyte.quantize(model, [(ROWS, other), (other, ROWS)])
     torch.testing.assert_close(quantized(ROWS, other), model(ROWS, other), rtol=0, atol=0.05)
     torch.testing.assert_close(quantized(other, ROWS), model(other, ROWS), rtol=0, atol=0.05)
+
+
+class Left(nn.Module):
+    """Its one argument is a dictionary, or a list, of two batches of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, inputs: Any) -> Tensor:
+        left, right = inputs.values() if isinstance(inputs, dict) else inputs
+        return self.conv(left) - right[:, :1, 2:, 2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("make", [lambda a, b: {"left": a, "right": b}, lambda a, b: [a, b]])
+def test_a_dictionary_or_a_list_of_images_is_one_argument(
+    make: Callable[[Tensor, Tensor], Any], batches: int, tmp_path: Any
+) -> None:
+    model, path = seeded(Left), tmp_path / "model.onnx"
+    a, b = normal(4, 3, 6, 6), normal(4, 3, 6, 6, seed=2)
+    argument = make(a, b)
+    quantized = subbyte.quantize(model, [(argument,)] * batches)
+    reference = model.double()(make(a.double(), b.double()))
+    noise = (quantized(argument) - reference).square().mean()
+    assert noise < 1e-3 * reference.square().mean()
+    subbyte.export(quantized, path, (argument,))
+    for runtime in (onnxruntime, openvino):
+        (given,) = runtime.load(path, 1).run(a[:3].numpy(), b[:3].numpy())
+        expected = quantized(make(a[:3], b[:3])).numpy()
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+    subbyte.save(quantized, tmp_path / "saved")
+    again = subbyte.load(model.float(), tmp_path / "saved")
+    assert torch.equal(again(argument), quantized(argument))
 
 
 def test_structures_come_out_as_they_do_of_the_model() -> None:
@@ -269,6 +306,17 @@ def test_a_copy_of_a_quantized_model_is_its_own() -> None:
     assert torch.equal(quantized(IMAGES), before)
 
 
+class Only3d(nn.Module):
+    """No layer that could be quantized, though there are convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv3d(1, 2, 1), nn.Conv3d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x[:, None, None, None]))
+
+
 def refused(told: str, model: Any = None, calibration: Any = None, **fields: Any) -> None:
     calibration = [ROWS] if calibration is None else calibration
     with pytest.raises(SubbyteError, match=told) as caught:
@@ -304,7 +352,11 @@ def test_calibration_that_cannot_be_used(calibration: object, told: str) -> None
         (lambda: scripted(Sum()), "TorchScript.*torch.nn.Module that it was scripted"),
         (lambda: nn.Sequential(scripted(Sum())), "the model's '0' is TorchScript"),
         (lambda: nn.Linear(5, 2), r"does not run on a batch of shape \(8, 3\)"),
-        (lambda: nn.ReLU(), "no convolution, linear layer or matrix product"),
+        (lambda: nn.ReLU(), "has no convolution, linear layer or matrix product"),
+        (
+            lambda: Only3d(),
+            r"no layer of the model can be .* 3-d .* \(first, second\); give one with",
+        ),
         (lambda: Branches(), r"test_api\.py:\d+ .*rewrite that line"),
         (lambda: FixedBatch(), r"test_api\.py:\d+ fixes the batch size to 8"),
     ],

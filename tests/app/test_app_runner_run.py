@@ -10,6 +10,7 @@ import pytest
 from processor import FITTING
 from subbyte.app import runner as pipeline
 from subbyte.app.experiment import Experiment
+from subbyte.app.report.tables import run_table
 from subbyte.app.run_folder import RunFolder
 from subbyte.app.setup import set_up
 from subbyte.data.digits import digits_split
@@ -36,6 +37,28 @@ def build():
     torch.manual_seed(0)
     convolutions = nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 6, 3), nn.Hardswish()
     return nn.Sequential(*convolutions, nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 10))
+"""
+
+DEFORMED = """\
+import torch
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.offsets = nn.Conv2d(3, 18, 3, padding=1)
+        self.deformed = DeformConv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(self.deformed(x, self.offsets(x)).relu().mean((2, 3)))
+
+
+def build():
+    torch.manual_seed(0)
+    return Net()
 """
 
 
@@ -158,3 +181,25 @@ def test_a_file_for_one_runtime_is_written_only_where_it_is_another(
     assert results["float"]["deployed"]["openvino"]["file"] == "model.onnx"
     # One of float, and two a variant: of calibration images, for what they clip, and of the others.
     assert len(simulations) == 1 + 2 * 2
+
+
+@pytest.mark.slow
+def test_a_runtime_that_cannot_load_the_float_model_is_left_out_with_a_note(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    file = tmp_path / "code/deformed.py"
+    file.write_text(DEFORMED)
+    update = {"model": {"factory": f"{file}:build"}, "runtimes": ["openvino", "onnxruntime"]}
+    deformed = Experiment(**{**experiment.model_dump(exclude_unset=True), **update})
+    path, results = pipeline.run(deformed, tmp_path / "out")
+    for entry in (results["float"], *results["variants"]):
+        assert list(entry["deployed"]) == ["onnxruntime"]
+        assert entry["deployed"]["onnxruntime"]["images"] == 100
+    (note,) = [note for note in results["notes"] if "openvino" in note]
+    assert note == (
+        "float: openvino is left out of this run: OpenVINO cannot load the float model's file: it "
+        "has no operator DeformConv: run the file in ONNX Runtime, or build the model without that "
+        "operator"
+    )
+    assert not list(path.rglob("*.openvino.onnx"))
+    assert "openvino is left out" in "".join(map(str, [run_table(results).caption]))

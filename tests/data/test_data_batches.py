@@ -49,6 +49,18 @@ def test_a_tuple_holds_the_arguments() -> None:
     assert read_batch((0.5, X)).size == 4
 
 
+def test_one_argument_may_hold_several_tensors() -> None:
+    for argument in ({"left": X, "right": X}, [X, X], {"both": [X, X], "share": 0.5}):
+        batch = read_batch((argument,))
+        assert len(batch.args) == 1
+        assert batch.args[0] is argument
+        assert (batch.targets, batch.size) == (None, 4)
+        labelled = read_batch(((argument,), Y))
+        assert labelled.args[0] is argument
+        assert labelled.targets is Y
+        assert check_calibration([(argument,), (argument,)])
+
+
 @pytest.mark.parametrize("pair", [(X, Y), [X, Y], {"inputs": X, "targets": Y}])
 def test_pairs(pair: Any) -> None:
     batch = read_batch(pair)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -34,6 +36,24 @@ from subbyte.targets.onnx.export import (
     read_metadata,
     write_files,
 )
+
+
+@dataclass
+class Answer:
+    """What a user's model may return."""
+
+    logits: Tensor
+    classes: int
+
+
+class Dataclass(OneConv):
+    def forward(self, x: Tensor) -> Answer:
+        return Answer(self.conv(x), 4)
+
+
+class Numbers(OneConv):
+    def forward(self, x: Tensor) -> dict[str, object]:
+        return {"scale": 2.5, "logits": self.conv(x), "nothing": None, "classes": 4}
 
 
 class Bessel(OneConv):
@@ -271,3 +291,20 @@ def test_the_exporter_reads_its_operators_once(
     monkeypatch.setattr("onnxscript._internal.ast_utils.get_src_and_ast", read)
     subbyte.export(model, tmp_path / "second.onnx", images(2))
     assert (tmp_path / "second.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("make", [Dataclass, Numbers])
+def test_a_file_gives_the_tensors_among_the_outputs(make: type[nn.Module], tmp_path: Path) -> None:
+    path, batch = tmp_path / "model.onnx", images()
+    quantized = subbyte.quantize(seeded(make), [batch])
+    subbyte.export(quantized, path, batch)
+    found = quantized(batch)
+    logits, classes = (
+        (found["logits"], found["classes"])
+        if isinstance(found, dict)
+        else (found.logits, found.classes)
+    )
+    assert classes == 4
+    for runtime in RUNTIMES:
+        (given,) = run(runtime, path, batch)
+        np.testing.assert_allclose(given, logits, rtol=0, atol=1e-5)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from targets_helpers import RUNTIMES, Wide, deploy, digit_images, normal, run, seeded
 
@@ -59,6 +61,34 @@ def test_a_runtime_that_is_not_installed(
     ):
         with pytest.raises(SubbyteError, match=rf"pip install 'subbyte\[{runtime}\]'"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ("y = Det(x)", "it has no operator Det"),
+        ("a = Det(x) y = MatrixPower(a)", "it has no operator Det, MatrixPower"),
+        (
+            'y = Pad <mode = "wrap"> (x, pads)',
+            r"operator Pad \(Unsupported padding mode: \[wrap\]\)",
+        ),
+        # The convolution behind it cannot be read either, which explains nothing.
+        ('a = Pad <mode = "wrap"> (x, pads) y = Conv(a, x)', r"the operator Pad \(Unsupported"),
+    ],
+)
+def test_openvino_names_the_operator_that_it_cannot_read(
+    nodes: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    head = '<ir_version: 10, opset_import: ["" : 21]> graph (float[1, 3, 4, 4] x) => (float[] y)'
+    made = onnx.parser.parse_model(f"{head} {{ {nodes} }}")
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 0, 1, 1] * 2), "pads"))
+    onnx.save(made, path)
+    with pytest.raises(SubbyteError, match=f"OpenVINO cannot load .*: .*{told}") as caught:
+        RUNTIMES["openvino"].load(path, 1)
+    text = str(caught.value)
+    assert text.endswith("run the file in ONNX Runtime, or build the model without that operator")
+    assert "\n" not in text
 
 
 @both

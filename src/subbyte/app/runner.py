@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,7 +119,8 @@ def run_variant(
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
-            deployed = _write_variant(quantized, part, setup, Path(scratch))
+            runtimes = list(folder.read_float()["deployed"])  # less those that cannot load it
+            deployed = _write_variant(quantized, part, runtimes, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
@@ -172,13 +173,23 @@ def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Pat
     return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
 
 
-def _write_variant(quantized: Simulation, folder: Path, setup: Setup, scratch: Path) -> Deployed:
-    """Write a variant's files from one export; to `scratch` those without post-processing."""
+def _write_variant(
+    quantized: Simulation, folder: Path, runtimes: Sequence[str], setup: Setup, scratch: Path
+) -> Deployed:
+    """Write a variant's files from one export.
+
+    Args:
+        quantized: The variant's model.
+        folder: Where they go.
+        runtimes: Which runtimes they are for.
+        setup: The run's.
+        scratch: Where the files without post-processing go.
+    """
     written = onnx.write_files(
         quantized,
         folder,
         setup.task.written,
-        setup.experiment.runtimes,
+        runtimes,
         postprocess=setup.task.postprocess,
         raw_folder=scratch,
     )

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, IterableDataset
 from subbyte.errors import SubbyteError
 
 _FORMS = (
-    "a tensor, a list of images (each a tensor [C, H, W]), a tuple of the model's arguments, "
+    "a tensor, a list of images (each a tensor [C, H, W]), a tuple of the model's arguments "
+    "(tensors, or lists and dictionaries of them), "
     'a pair (inputs, targets) or {"inputs": …, "targets": …}'
 )
 
@@ -159,8 +160,9 @@ def _open_pair(raw: object) -> tuple[object, object]:
     if isinstance(targets, np.ndarray) and targets.dtype.kind in "iu":
         targets = torch.as_tensor(targets)
     first = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
-    is_pair = _are_dictionaries(targets) or (
-        _is_integer_vector(targets) and len(targets) == _length(first)
+    # Two batches that each hold a dictionary, the model's argument, are no pair.
+    is_pair = (_are_dictionaries(targets) and not isinstance(first, Mapping)) or (
+        _is_integer_vector(targets) and len(targets) == _entries(first)
     )
     return (inputs, targets) if is_pair else (raw, None)
 
@@ -177,8 +179,16 @@ def _arguments(inputs: object) -> tuple[Any, ...]:
 
 
 def _size(args: tuple[Any, ...]) -> int | None:
-    sizes = (_length(arg) for arg in args if isinstance(arg, Tensor) or _are_images(arg))
+    sizes = (_entries(arg) for arg in args)
     return next((size for size in sizes if size is not None), None)
+
+
+def _entries(argument: object) -> int | None:
+    """How many images an argument holds; of a list or dictionary of tensors, the first one does."""
+    if isinstance(argument, Tensor) or _are_images(argument):
+        return _length(argument)
+    leaves = pytree.tree_leaves(argument)
+    return next((len(x) for x in leaves if isinstance(x, Tensor) and x.dim() > 0), None)
 
 
 def _length(value: object) -> int | None:

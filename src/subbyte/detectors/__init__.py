@@ -35,7 +35,12 @@ def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     distinct = set(sizes)
     if len(distinct) == 1:
         return Letterbox(next(iter(distinct)))
-    return family_of(model).letterbox(model, distinct)
+    return own_letterbox(model, distinct)
+
+
+def own_letterbox(model: nn.Module, sizes: Sizes) -> Letterbox:
+    """How a detector's family brings images of these sizes (height, width) to one."""
+    return family_of(model).letterbox(model, set(sizes))
 
 
 def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:

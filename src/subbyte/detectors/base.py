@@ -36,6 +36,7 @@ class Deployment:
             entries as the first argument.
         raw: Names of the last outputs, the network's raw ones. They are not part of this file, but
             all that a file without post-processing gives.
+        own_code: The module runs code of the user's around the regions.
     """
 
     module: nn.Module
@@ -43,6 +44,7 @@ class Deployment:
     outputs: tuple[str, ...] | None = None
     shapes: Any = None
     raw: tuple[str, ...] = ()
+    own_code: bool = False
 
 
 class Order(IntEnum):

@@ -19,7 +19,7 @@ def _deployment(
         return chained(model, captured, args)
     if any(are_images(arg) for arg in (*args, *captured.example)):
         raise unwritable(model)
-    return Deployment(model, args)
+    return Deployment(model, args, own_code=True)
 
 
 FAMILY = Family(matches=lambda _: True, deployment=_deployment, order=Order.FALLBACK, whole=False)

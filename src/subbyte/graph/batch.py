@@ -104,11 +104,14 @@ def pixels_of(args: tuple[Any, ...]) -> int:
     areas: list[int] = [
         sum(x.shape[-2:].numel() for x in arg)
         if are_images(arg)
-        else len(arg) * arg.shape[-2:].numel()
+        else sum(len(x) * x.shape[-2:].numel() for x in pytree.tree_leaves(arg) if _is_planes(x))
         for arg in args
-        if are_images(arg) or (isinstance(arg, torch.Tensor) and arg.dim() == 4)
     ]
     return max(1, sum(areas) // max(batch_size(args), 1))
+
+
+def _is_planes(leaf: object) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() == 4
 
 
 def images_of_pixels(args: tuple[Any, ...], pixels: int) -> int:

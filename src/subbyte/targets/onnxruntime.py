@@ -13,6 +13,7 @@ import onnx
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
 from subbyte.targets.onnx.rewrites.limits import merge_limits
@@ -29,6 +30,7 @@ from subbyte.targets.refusal import imported, refused
 HINTS = TargetHints("onnxruntime", quantized_results=True)
 REWRITES = (
     only_for("onnxruntime"),
+    slice_circular_padding,
     merge_limits,
     keep_float_weights,
     split_linears,

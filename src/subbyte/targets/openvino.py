@@ -11,6 +11,7 @@ import numpy as np
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
@@ -21,13 +22,14 @@ from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
-from subbyte.targets.refusal import imported, refused
+from subbyte.targets.refusal import imported, refused, unconverted
 
 # It computes a convolution and what reads it in one kernel, in float: there a Q/DQ costs accuracy.
 HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (
     only_for("openvino"),
     copy_shared_weights,
+    slice_circular_padding,
     merge_limits,
     style_for_openvino,
     keep_float_weights,
@@ -127,6 +129,9 @@ def _is_integer(port: Any) -> bool:
 
 def _reason(error: Exception) -> str:
     """What went wrong, without the places in OpenVINO's own source that come before it."""
+    operators = unconverted(str(error))
+    if operators:
+        return operators
     lines = [line.strip() for line in str(error).splitlines()]
     reasons = [line for line in lines if line and ".cpp:" not in line and ".hpp:" not in line]
     return reasons[0] if reasons else "it gives no reason"

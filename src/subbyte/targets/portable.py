@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
@@ -15,6 +16,7 @@ from subbyte.targets.onnx.rewrites.styles import stop_fusions
 
 REWRITES = (
     copy_shared_weights,
+    slice_circular_padding,
     merge_limits,
     stop_fusions,
     keep_float_weights,

@@ -15,7 +15,8 @@ from subbyte.data.config import DataConfig
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.data.selection import simulation_indices
 from subbyte.errors import SubbyteError
-from subbyte.graph.capture.export import complaint, mismatch
+from subbyte.graph.capture.export import mismatch
+from subbyte.graph.capture.place import complaint
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.methods.common.output_loss import check_logits
 from subbyte.models import ModelSpec

@@ -10,7 +10,7 @@ import torch
 from subbyte.detectors.common.nms import OUTPUTS
 from subbyte.detectors.letterbox import Letterbox, letterbox_of
 from subbyte.errors import SubbyteError
-from subbyte.graph.capture.export import complaint
+from subbyte.graph.capture.place import complaint
 from subbyte.targets.base import Run, Session
 from subbyte.targets.onnx.export import output_names
 from subbyte.tasks.base import OnnxFile

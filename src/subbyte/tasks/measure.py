@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from subbyte.calibration import clipping
+from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base as targets
@@ -79,7 +80,8 @@ def measure(
     """Metrics of the simulation and of each runtime, and latency.
 
     Runtimes run all evaluation images, simulations those of `task.simulated_images`. Each runtime
-    is compared with the simulation of its file on the images that both have.
+    is compared with the simulation of its file on the images that both have. A runtime that cannot
+    load the float model's own file is left out, with a note.
 
     Args:
         task: The images, and how outputs are read.
@@ -91,7 +93,9 @@ def measure(
     """
     runtimes = {key: targets.runtime(key) for key in files.paths}
     threads = cores.usable()
-    sessions = {key: load.load(files.paths[key], threads) for key, load in runtimes.items()}
+    sessions, unloaded = _loaded(runtimes, files, threads, all_must=reference is not None)
+    runtimes = {key: runtimes[key] for key in sessions}
+    files = replace(files, paths={key: files.paths[key] for key in sessions})
     simulated = {SIMULATION: task.simulated(model)}
     simulated |= {
         _twin(key): _placed(task, model, key, files) for key in _apart(task, model, files)
@@ -100,7 +104,7 @@ def measure(
     deployed = {key: run for key, run in made.items() if run is not None}
     outputs = _outputs(task, simulated, deployed, name, progress)
     scores = {key: task.score(found) for key, found in outputs.items()}
-    entry, notes = dict(scores[SIMULATION][0]), list(scores[SIMULATION][1])
+    entry, notes = dict(scores[SIMULATION][0]), [*scores[SIMULATION][1], *unloaded]
     if reference is not None and isinstance(model, Simulation):
         with clipping.not_counting(model):
             entry |= task.compare_with_float(
@@ -126,6 +130,30 @@ def measure(
         own["int8_candidates"] = _int8_candidates(model)
         entry["deployed"][key] = own
     return Measured(entry, outputs[SIMULATION], notes)
+
+
+def _loaded(
+    runtimes: Mapping[str, targets.Runtime], files: Deployed, threads: int, *, all_must: bool
+) -> tuple[dict[str, targets.Session], list[str]]:
+    """The files in their runtimes; and a note for each runtime that cannot load its own.
+
+    Args:
+        runtimes: By name.
+        files: The model's files.
+        threads: On how many they run.
+        all_must: A file that cannot be loaded is an error.
+    """
+    sessions, notes = dict[str, targets.Session](), list[str]()
+    for key, runtime in runtimes.items():
+        path = files.paths[key]
+        try:
+            sessions[key] = runtime.load(path, threads)
+        except SubbyteError as error:
+            if all_must:
+                raise
+            reason = str(error).replace(str(path), "the float model's file")
+            notes.append(f"{key} is left out of this run: {reason}")
+    return sessions, notes
 
 
 def _outputs(

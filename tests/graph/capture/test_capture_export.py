@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import capture
@@ -264,3 +266,82 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
         warnings.simplefilter("ignore")
         model = nn.utils.weight_norm(nn.Linear(3, 3))
     refusal(model, torch.randn(2, 3))
+
+
+class Mean(nn.Module):
+    """Its output is a matrix, so that it is captured whole or not at all."""
+
+    def __init__(self, behind: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        super().__init__()
+        self.linear, self.behind = nn.Linear(3, 4), behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.behind(self.linear(x), x.shape[0])
+
+
+def divides(y: torch.Tensor, size: int) -> torch.Tensor:
+    return y / int(size / 1.0)
+
+
+def decides(y: torch.Tensor, size: int) -> torch.Tensor:
+    return y * 2 if size > 3 else y
+
+
+@pytest.mark.parametrize("behind", [divides, decides])
+def test_a_batch_size_that_torch_export_fixes_without_a_word(
+    behind: Callable[[torch.Tensor, int], torch.Tensor],
+) -> None:
+    line = f"{Path(__file__).name}:{behind.__code__.co_firstlineno + 1}"
+    assert f"{line} fixes the batch size to 4" in refusal(Mean(behind), torch.randn(4, 3))
+
+
+def test_a_model_that_is_random_is_captured() -> None:
+    capture(Mean(lambda y, _: y + torch.rand_like(y)), (torch.randn(4, 3),))
+
+
+def test_a_model_that_counts_its_runs_is_captured_as_it_was() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+            self.register_buffer("runs", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.runs.add_(1)
+            return self.linear(x) + self.runs
+
+    x = torch.randn(4, 3)
+    model = Counts().eval()
+    graph = capture(model, (x,))
+    model(x)  # the model is run once before it is captured
+    torch.testing.assert_close(graph(x), model(x), rtol=0, atol=1e-6)
+
+
+def test_a_batch_that_a_parameter_fixes_names_the_line() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+            self.positions = nn.Parameter(torch.randn(5, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) + self.positions
+
+    text = refusal(Positions(), torch.randn(5, 3))
+    assert f"{line_of(Positions, '+ self.positions')} fixes the batch size to 5" in text
+
+
+def test_a_batch_that_a_librarys_module_fixes_names_the_module() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(0, (5, 1)))
+    assert "its code in the module '1' (Unflatten) fixes" in refusal(model, torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("normalize", [transforms.Normalize, v2.Normalize])
+def test_torchvisions_normalization_is_captured(normalize: Callable[..., nn.Module]) -> None:
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    model = nn.Sequential(normalize(mean.tolist(), std.tolist()), nn.Conv2d(3, 4, 3))
+    x = torch.rand(2, 3, 6, 6)
+    graph = capture(model, (x,))
+    by_hand = (x - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(graph(x), model[1](by_hand), rtol=0, atol=1e-5)
+    assert not any("item" in str(node.target) for node in graph.graph.nodes)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from subbyte.detectors.base import TrainingLoss
 from subbyte.detectors.common.copies import sharing_copy
 from subbyte.errors import SubbyteError
-from subbyte.graph.capture.export import complaint
+from subbyte.graph.capture.place import complaint
 from subbyte.graph.float_model import Regional
 
 LOSS = "compute_loss"  # the method of torchvision's heads that gives their loss

@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import io
-import logging
 import math
-import os
-import re
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,7 +16,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
+from subbyte.graph.batch import are_images, at_least_two, batch_size, in_batch, leading
+from subbyte.graph.capture.any_size import depends_on_size
 from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
@@ -30,8 +27,21 @@ from subbyte.graph.capture.passes.einsum import write_products
 from subbyte.graph.capture.passes.shared_weights import copy_shared_weights
 from subbyte.graph.capture.passes.silu import split_silu
 from subbyte.graph.capture.passes.tidy import tidy
+from subbyte.graph.capture.place import (
+    at,
+    cannot_capture,
+    complaint,
+    first_line,
+    fixed,
+    fixes_batch,
+    fresh,
+    is_about_batch,
+    quiet,
+)
+from subbyte.graph.capture.time_first import takes_time_first
+from subbyte.graph.capture.unwritable import check_writable
 
-SHAPING = {"view", "reshape", "expand", "zeros", "ones", "full", "empty", "rand", "randn"}
+KNOWN_VALUES = 64  # in a constant by which code may decide
 
 
 def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
@@ -52,9 +62,9 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     batch_size(args)  # an error, if there is no tensor
     model = copied(model)
     with torch.no_grad():
-        try_model(model, args)
+        _register_dataclasses(try_model(model, args))
         args = _doubled(model, args)
-        return _plain(_export(model, args))
+        return _plain(_export(model, args, {}, dynamic_shapes(model, args)))
 
 
 def capture_part(
@@ -88,6 +98,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def _plain(module: fx.GraphModule) -> fx.GraphModule:
     """What was exported, made plain, batch norm folded."""
+    check_writable(module.graph)
     tidy(module)
     write_products(module)
     fold_constants(module)
@@ -102,12 +113,21 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What `torch.export` needs to know: the first dimension of each tensor is the batch."""
-    size = batch_size(args)
-    dynamic = {0: torch.export.Dim.DYNAMIC}
-    shapes: tuple[Any, ...] = pytree.tree_map(
-        lambda x: dict(dynamic) if in_batch(x, size) else None, args
-    )
+    """What `torch.export` needs to know: the first dimension of each tensor is the batch.
+
+    The second one is of any size too where a layer takes that for the batch.
+    """
+    size, time_first = batch_size(args), takes_time_first(model, args)
+
+    def shape(leaf: Any) -> dict[int, Any] | None:
+        if not in_batch(leaf, size):
+            return None
+        dims: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+        if time_first and leaf.dim() == 3:
+            dims[1] = torch.export.Dim.AUTO
+        return dims
+
+    shapes: tuple[Any, ...] = pytree.tree_map(shape, args)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
         at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
@@ -145,10 +165,7 @@ def shapes_by_name(
 
 
 def _export(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None = None,
-    shapes: Any = None,
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> fx.GraphModule:
     """A model as `torch.export` gives it, with functional operators.
 
@@ -156,26 +173,42 @@ def _export(
         model: The model.
         args: Its positional arguments for one batch.
         kwargs: Its named arguments.
-        shapes: What is dynamic; `None`: the batch, where there are positional arguments alone.
+        shapes: What is dynamic.
     """
     find_composites_once()
+    inputs, named = fresh((args, kwargs))
     try:
-        with _quiet():
-            shapes = dynamic_shapes(model, args) if shapes is None else shapes
-            inputs, named = _fresh((args, kwargs or {}))
+        with quiet(), known_constants():
             program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
             # An empty table decomposes nothing, but makes in-place operators functional.
             program = program.run_decompositions({})
     except Exception as error:
-        text = str(error)
-        if "specialized" in text or "inferred to be a constant" in text:
-            raise SubbyteError(_fixes_batch(model, args, kwargs or {})) from error
-        raise SubbyteError(_cannot_capture(error)) from error
+        if is_about_batch(error):
+            raise SubbyteError(fixes_batch(model, args, kwargs, shapes)) from error
+        raise SubbyteError(cannot_capture(model, error)) from error
     module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+    if not any(are_images(arg) for arg in args) and depends_on_size(model, module, args, kwargs):
+        raise SubbyteError(fixes_batch(model, args, kwargs, shapes))
     return module
+
+
+@contextlib.contextmanager
+def known_constants() -> Iterator[None]:
+    """Let code decide by small constants that it makes itself, such as a mean for each channel.
+
+    `torch.export` knows the value of constants of one element alone. Where it has that limit
+    elsewhere, in another version, such code is refused.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError):
+            tensors: Any = import_module("torch._subclasses.fake_tensor")
+            before = tensors.CONSTANT_NUMEL_LIMIT
+            tensors.CONSTANT_NUMEL_LIMIT = max(before, KNOWN_VALUES)
+            stack.callback(setattr, tensors, "CONSTANT_NUMEL_LIMIT", before)
+        yield
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -183,7 +216,7 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         raise SubbyteError(
-            f"the model cannot be copied: {_first_line(error)}; quantize it in the state in which "
+            f"the model cannot be copied: {first_line(error)}; quantize it in the state in which "
             "copy.deepcopy takes it (weight norm removed, no hooks that hold tensors)"
         ) from error
 
@@ -195,19 +228,28 @@ def _doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         try:
             model(*doubled)
         except Exception as error:
-            raise SubbyteError(_fixed(_at(error), 1)) from error
+            raise SubbyteError(fixed(at(error), 1)) from error
     return doubled
 
 
-def try_model(model: nn.Module, args: tuple[Any, ...]) -> None:
-    """Run a model on `args`; raises `SubbyteError` if it does not run."""
+def _register_dataclasses(outputs: Any) -> None:
+    """Let `torch.export` look into the dataclasses that a model returns."""
+    unknown = {type(leaf) for leaf in pytree.tree_leaves(outputs) if is_dataclass(leaf)}
+    for kind in unknown - {type}:
+        torch.export.register_dataclass(kind)
+    if unknown:
+        _register_dataclasses(outputs)  # those inside
+
+
+def try_model(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Run a model on `args`; its outputs. Raises `SubbyteError` if it does not run."""
     reason = mismatch(model, args)
     if reason is not None:
         raise SubbyteError(
             f"{reason}: give each batch as a tuple of the model's positional arguments"
         )
     try:
-        model(*args)
+        return model(*args)
     except Exception as error:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
         raise SubbyteError(
@@ -232,11 +274,6 @@ def mismatch(model: nn.Module, args: tuple[Any, ...]) -> str | None:
     return None
 
 
-def complaint(error: BaseException) -> str:
-    """The error of a model that failed, in one line, with the line of its code."""
-    return f"{_first_line(error)}{_at(error)}"
-
-
 def _check_finite(model: nn.Module) -> None:
     """Refuse NaN and infinity; a buffer may hold minus infinity, with which masks hide."""
     parameters = [(name, value.detach()) for name, value in model.named_parameters()]
@@ -249,85 +286,3 @@ def _check_finite(model: nn.Module) -> None:
                 f"the {of} holds NaN or infinity: "
                 "train or load the model again before quantizing it"
             )
-
-
-def _fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copies of the tensors: `torch.export` leaves marks on those that it is given."""
-    copies: tuple[Any, ...] = pytree.tree_map(
-        lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x, args
-    )
-    return copies
-
-
-def _cannot_capture(error: Exception) -> str:
-    return (
-        f"torch.export cannot capture the model{_at(error)}: {_first_line(error)}; rewrite that "
-        "line so that it does not depend on a tensor's values (torch.where instead of if, no "
-        ".item())"
-    )
-
-
-def _fixes_batch(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Which line of the user's code holds the batch size as a number: found in a static graph."""
-    size, place = leading((args, kwargs)) or 0, ""
-    with _quiet():
-        inputs, named = _fresh((args, kwargs))
-        graph = torch.export.export(model, inputs, named).graph
-    for node in graph.nodes:
-        if node.op == "call_function" and _shapes_to(node, size):
-            lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
-            if lines:
-                place = f" at {lines[-1][0]}:{lines[-1][1]}"
-                break
-    return _fixed(place, size)
-
-
-def _fixed(place: str, size: int) -> str:
-    return (
-        f"torch.export cannot capture the model with a dynamic batch, because its code{place} "
-        f"fixes the batch size to {size}: write x.shape[0] or -1 instead of the number or len(x)"
-    )
-
-
-def _shapes_to(node: fx.Node, size: int) -> bool:
-    """Whether a node gives a tensor a shape whose first length is the number `size`."""
-    name = str(getattr(node.target, "__name__", "")).split(".")[0]
-    shapes = [a for a in node.args if isinstance(a, list | tuple) and a]
-    return name in SHAPING and any(shape[0] == size for shape in shapes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's own log of what it could not trace, which the error repeats."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
-def cause(error: BaseException) -> str:
-    """The first line of the error that began it all, with what cannot be printed left out."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = _first_line(error)
-    return "".join(character for character in line if character.isprintable())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:;!") if lines else type(error).__name__
-
-
-def _at(error: BaseException) -> str:
-    """Where in the user's own code an error arose: the last frame outside of torch and of us."""
-    ours = str(Path(__file__).parents[2])
-    theirs = os.path.dirname(torch.__file__)
-    place = ""
-    for frame in traceback.extract_tb(error.__traceback__):
-        inside = frame.filename.startswith((ours, theirs, "<"))
-        if not inside and "site-packages" not in frame.filename:
-            place = f" at {frame.filename}:{frame.lineno} ({(frame.line or '').strip()})"
-    return place

@@ -16,6 +16,8 @@ from subbyte.graph.fingerprint import fingerprints
 from subbyte.graph.float_model import FloatModel, region_of
 from subbyte.graph.layers import FoundLayer, find_layers
 
+SHOWN = 3  # layers that a message names for each reason
+
 
 def capture_model(
     model: nn.Module, args: tuple[Any, ...], regions: tuple[str, ...] | None
@@ -50,13 +52,30 @@ def capture_model(
 
 def _layers(region: fx.GraphModule, name: str) -> tuple[FoundLayer, ...]:
     layers = tuple(find_layers(region.graph))
-    if not any(not layer.reason for layer in layers):
+    if all(layer.reason for layer in layers):
         what = f"region '{name}'" if name else "model"
+        if layers:
+            raise SubbyteError(
+                f"no layer of the {what} can be quantized: {_reasons(layers)}; give one with a "
+                "convolution of one or two dimensions, a linear layer or a matrix product, or "
+                "leave it in float"
+            )
         raise SubbyteError(
             f"the {what} has no convolution, linear layer or matrix product that could be "
             "quantized: give one with at least one, or leave it in float"
         )
     return layers
+
+
+def _reasons(layers: tuple[FoundLayer, ...]) -> str:
+    """Why layers stay in float, and the names of the first ones; a model itself has none."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        names.setdefault(layer.reason, []).extend([layer.name] * (layer.name != "weight"))
+    return "; ".join(
+        why + (f" ({', '.join(its[:SHOWN])}{', …' * (len(its) > SHOWN)})" if its else "")
+        for why, its in names.items()
+    )
 
 
 def _shape_only(leaf: Any) -> Any:

@@ -16,12 +16,13 @@ from subbyte.graph.batch import are_images, leading
 from subbyte.graph.capture.export import (
     capture,
     capture_part,
-    complaint,
     copied,
     shapes_by_name,
     try_model,
 )
 from subbyte.graph.capture.passes.frozen_batch_norm import thaw
+from subbyte.graph.capture.place import complaint
+from subbyte.graph.capture.unwritable import UnwritableError
 from subbyte.graph.flow import WHOLE, Flow, Place
 
 LAYERS = (
@@ -239,6 +240,8 @@ def _found(model: nn.Module, args: tuple[Any, ...]) -> CapturedRegions:
     if not any(are_images(arg) for arg in args):
         try:
             return CapturedRegions(capture(model, args), WHOLE, Flow())
+        except UnwritableError:
+            raise  # the code around its regions could not be written either
         except SubbyteError as error:
             refusal = error
     copy = copied(model)
