@@ -11,6 +11,7 @@ import numpy as np
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.extremes import keep_extremes
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
@@ -18,6 +19,7 @@ from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
 from subbyte.targets.onnx.rewrites.runtimes import only_for
+from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.refusal import imported, refused
@@ -32,6 +34,8 @@ REWRITES = (
     split_linears,
     write_products_for_openvino,
     write_own_operators,
+    part_readers,
+    keep_extremes,
     ask_first,
     pack,
     rename_output,
