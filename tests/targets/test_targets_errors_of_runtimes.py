@@ -66,10 +66,29 @@ class Extremes(nn.Module):
         )
 
 
+class PaddedPooling(nn.Module):
+    """Averages that count padding, of values of both signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in range(2))
+        self.ends = nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        a = self.first(x)
+        return (
+            self.last[0](F.avg_pool2d(a, 3, 2, 1)),
+            self.last[1](F.avg_pool2d(F.pad(a, (1, 0, 2, 1)), 2)),
+            self.ends(F.avg_pool1d(a[:, :, 0], 4, 2, 2)),
+        )
+
+
 CASES = {
     "second reader": (SecondReader, (4, 3, 8, 8)),
     "product twice": (ProductTwice, (4, 6, 8)),
     "extremes": (Extremes, (4, 3, 8, 8)),
+    "padded pooling": (PaddedPooling, (4, 3, 8, 8)),
 }
 
 

@@ -17,6 +17,7 @@ from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
@@ -36,6 +37,7 @@ REWRITES = (
     write_own_operators,
     part_readers,
     keep_extremes,
+    pad_integers,
     ask_first,
     pack,
     rename_output,

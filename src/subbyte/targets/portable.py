@@ -9,6 +9,7 @@ from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.products import write_products
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
@@ -23,6 +24,7 @@ REWRITES = (
     write_own_operators,
     part_readers,
     keep_extremes,
+    pad_integers,
     ask_first,
     pack,
     rename_output,
