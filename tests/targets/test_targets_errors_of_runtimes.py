@@ -84,11 +84,28 @@ class PaddedPooling(nn.Module):
         )
 
 
+class Antialiased(nn.Module):
+    """Resizing with antialias in front of convolutions, with corners aligned or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        resized = (
+            F.interpolate(x, (5, 9), mode="bilinear", antialias=True),
+            F.interpolate(x, scale_factor=0.4, mode="bicubic", antialias=True),
+            F.interpolate(x, (4, 4), mode="bilinear", antialias=True, align_corners=True),
+        )
+        return [conv(y) for conv, y in zip(self.convolutions, resized, strict=True)]
+
+
 CASES = {
     "second reader": (SecondReader, (4, 3, 8, 8)),
     "product twice": (ProductTwice, (4, 6, 8)),
     "extremes": (Extremes, (4, 3, 8, 8)),
     "padded pooling": (PaddedPooling, (4, 3, 8, 8)),
+    "antialiased": (Antialiased, (4, 3, 12, 16)),
 }
 
 

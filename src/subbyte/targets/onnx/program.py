@@ -26,6 +26,7 @@ from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
+from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
 
 OPSET = 21
 INPUT = "input"
@@ -105,7 +106,7 @@ def _export(deployed: Deployment) -> ir.Model:
                 args,
                 dynamo=True,
                 dynamic_shapes=deployed.shapes or dynamic_shapes(model, args),
-                custom_translation_table=TRANSLATIONS | OF_DETECTORS,
+                custom_translation_table=TRANSLATIONS | OF_RESIZING | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=deployed.outputs,
