@@ -1,4 +1,4 @@
-"""What a runtime computes wrong if it is written as it stands, beside the simulation of its file."""
+"""What a runtime would compute wrong as it stands, beside the simulation of its file."""
 
 from __future__ import annotations
 
@@ -100,11 +100,48 @@ class Antialiased(nn.Module):
         return [conv(y) for conv, y in zip(self.convolutions, resized, strict=True)]
 
 
+class Shifted(nn.Module):
+    """A sum of two shifted convolutions, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x)
+        return self.c((a + 1) + (self.b(a) + 1))
+
+
+class PaddedStride(nn.Module):
+    """A 1×1 convolution with a stride and padding behind another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))
+
+
+class Rows(nn.Module):
+    """A linear layer without bias, whose rows are made matrices again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(0, 1)).view(-1, 6, 4).softmax(1)
+
+
 CASES = {
     "second reader": (SecondReader, (4, 3, 8, 8)),
     "product twice": (ProductTwice, (4, 6, 8)),
     "extremes": (Extremes, (4, 3, 8, 8)),
     "padded pooling": (PaddedPooling, (4, 3, 8, 8)),
+    "shifted": (Shifted, (4, 3, 6, 6)),
+    "padded stride": (PaddedStride, (4, 3, 12, 12)),
+    "rows": (Rows, (4, 6, 5)),
     "antialiased": (Antialiased, (4, 3, 12, 16)),
 }
 

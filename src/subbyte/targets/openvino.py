@@ -18,6 +18,7 @@ from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
+from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
@@ -38,6 +39,7 @@ REWRITES = (
     part_readers,
     keep_extremes,
     pad_integers,
+    keep_strides,
     ask_first,
     pack,
     rename_output,

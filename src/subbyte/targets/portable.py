@@ -10,6 +10,7 @@ from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
+from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
@@ -25,6 +26,7 @@ REWRITES = (
     part_readers,
     keep_extremes,
     pad_integers,
+    keep_strides,
     ask_first,
     pack,
     rename_output,

@@ -35,9 +35,7 @@ def test_behind_other_moves_a_clip_keeps_both_apart() -> None:
     assert (counts["Pad"], counts["Clip"]) == (1, 1)
 
 
-@pytest.mark.parametrize(
-    ("attributes", "zero"), [(PADS + COUNTED, 0), (PADS, 7), (COUNTED, 7)]
-)
+@pytest.mark.parametrize(("attributes", "zero"), [(PADS + COUNTED, 0), (PADS, 7), (COUNTED, 7)])
 def test_other_poolings_stay(attributes: str, zero: int) -> None:
     side = 3 if PADS in attributes else 2
     assert not found(f"y = {POOL.format(attributes)} (d)", side, zero)["Pad"]

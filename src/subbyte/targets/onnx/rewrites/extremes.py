@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.graph import attribute, constant, integers, readers, replace
+from subbyte.targets.onnx.graph import attribute, integers, readers, replace
 
 EXTREMES = {"ReduceMax", "ReduceMin"}
 # What OpenVINO computes in the kernel of the reduction before it.
