@@ -23,9 +23,9 @@ def pad_integers(model: ir.Model) -> None:
         if node.domain or node.op_type != "AveragePool" or not _is_shifted(node.inputs[0]):
             continue
         pads = attribute(node, "pads", [])
-        if any(pads) and attribute(node, "count_include_pad", 0):
-            if not attribute(node, "ceil_mode", 0):
-                _take_out(model.graph, node, list(pads))
+        counted = attribute(node, "count_include_pad", 0) and not attribute(node, "ceil_mode", 0)
+        if counted and any(pads):
+            _take_out(model.graph, node, list(pads))
         pad = _pad_of(node)
         if pad is not None:
             node.replace_input_with(0, _padded(model.graph, node, pad))
