@@ -46,3 +46,14 @@ def test_one_reader_silu_and_floats_stay_as_they_are() -> None:
 
 def test_a_product_of_two_quantized_activations_is_parted_too() -> None:
     assert clips(PRODUCT, s=np.float32(0.1)) == 1
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(4, 1), (3, 1), (2, 0)])
+def test_rows_that_become_matrices_of_as_many_rows_as_columns(rows: int, expected: int) -> None:
+    text = (
+        f"(float[N, {6 * rows}] x) => (float[M, {rows}, 3] y) {{ r = Reshape(x, flat) "
+        "d = DequantizeLinear(w, s) a = MatMul(r, d) y = Reshape(a, cube) }"
+    )
+    shapes = {"flat": np.array([-1, 6]), "cube": np.array([-1, rows, 3])}
+    weight = np.arange(18, dtype=np.int8).reshape(6, 3)
+    assert clips(text, w=weight, s=np.float32(0.1), **shapes) == expected

@@ -63,7 +63,8 @@ def _translation(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _constant(matrix: torch.Tensor) -> Any:
-    return op.Constant(value=ir.tensor(matrix.contiguous().numpy()))
+    tensor: Any = ir.tensor(matrix.contiguous().numpy())
+    return op.Constant(value=tensor)
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -44,7 +44,7 @@ def _part(graph: ir.Graph, node: ir.Node) -> None:
     value, kept = node.outputs[0], attribute(node, "keepdims", 1)
     node.attributes["keepdims"] = ir.AttrInt64("keepdims", 1 - kept)
     behind = ir.node("Unsqueeze" if kept else "Squeeze", [value, node.inputs[1]])
-    behind.outputs[0].dtype, behind.outputs[0].shape = value.dtype, value.shape
+    behind.outputs[0].dtype, behind.outputs[0].shape = ir.DataType.FLOAT, value.shape
     graph.insert_after(node, behind)
     replace(value, behind.outputs[0])
     behind.replace_input_with(0, value)

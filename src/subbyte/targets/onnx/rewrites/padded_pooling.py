@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.graph import array, attribute, constant, integers, number, prune, put
+from subbyte.targets.onnx.graph import (
+    array,
+    attribute,
+    constant,
+    integers,
+    number,
+    prune,
+    put,
+    shape_of,
+)
 from subbyte.targets.onnx.layout import LAYOUT
 
 MOVES = LAYOUT | {"Concat", "MaxPool", "Pad", "Slice", "Split"}
@@ -70,8 +79,8 @@ def _padded(graph: ir.Graph, node: ir.Node, pad: ir.Node) -> ir.Value:
     made = None if source is None else source.producer()
     if made is None or made.op_type != "DequantizeLinear":
         lowest = constant(graph, f"{pad.outputs[0].name}_lowest", LOWEST, np.float32)
-        return put(node, "Clip", [pad.outputs[0], lowest], shape=pad.outputs[0].shape)
+        return put(node, "Clip", [pad.outputs[0], lowest], shape=shape_of(pad.outputs[0]))
     q, scale, zero = made.inputs
     assert q is not None
     padded = put(node, "Pad", [q, lengths, zero], dtype=q.dtype or ir.DataType.UINT8)
-    return put(node, "DequantizeLinear", [padded, scale, zero], shape=pad.outputs[0].shape)
+    return put(node, "DequantizeLinear", [padded, scale, zero], shape=shape_of(pad.outputs[0]))

@@ -21,7 +21,8 @@ def keep_strides(model: ir.Model) -> None:
 
 def _is_concerned(node: ir.Node) -> bool:
     source, weight = node.inputs[:2]
-    kernel = attribute(node, "kernel_shape") or (shape_of(weight) if weight is not None else [])[2:]
+    shape = None if weight is None else shape_of(weight)
+    kernel = attribute(node, "kernel_shape") or (shape or [])[2:]
     made = None if source is None else source.producer()
     padded = any(attribute(node, "pads", [])) or (made is not None and made.op_type == "Pad")
     return padded and set(kernel) == {1} and max(attribute(node, "strides", [1])) > 1

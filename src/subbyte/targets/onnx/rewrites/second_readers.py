@@ -106,7 +106,7 @@ def _is_silu(value: ir.Value) -> bool:
 def _part(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     lowest = constant(graph, f"{value.name}_lowest", LOWEST, np.float32)
     parting = ir.node("Clip", [value, lowest])
-    parting.outputs[0].dtype = value.dtype
+    parting.outputs[0].dtype = ir.DataType.FLOAT
     graph.insert_after(node, parting)
     replace(value, parting.outputs[0])
     parting.replace_input_with(0, value)
