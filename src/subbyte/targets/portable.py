@@ -12,6 +12,7 @@ from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products
+from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import stop_fusions
@@ -27,6 +28,7 @@ REWRITES = (
     keep_extremes,
     pad_integers,
     keep_strides,
+    keep_softmax,
     ask_first,
     pack,
     rename_output,
