@@ -158,6 +158,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_both_runtimes_compute_what_the_simulation_does(case: str, tmp_path: Path) -> None:
