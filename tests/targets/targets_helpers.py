@@ -162,3 +162,8 @@ def step(quantized: Simulation, layer: str) -> float:
 def operators(path: Path) -> Counter[str]:
     """How often each operator occurs in a file."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def listed(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
+    """The outputs of a network that gives one or several."""
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)

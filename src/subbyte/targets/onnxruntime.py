@@ -21,6 +21,7 @@ from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntime
+from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
@@ -38,6 +39,7 @@ REWRITES = (
     repeat_qdq,
     write_last_convolutions,  # which then read a Q/DQ, or one that is repeated
     write_own_operators,
+    keep_softmax,
     ask_first,
     pack,
     rename_output,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
+from subbyte.targets.onnx.rewrites.extremes import keep_extremes
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
+from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products
+from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
+from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import stop_fusions
@@ -23,6 +28,11 @@ REWRITES = (
     split_linears,
     write_products,
     write_own_operators,
+    part_readers,
+    keep_extremes,
+    pad_integers,
+    keep_strides,
+    keep_softmax,
     ask_first,
     pack,
     rename_output,

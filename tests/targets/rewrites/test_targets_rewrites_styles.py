@@ -54,3 +54,14 @@ def test_the_barriers_are_operators_that_change_nothing() -> None:
     before = model(ADDED, w=WEIGHT)
     assert kinds(rewritten(before, stop_fusions, write_own_operators))["MaxPool"] == 1
     assert kinds(rewritten(before, style_for_openvino, write_own_operators))["LeakyRelu"] == 1
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [("e = Add(a, one)", Style.LEAKY), ("e = Relu(a)", Style.INTEGERS)],
+)
+def test_numbers_behind_a_convolution_do_not_part_it(between: str, expected: str) -> None:
+    text = ADDED.replace("b = ", f"{between} b = ").replace("(a) y", "(e) y")
+    text = text.replace("{ a", "{ one = Constant <value_float = 1.0> () a")
+    assert styles(text, style_for_openvino) == [expected]
+    assert styles(text, stop_fusions) == [Style.INTEGERS]

@@ -30,6 +30,7 @@ from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
+from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
 from subbyte.targets.onnx.torchlib import read_operators_once
 
 OPSET = 21
@@ -167,7 +168,7 @@ def _written(
                 (*args, {}),  # behind which a dictionary is one of the arguments
                 dynamo=True,
                 dynamic_shapes=shapes,
-                custom_translation_table=TRANSLATIONS | POOLING | OF_DETECTORS,
+                custom_translation_table=TRANSLATIONS | POOLING | OF_RESIZING | OF_DETECTORS,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=outputs,

@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from subbyte.targets.onnx.graph import prune, readers
+from subbyte.targets.onnx.graph import array, only_reader, prune, readers
 from subbyte.targets.onnx.qdq import Style, qdq_node, qdq_nodes, set_qdq, settings
+
+# What OpenVINO computes along with the convolution before it, without another rounding.
+LINEAR = {"Add", "Div", "Mul", "Neg", "Sub"}
+LIMITS = {"Clip", "Relu"}
 
 
 def stop_fusions(model: ir.Model) -> None:
@@ -42,7 +46,8 @@ def style_for_openvino(model: ir.Model) -> None:
                     if read is value:
                         product.replace_input_with(i, new.outputs[0])
         alone = len(readers(value)) + value.is_graph_output() == 1
-        style = Style.LEAKY if _is_added_convolution(node) and alone else plain
+        added = _is_added_convolution(node) or _is_shifted_convolution(node)
+        style = Style.LEAKY if added and alone else plain
         set_qdq(node, replace(qdq, style=style))
     prune(model)
 
@@ -51,7 +56,29 @@ def _is_added_convolution(node: ir.Node) -> bool:
     """Whether a 2-d convolution's result is quantized straight into an addition."""
     source = node.inputs[0]
     made = None if source is None else source.producer()
-    if source is None or made is None or made.op_type != "Conv":
-        return False
-    plane = source.shape is not None and len(source.shape) == 4
-    return plane and any(reader.op_type == "Add" for reader in readers(node.outputs[0]))
+    return _is_plane(source) and made is not None and made.op_type == "Conv" and _is_added(node)
+
+
+def _is_shifted_convolution(node: ir.Node) -> bool:
+    """Whether the same, but with numbers added to or multiplied with the result, past a ReLU."""
+    value, linear = node.inputs[0], False
+    while value is not None:
+        made = value.producer()
+        if made is None or made.domain or (only_reader(value) is None and made.op_type != "Conv"):
+            return False
+        if made.op_type == "Conv":
+            return linear and _is_plane(value) and _is_added(node)
+        computed = [x for x in made.inputs if x is not None and array(x) is None]
+        if made.op_type not in LINEAR | LIMITS or len(computed) != 1:
+            return False
+        linear = linear or made.op_type in LINEAR
+        value = computed[0]
+    return False
+
+
+def _is_plane(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None and len(value.shape) == 4
+
+
+def _is_added(node: ir.Node) -> bool:
+    return any(reader.op_type == "Add" for reader in readers(node.outputs[0]))
