@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.capture.export import complaint, copied, try_model
+from subbyte.graph.capture.place import complaint, copied, try_model
 from subbyte.graph.float_model import as_float32
 
 
