@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.capture.place import complaint, copied, try_model
+from subbyte.graph.capture.export import copied, try_model
+from subbyte.graph.capture.place import complaint
 from subbyte.graph.float_model import as_float32
 
 
