@@ -41,10 +41,12 @@ class Judging:
     Attributes:
         images: Their positional arguments, in chunks.
         outputs: A network's raw outputs for each chunk.
+        others: How many images do not judge.
     """
 
     images: list[tuple[Any, ...]]
     outputs: list[Any]
+    others: int
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Correction:
     Attributes:
         biases: By their qualified names, from all images.
         trial: The same from the images that do not judge.
+        learned: How many images these are; 0: there are too few, and all judge.
         expected: What the float network gives.
         found: What the simulation gives without the correction for the images that judge.
     """
 
     biases: dict[str, torch.Tensor]
     trial: dict[str, torch.Tensor]
+    learned: int
     expected: Expected
     found: Judging
 
@@ -100,9 +104,9 @@ def correct_outputs(
     judging = recorded(simulation, layers, layers, batches, images, progress, "correcting outputs")
     biases = _shifted(simulation, layers, expected.means, lambda layer: layer.outputs)
     trial = biases
-    if any(layer.learned.count for layer in layers.values()):
+    if judging.others:
         trial = _shifted(simulation, layers, expected.learned, lambda layer: layer.learned)
-    return Correction(biases, trial, expected, judging)
+    return Correction(biases, trial, judging.others, expected, judging)
 
 
 @torch.no_grad()
@@ -169,7 +173,9 @@ def recorded(
         The images that judge, and the network's raw outputs for them.
     """
     chunks = list(in_chunks(batches, images, IMAGES_AT_ONCE))
-    judging, judges = Judging([], []), False
+    sizes = [batch_size(args) for args in chunks]
+    others = sum(size for i, size in enumerate(sizes) if not _judges(i, len(chunks)))
+    judging, judges = Judging([], [], others), False
 
     def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         if reading:

@@ -13,14 +13,17 @@ from subbyte.methods.common.output_loss import divergences, has_grown
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 
+# A mean over n images is wrong by chance, which adds 1 / n of the loss where nothing else is wrong.
+CHANCE = 3.0  # times as much is allowed
+
 
 def with_correction(simulation: Simulation, correction: Correction) -> QuantParams:
     """A simulation's parameters with corrected biases, unless the outputs are worse with these.
 
     Where outputs saturate, their mean is wrong because of the saturated ones, on which a correction
     has no effect: it makes the others wrong. So images that had no part in it judge. If their loss
-    has grown by more than its standard error, the biases stay. Outputs that are not one row an
-    image are not judged.
+    has grown by more than its standard error, and by more than the chance of a mean over few images
+    explains, the biases stay. Outputs that are not one row an image are not judged.
 
     Args:
         simulation: With all parameters.
@@ -35,7 +38,8 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     trial = params.with_biases(correction.trial)
     after = _losses(correction, _outputs(_with(simulation, trial), correction))
     assert after is not None
-    kept = not has_grown(before, after)
+    chance = before * (CHANCE / correction.learned) if correction.learned else 0.0
+    kept = not has_grown(before + chance, after)
     losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
     params = params.with_reported(output_correction={"kept": kept, **losses})
     return params.with_biases(correction.biases) if kept else params
