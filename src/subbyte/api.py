@@ -15,10 +15,12 @@ from torch.utils import _pytree as pytree
 
 from subbyte import methods, targets
 from subbyte.calibration.bias_room import with_room_for_biases
+from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detectors import regions_of, training_loss
 from subbyte.errors import SubbyteError
+from subbyte.graph.balance import balanced
 from subbyte.graph.capture.model import capture_model
 from subbyte.graph.equalize import equalized
 from subbyte.graph.float_model import FloatModel, device_of
@@ -121,7 +123,11 @@ def quantize_captured(
     if float_model.output_types is not None:
         batches = replace(batches, float32=True)
     name, options = _method(recipe)
-    captured, float_model = float_model, equalized(float_model) if recipe.equalize else float_model
+    captured = float_model
+    if recipe.equalize:
+        float_model = equalized(float_model)
+    elif recipe.balance and recipe.per_channel and recipe.activations is not None:
+        float_model = with_like_channels(float_model, batches, progress)
     placement = place(float_model, recipe, targets.hints())
     if resume is not None:
         claim(resume, _work(captured, recipe, next(iter(batches))))
@@ -214,6 +220,7 @@ def load(model: nn.Module, path: str | Path) -> Simulation:
     float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
     saved_file.check_same(saved, float_model.fingerprints)
     float_model = equalized(float_model) if recipe.equalize else float_model
+    float_model = balanced(float_model, saved_file.factors_of(saved))
     placement = place(float_model, recipe, targets.hints())
     simulation = simulate(float_model, placement, saved_file.params_of(saved, placement))
     simulation.metadata = saved.metadata

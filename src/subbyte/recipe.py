@@ -107,6 +107,7 @@ class Recipe(Checked):
         ranges: The range rule, or one for `weights` and one for `activations`.
         method: How the parameters are found.
         equalize: Balance the ranges of neighbouring layers' channels first.
+        balance: Divide channels of unlike ranges by powers of two where that changes no value.
         first_last: Bits of the weights and the input of layers that read the model's input or whose
             output reaches its outputs through no other quantized layer; `None`: as all others.
         overrides: Regular expression (full match on a layer's qualified name) → fields of
@@ -130,6 +131,7 @@ class Recipe(Checked):
     ranges: Named = "mse"
     method: Named = "auto"
     equalize: bool = False
+    balance: bool = True
     first_last: Bits = 8
     overrides: dict[str, Override] = Field(default_factory=dict)
     regions: tuple[str, ...] | None = None

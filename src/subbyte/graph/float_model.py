@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -70,6 +70,7 @@ class FloatModel:
         fingerprints: A hash of each floating-point tensor as it was captured, by its name.
         output_types: Of the floats that the user's model gives, where its own tensors are not all
             in float32; `None` elsewhere. This one computes and gives float32.
+        factors: By what channels were divided to have like ranges, as `graph.balance` says.
     """
 
     original: nn.Module
@@ -81,6 +82,7 @@ class FloatModel:
     signature: inspect.Signature
     fingerprints: Mapping[str, str]
     output_types: tuple[torch.dtype, ...] | None = None
+    factors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FloatModel:
         """Itself: nothing changes it, so that copies of what is made from it can share it."""

@@ -1,7 +1,8 @@
 """A quantized model as a file: parameters, recipe, and by what its float model is known again.
 
 A safetensors file. Tensors: `grid.LAYER.ROLE.scale`, `.zero_point`, of a weight `.integers`, and
-`bias.NAME` for each bias that differs from the float model's. Metadata `subbyte`: JSON with
+`bias.NAME` for each bias that differs from the float model's; `channels.SITE` where channels were
+divided to have like ranges. Metadata `subbyte`: JSON with
 version, recipe, the example's shapes and the fingerprints of the float weights, by which `load`
 knows that it was given the same model.
 """
@@ -25,6 +26,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.utils.files import atomic
 
 KEY = "subbyte"
+FACTORS = "channels."
 FORMAT = 2  # 1 held roundings as offsets from float weights
 
 
@@ -64,6 +66,8 @@ def write(simulation: Simulation, path: Path) -> None:
             tensors[f"grid.{key}.integers"] = _plain(found.integers)
     for name, value in params.biases.items():
         tensors[f"bias.{name}"] = _plain(value)
+    for key, value in simulation.float_model.factors.items():
+        tensors[f"{FACTORS}{key}"] = _plain(value)
     about = {
         "format": FORMAT,
         "metadata": simulation.metadata,
@@ -117,6 +121,12 @@ def check_same(saved: SavedModel, fingerprints: Mapping[str, str]) -> None:
             f"{saved.path} was made from another model: {len(different)} tensors differ, the first "
             f"is '{different[0]}'; give the float model with the weights it was quantized from"
         )
+
+
+def factors_of(saved: SavedModel) -> dict[str, torch.Tensor]:
+    """By what channels were divided to have like ranges, as `graph.balance` says."""
+    names = [name for name in saved.tensors if name.startswith(FACTORS)]
+    return {name.removeprefix(FACTORS): saved.tensors[name] for name in names}
 
 
 def params_of(saved: SavedModel, placement: Placement) -> QuantParams:
