@@ -13,7 +13,6 @@ import onnx
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
-from subbyte.targets.onnx.rewrites.channel_factors import fold_channel_factors
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
@@ -40,7 +39,6 @@ REWRITES = (
     repeat_qdq,
     write_last_convolutions,  # which then read a Q/DQ, or one that is repeated
     write_own_operators,
-    fold_channel_factors,
     keep_softmax,
     ask_first,
     pack,
