@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from subbyte import models, targets
 from subbyte.app.experiment import Experiment, read_setting
 from subbyte.data.config import BUNDLED, BUNDLED_SCENES
+from subbyte.detection import preprocessing_of
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.models.config import missing_checkpoint
@@ -67,10 +68,26 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
         if name not in experiment.variants:
             raise unknown("variant", name, experiment.variants)
     models.check(experiment.model)
+    _check_preprocessing(experiment)
     if experiment.data.name is None and models.is_classifier(experiment.model):
         from subbyte.data import image_roots
 
         image_roots(experiment.data)
+
+
+def _check_preprocessing(experiment: Experiment) -> None:
+    """Refuse a preprocessing that is not for the model's task."""
+    given = experiment.data.preprocessing
+    if experiment.model.outputs is not None:
+        try:
+            preprocessing_of(given)
+        except SubbyteError as error:
+            raise SubbyteError(f"data.preprocessing: {error}") from None
+    elif experiment.data.is_detection and given is not None:
+        raise SubbyteError(
+            "data.preprocessing has no meaning for detectors that prepare images by themselves: "
+            "leave it out, or give model.outputs as well if the model is a raw network"
+        )
 
 
 def check_training(asked: TrainingExperiment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from subbyte.detectors.base import TrainingLoss, family_of
@@ -20,6 +22,15 @@ def regions_of(model: nn.Module) -> tuple[str, ...] | None:
 def label_count(model: nn.Module) -> int | None:
     """How many labels a detector has, the background among them; `None`: unknown."""
     return family_of(model).label_count(model)
+
+
+def try_out(model: nn.Module, images: Any) -> None:
+    """Look at what a model gives for a first batch of images.
+
+    Raises:
+        SubbyteError: That cannot be right.
+    """
+    family_of(model).tried(model, images)
 
 
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:

@@ -81,6 +81,8 @@ class Family:
         letterbox: `(model, sizes) -> Letterbox`, how a file takes images of several sizes (height,
             width).
         label_count: How many labels a model has, the background among them; `None`: unknown.
+        tried: `(model, images) -> None`, looks at what a model gives for a first batch and raises
+            `SubbyteError` if that cannot be right.
         operators: The family's own PyTorch operators, each with its translation to ONNX.
     """
 
@@ -92,6 +94,7 @@ class Family:
     training_loss: Callable[[Regional, nn.Module], TrainingLoss | None] = lambda *_: None
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
     label_count: Callable[[Any], int | None] = lambda _: None
+    tried: Callable[[Any, Any], None] = lambda *_: None
     operators: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
 
 

@@ -133,7 +133,7 @@ class Classification:
         """How an image is prepared, and what the classes are called."""
         return {
             "task": self.name,
-            "preprocessing": self.data.preprocessing.model_dump(mode="json"),
+            "preprocessing": self.data.preprocessing.as_classifiers(),
             "classes": list(self.classes),
         }
 
@@ -183,7 +183,7 @@ def calibration(
     del device
     batches = open_calibration(source, spec.preprocessing, **asked, progress=progress)
     preprocessing = spec.preprocessing or Preprocessing()
-    return batches, {"preprocessing": preprocessing.model_dump(mode="json")}
+    return batches, {"preprocessing": preprocessing.as_classifiers()}
 
 
 def evaluate(
@@ -295,5 +295,5 @@ def _resolved(config: DataConfig, data: Data) -> DataConfig:
     known = config.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images
     if config.name is None and not data.assumed:
-        known["preprocessing"] = data.preprocessing.model_dump()
+        known["preprocessing"] = data.preprocessing.as_classifiers()
     return DataConfig(**known)

@@ -1,0 +1,122 @@
+"""Outputs that do not fit the sentence about them: the shapes, and the sentence that would fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from subbyte.detection import CODED, Outputs
+from subbyte.detectors.raw import decoded, levels, queries
+from subbyte.detectors.raw.taken import shapes
+from subbyte.errors import SubbyteError
+
+FORMS: Mapping[str, Any] = {"decoded": decoded, "levels": levels, "queries": queries}
+Size = tuple[int, int]
+
+# What the keys of a sentence may be instead, the likelier first.
+STRIDES = ([8, 16, 32], [4, 8, 16, 32], [8, 16, 32, 64], [16, 32], [8, 16], [4, 8, 16], [32])
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "bins": (8, 16, 1, 17, 33),
+    "objectness": (True, False),
+    "order": ("classes", "boxes"),
+    "box": CODED,
+    "strides": STRIDES,
+    "classes": (None,),
+}
+KEPT = ("score", "classes")  # keys that another form has in the same sense
+
+
+def misfit(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> SubbyteError:
+    """The error for outputs of other shapes than the sentence says.
+
+    Args:
+        outputs: The sentence.
+        tensors: What the network gives.
+        size: Height and width of its input.
+    """
+    height, width = size
+    found = fitting(outputs, tensors, size)
+    would = ""
+    if found is not None:
+        would = f"; these would fit: {_text(found)}" if found else ""
+    return SubbyteError(
+        f"the network gives {shapes(tensors)} for images of {height} × {width}, and outputs with "
+        f"form: {outputs.form} are {FORMS[outputs.form].expected(outputs, size)}{would}"
+    )
+
+
+def fitting(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> dict[str, Any] | None:
+    """The fewest keys by which a sentence would fit; `None`: none is known.
+
+    Args:
+        outputs: A sentence that does not fit.
+        tensors: What the network gives.
+        size: Height and width of its input.
+    """
+    given = outputs.model_dump(exclude_unset=True)
+    kept = {key: given[key] for key in KEPT if key in given}
+    others = [form for form in FORMS if form != outputs.form]
+    for base, changes in [
+        *((given, changes) for changes in _changes()),
+        *((kept, {"form": form} | changes) for form in others for changes in ({}, *_changes())),
+        *((given, {"take": take}) for take in _some_of(tensors)),
+    ]:
+        candidate = _sentence({**base, **changes})
+        if candidate is None:
+            continue
+        chosen = [tensors[i] for i in changes.get("take", range(len(tensors)))]
+        read = FORMS[candidate.form].read(candidate, chosen, size)
+        if read is not None:
+            return changes | ({"classes": _classes(candidate, read)} if "classes" in changes else {})
+    return None
+
+
+def _changes() -> Iterator[dict[str, Any]]:
+    """One key with another value, then two."""
+    for count in (1, 2):
+        for keys in combinations(OTHERS, count):
+            yield from _products(keys)
+
+
+def _products(keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    if not keys:
+        yield {}
+        return
+    for value in OTHERS[keys[0]]:
+        for rest in _products(keys[1:]):
+            yield {keys[0]: value, **rest}
+
+
+def _sentence(fields: dict[str, Any]) -> Outputs | None:
+    try:
+        return Outputs(**fields)
+    except SubbyteError:  # keys that exclude each other are no candidate
+        return None
+
+
+def _some_of(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Pairs of boxes and classes among more tensors, then single ones."""
+    count = len(tensors)
+    if count > 2:
+        for i, j in combinations(range(count), 2):
+            if 4 in (tensors[i].shape[-1], tensors[j].shape[-1]):
+                yield [i, j]
+    if count > 1:
+        yield from ([i] for i in range(count))
+
+
+def _classes(outputs: Outputs, read: Any) -> int:
+    parts = read.parts[0] if isinstance(read, levels.Read) else read
+    return int(parts.classes.shape[-1]) - (outputs.without != "none")
+
+
+def _text(changes: Mapping[str, Any]) -> str:
+    """Keys and values as they stand in a YAML file."""
+    return ", ".join(
+        f"{key}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in changes.items()
+    )
