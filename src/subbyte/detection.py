@@ -66,7 +66,8 @@ class Outputs(Checked):
             "sigmoid" (of the others) or "softmax".
         background: Of which class the score does not count, "none", "first" or "last"; by default
             "last" for queries with a softmax, else "none".
-        order: What comes first where shapes do not tell, "boxes" or "classes".
+        order: What comes first where shapes do not tell, "boxes" (the default) or "classes" (that
+            of two tensors of queries).
         strides: Of "levels": pixels of a cell, one for each level.
         anchors: Of box "anchors": for each level width and height of each anchor in pixels, one
             after the other.
@@ -96,7 +97,7 @@ class Outputs(Checked):
     objectness: bool | None = None
     activation: Literal["none", "sigmoid", "softmax"] | None = None
     background: Literal["none", "first", "last"] | None = None
-    order: Literal["boxes", "classes"] = "boxes"
+    order: Literal["boxes", "classes"] | None = None
     strides: tuple[_Count, ...] = (8, 16, 32)
     anchors: tuple[tuple[float, ...], ...] | None = None
     bins: _Count | None = None
@@ -206,6 +207,11 @@ class Outputs(Checked):
         return "last" if (self.form, self.scores_by) == ("queries", "softmax") else "none"
 
     @property
+    def classes_first(self) -> bool:
+        """Whether classes come before boxes in tensors of their own."""
+        return (self.order or ("classes" if self.form == "queries" else "boxes")) == "classes"
+
+    @property
     def width(self) -> int:
         """How many numbers a box is."""
         return 4 * self.bins_of_side
@@ -268,7 +274,9 @@ class Preprocessing(Checked, images.Preprocessing):
                 f"keeps the ratio of the sides, or resize: [{side}, {side}], which stretches"
             )
         if self.interpolation != "bilinear":
-            raise ValueError(f"interpolation: {self.interpolation} is for classifiers: leave it out")
+            raise ValueError(
+                f"interpolation: {self.interpolation} is for classifiers: leave it out"
+            )
         if self.channels != 3:
             raise ValueError("detectors read three channels: give three values of mean and std")
         return self

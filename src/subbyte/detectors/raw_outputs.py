@@ -33,28 +33,32 @@ class RawDetector(nn.Module):
         preprocessing: How images become the batch.
     """
 
-    def __init__(
-        self, network: nn.Module, outputs: Outputs, preprocessing: Preprocessing
-    ) -> None:
+    def __init__(self, network: nn.Module, outputs: Outputs, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network, self.outputs, self.preprocessing = network, outputs, preprocessing
         self.normalization = Normalization(preprocessing)
         self.classes: int | None = outputs.classes
 
     def forward(self, images: Sequence[Tensor] | Tensor) -> list[dict[str, Tensor]]:
-        """A dictionary of `boxes`, `scores` and `labels` (from 1) for each image [3, H, W]."""
+        """A dictionary of `boxes`, `scores` and `labels` (from 1) for each image [3, H, W].
+
+        Boxes are clipped to the image, unless it has the letterbox's own size: then it may have
+        been letterboxed before, and whoever did so knows where the image ends.
+        """
         sizes = [size_of(image) for image in images]
         letterbox = letterbox_of(self.preprocessing, sizes)
         raw = self.network(self.normalization(letterbox.images(list(images))))
         boxes, *rest, counts = select(self.outputs, *decode(self.outputs, raw, letterbox.size))
         found = []
         for i, (size, count) in enumerate(zip(sizes, counts.tolist(), strict=True)):
-            own = clipped(letterbox.in_pixels(boxes[i, :count], size), size)
+            own = letterbox.in_pixels(boxes[i, :count], size)
             scores, labels = (values[i, :count] for values in rest)
-            inside = (own[:, 2:] > own[:, :2]).all(1)
-            if letterbox.fit == "stretch":
-                inside = torch.ones_like(inside)
-            found.append({"boxes": own[inside], "scores": scores[inside], "labels": labels[inside]})
+            if is_whole(letterbox, size):
+                own = clipped(own, size)
+            if is_whole(letterbox, size) and letterbox.fit == "pad":
+                inside = (own[:, 2:] > own[:, :2]).all(1)
+                own, scores, labels = own[inside], scores[inside], labels[inside]
+            found.append({"boxes": own, "scores": scores, "labels": labels})
         return found
 
     def sentence(self) -> dict[str, Any]:
@@ -139,7 +143,6 @@ class RawBoxes(nn.Module):
         found = decode(self.outputs, list(raw.values()), self.letterbox.size)
         boxes, *rest = select(self.outputs, *found)
         boxes = self.letterbox.in_pixels(boxes, self.given)
-        # Where images come letterboxed, whoever did it knows where the image ends.
         if is_whole(self.letterbox, self.given):
             boxes = clipped(boxes, self.given)
         return boxes, *rest  # type: ignore[return-value]

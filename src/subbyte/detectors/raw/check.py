@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subbyte.detection import CODED, CORNERS, Outputs
+from subbyte.detection import CORNERS, Outputs
 from subbyte.detectors.common.nms import rows
 from subbyte.detectors.raw import decode
+from subbyte.detectors.raw.misfit import text
 from subbyte.errors import SubbyteError
 
 LOOKED_AT = 100  # boxes of each image, those of the highest scores
@@ -93,21 +94,17 @@ def _fitting(outputs: Outputs, raw: Any, size: tuple[int, int]) -> str:
     for changes in _others(outputs):
         candidate = outputs.model_copy(update=changes)
         if _fault(_best(*decode(candidate, raw, size)), size) is None:
-            return "outputs." + ", ".join(f"{key}: {value}" for key, value in changes.items()) + (
-                " would lie in it"
-            )
+            return f"those of outputs.{text(changes)} would lie in it"
     return "no other box or unit would lie in it either, so look at what the network gives"
 
 
 def _others(outputs: Outputs) -> Iterator[dict[str, Any]]:
     """Other ways to read the same columns."""
     if outputs.form == "levels":
-        same_width = outputs.width == 4
-        yield from (
-            {"box": box, "objectness": outputs.has_objectness, "bins": 1 if box == CODED[0] else None}
-            for box in CODED
-            if box not in (outputs.how, "anchors") and same_width
-        )
+        if outputs.width == 4 and outputs.how != "anchors":
+            other = "yolox" if outputs.how == "distances" else "distances"
+            bins = {"bins": 1} if other == "distances" else {}
+            yield {"box": other, "objectness": outputs.has_objectness, **bins}
         return
     if outputs.form in ("decoded", "queries"):
         unit = "pixels" if outputs.is_relative else "relative"

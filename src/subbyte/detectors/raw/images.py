@@ -76,5 +76,5 @@ class FileInput(nn.Module):
 
 
 def is_whole(letterbox: Letterbox, size: HeightWidth) -> bool:
-    """Whether what a file takes is an image, and not one that was letterboxed outside of it."""
+    """Whether an image of this size cannot have been letterboxed before."""
     return letterbox.fit == "stretch" or size != letterbox.size

@@ -62,7 +62,9 @@ class Read:
 def grids_of(outputs: Outputs, size: Size) -> tuple[Grid, ...]:
     """The levels of an input of `size` (height, width); those at the edge may be cut off."""
     height, width = size
-    anchors = outputs.anchors_of_levels if outputs.how == "anchors" else ((),) * len(outputs.strides)
+    anchors = (
+        outputs.anchors_of_levels if outputs.how == "anchors" else ((),) * len(outputs.strides)
+    )
     return tuple(
         Grid(-(-height // stride), -(-width // stride), stride, own)
         for stride, own in zip(outputs.strides, anchors, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from torch import Tensor
@@ -19,14 +19,16 @@ Size = tuple[int, int]
 
 # What the keys of a sentence may be instead, the likelier first.
 STRIDES = ([8, 16, 32], [4, 8, 16, 32], [8, 16, 32, 64], [16, 32], [8, 16], [4, 8, 16], [32])
+BINS = (8, 16, 1, 17, 33)
 OTHERS: dict[str, tuple[Any, ...]] = {
-    "bins": (8, 16, 1, 17, 33),
+    "bins": BINS,
     "objectness": (True, False),
     "order": ("classes", "boxes"),
     "box": CODED,
     "strides": STRIDES,
     "classes": (None,),
 }
+MOST_BINS = 64
 KEPT = ("score", "classes")  # keys that another form has in the same sense
 
 
@@ -42,7 +44,7 @@ def misfit(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> SubbyteEr
     found = fitting(outputs, tensors, size)
     would = ""
     if found is not None:
-        would = f"; these would fit: {_text(found)}" if found else ""
+        would = f"; these would fit: {text(found)}" if found else ""
     return SubbyteError(
         f"the network gives {shapes(tensors)} for images of {height} × {width}, and outputs with "
         f"form: {outputs.form} are {FORMS[outputs.form].expected(outputs, size)}{would}"
@@ -60,9 +62,12 @@ def fitting(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> dict[str
     given = outputs.model_dump(exclude_unset=True)
     kept = {key: given[key] for key in KEPT if key in given}
     others = [form for form in FORMS if form != outputs.form]
+    widths = {side // 4 for tensor in tensors for side in tensor.shape[1:] if side % 4 == 0}
+    bins = [*BINS, *sorted(width for width in widths if 1 < width <= MOST_BINS)]
+    changes_ = list(_changes({**OTHERS, "bins": tuple(dict.fromkeys(bins))}))
     for base, changes in [
-        *((given, changes) for changes in _changes()),
-        *((kept, {"form": form} | changes) for form in others for changes in ({}, *_changes())),
+        *((given, change) for change in changes_),
+        *((kept, {"form": form} | change) for form in others for change in ({}, *changes_)),
         *((given, {"take": take}) for take in _some_of(tensors)),
     ]:
         candidate = _sentence({**base, **changes})
@@ -71,24 +76,18 @@ def fitting(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> dict[str
         chosen = [tensors[i] for i in changes.get("take", range(len(tensors)))]
         read = FORMS[candidate.form].read(candidate, chosen, size)
         if read is not None:
-            return changes | ({"classes": _classes(candidate, read)} if "classes" in changes else {})
+            return changes | (
+                {"classes": _classes(candidate, read)} if "classes" in changes else {}
+            )
     return None
 
 
-def _changes() -> Iterator[dict[str, Any]]:
+def _changes(others: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """One key with another value, then two."""
     for count in (1, 2):
-        for keys in combinations(OTHERS, count):
-            yield from _products(keys)
-
-
-def _products(keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    if not keys:
-        yield {}
-        return
-    for value in OTHERS[keys[0]]:
-        for rest in _products(keys[1:]):
-            yield {keys[0]: value, **rest}
+        for keys in combinations(others, count):
+            for values in product(*(others[key] for key in keys)):
+                yield dict(zip(keys, values, strict=True))
 
 
 def _sentence(fields: dict[str, Any]) -> Outputs | None:
@@ -114,7 +113,7 @@ def _classes(outputs: Outputs, read: Any) -> int:
     return int(parts.classes.shape[-1]) - (outputs.without != "none")
 
 
-def _text(changes: Mapping[str, Any]) -> str:
+def text(changes: Mapping[str, Any]) -> str:
     """Keys and values as they stand in a YAML file."""
     return ", ".join(
         f"{key}: {value if isinstance(value, str) else json.dumps(value)}"

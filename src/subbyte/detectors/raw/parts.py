@@ -31,7 +31,7 @@ def columns(outputs: Outputs) -> str:
     if outputs.classes is not None and outputs.without != "none":
         classes = str(outputs.classes + 1)
     numbers = [str(outputs.width), *(["1"] if outputs.has_objectness else []), classes]
-    return " + ".join(numbers if outputs.order == "boxes" else [numbers[-1], *numbers[:-1]])
+    return " + ".join([numbers[-1], *numbers[:-1]] if outputs.order == "classes" else numbers)
 
 
 def parts_of(outputs: Outputs, tensors: Sequence[Tensor]) -> Parts | None:
@@ -85,7 +85,7 @@ def _pair(
     width = outputs.width + more
     known = None if outputs.classes is None else outputs.classes + (outputs.without != "none")
     orders = [(first, second), (second, first)]
-    if outputs.order == "classes":
+    if outputs.classes_first:
         orders.reverse()
     for boxes, classes in orders:
         if boxes.shape[-1] == width and known in (None, classes.shape[-1]):
