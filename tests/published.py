@@ -55,7 +55,8 @@ class OnnxNetwork(nn.Module):
             tensors = [values[name] for name in names if name in values]
             numbers = [self.constants[name].tolist() for name in names if name in self.constants]
             found = _run(kind, tensors, numbers, attributes)
-            values.update(zip(outputs, found if isinstance(found, tuple) else (found,)))
+            several = found if isinstance(found, tuple) else (found,)
+            values.update(zip(outputs, several, strict=True))
         found = [values[name] for name in self.outputs]
         return found[0] if len(found) == 1 else tuple(found)
 
@@ -95,7 +96,9 @@ def _run(kind: str, tensors: list[Any], numbers: list[Any], attributes: dict[str
             sizes = numbers[-1]
             bilinear = attributes["mode"] == b"linear"
             if isinstance(sizes[0], float):
-                sizes = [int(n * scale) for n, scale in zip((1, 1, *first.shape[2:]), sizes)]
+                sizes = [
+                    int(n * scale) for n, scale in zip((1, 1, *first.shape[2:]), sizes, strict=True)
+                ]
             assert attributes["coordinate_transformation_mode"] in (
                 b"asymmetric", b"pytorch_half_pixel", b"half_pixel",
             )  # fmt: skip

@@ -68,5 +68,5 @@ def test_what_it_must_give_is_said(file: Path, function: str, message: str) -> N
 def test_a_file_and_its_classes_are_checked(file: Path) -> None:
     with pytest.raises(SubbyteError, match="does not exist"):
         decode(Outputs(form=f"{file.parent}/other.py:boxes"), torch.rand(1, 5, 7), (32, 64))
-    with pytest.raises(SubbyteError, match="scores of 3 classes, and outputs.classes is 4"):
+    with pytest.raises(SubbyteError, match="scores of 3 classes"):
         decode(Outputs(form=f"{file}:alone", classes=4), torch.rand(1, 5, 7), (32, 64))
