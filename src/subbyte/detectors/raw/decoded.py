@@ -24,7 +24,13 @@ def expected(outputs: Outputs, size: Size) -> str:
 
 
 def read(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> Parts | None:
-    """Boxes, objectness and classes; `None`: the shapes do not fit."""
+    """Boxes, objectness and classes; `None`: the shapes do not fit.
+
+    Args:
+        outputs: What the network is said to give.
+        tensors: What it gives.
+        size: Height and width of its input.
+    """
     del size
     flat = [_without_ones(tensor) for tensor in tensors]
     if not flat or any(tensor.dim() != 3 for tensor in flat):

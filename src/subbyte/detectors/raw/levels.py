@@ -85,7 +85,13 @@ def expected(outputs: Outputs, size: Size) -> str:
 
 
 def read(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> Read | None:
-    """Boxes, objectness and classes of each level; `None`: the shapes do not fit."""
+    """Boxes, objectness and classes of each level; `None`: the shapes do not fit.
+
+    Args:
+        outputs: What the network is said to give.
+        tensors: What it gives.
+        size: Height and width of its input.
+    """
     grids = grids_of(outputs, size)
     of_level: dict[int, list[tuple[Tensor, bool]]] = {i: [] for i in range(len(grids))}
     joined: list[Tensor] = []

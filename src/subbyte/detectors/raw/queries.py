@@ -25,7 +25,13 @@ def expected(outputs: Outputs, size: Size) -> str:
 
 
 def read(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> Parts | None:
-    """Boxes and classes; `None`: the shapes do not fit."""
+    """Boxes and classes; `None`: the shapes do not fit.
+
+    Args:
+        outputs: What the network is said to give.
+        tensors: What it gives.
+        size: Height and width of its input.
+    """
     del size
     fits = len(tensors) in (1, 2) and all(tensor.dim() == 3 for tensor in tensors)
     if not fits or len({tensor.shape[1] for tensor in tensors}) > 1:
