@@ -107,7 +107,7 @@ class Outputs(Checked):
     take: tuple[int | str, ...] | None = None
     score: _Share = 0.001
     nms: _Share | None = NMS_IOU
-    before: _Count = 4096
+    before: _Count = 3000
     after: _Count = 300
 
     @field_validator("form")

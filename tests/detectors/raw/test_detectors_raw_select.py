@@ -41,15 +41,18 @@ def test_boxes_of_a_class_suppress_each_other(floor: float, iou: float, count: i
             assert not one[i, number:].any()
 
 
-def test_only_boxes_of_the_highest_scores_are_looked_at() -> None:
+@pytest.mark.parametrize("before", [10, 50])
+def test_only_the_highest_scores_are_looked_at(before: int) -> None:
+    """Whether or not boxes are looked for first, of which there are 60."""
     boxes, scores = boxes_and_scores()
-    outputs = Outputs(form="decoded", score=0.05, nms=0.5, before=10)
-    found = select(outputs, boxes, scores)
+    found = select(Outputs(form="decoded", score=0.001, nms=0.5, before=before), boxes, scores)
     for i in range(2):
-        best = scores[i].amax(-1).topk(10).indices
-        expected = by_torchvision(boxes[i, best], scores[i, best], 0.05, 0.5, 300)
-        assert torch.equal(found[1][i, : len(expected[1])], expected[1])
-        assert int(found[3][i]) == len(expected[1])
+        least = float(scores[i].flatten().topk(before).values[-1])
+        expected = by_torchvision(boxes[i], scores[i] * (scores[i] >= least), 0.001, 0.5, 300)
+        number = int(found[3][i])
+        assert 0 < number == len(expected[1]) <= before
+        for one, two in zip(found[:3], expected, strict=True):
+            assert torch.equal(one[i, :number], two)
 
 
 def test_without_suppression_the_highest_scores_of_all_classes_come_out() -> None:

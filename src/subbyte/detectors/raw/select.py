@@ -23,32 +23,36 @@ def select(outputs: Outputs, boxes: Tensor, scores: Tensor) -> Detections:
     if (outputs.form, outputs.scores_by) == ("queries", "softmax"):  # a query is one object
         best, labels = scores.max(-1)
         return best_of(boxes, _above(best, outputs.score), labels + 1, outputs.limit)
-    scores = scores.transpose(1, 2)  # N, C, B
     if outputs.overlap is None:
-        return _highest(boxes, _above(scores, outputs.score), outputs.limit)
-    if outputs.before < boxes.shape[1]:
-        _, places = scores.amax(1).topk(outputs.before, 1)
-        boxes = rows(boxes, places)
-        scores = torch.gather(scores, 2, places.unsqueeze(1).expand(-1, scores.shape[1], -1))
-    most = min(outputs.limit, boxes.shape[1])
-    kept = nms_scores(boxes, scores, outputs.overlap, outputs.score, most)
-    return _highest(boxes, kept, outputs.limit)
+        boxes, best, labels = candidates(boxes, scores, outputs.limit)
+        return best_of(boxes, _above(best, outputs.score), labels + 1, outputs.limit)
+    boxes, best, labels = candidates(boxes, scores, outputs.before)
+    classes = torch.arange(scores.shape[2], device=labels.device).view(1, -1, 1)
+    alone = (labels.unsqueeze(1) == classes).to(best.dtype) * best.unsqueeze(1)  # N, C, M
+    most = min(outputs.limit, best.shape[1])
+    kept = nms_scores(boxes, alone, outputs.overlap, outputs.score, most).sum(1)
+    return best_of(boxes, kept, labels + 1, outputs.limit)
 
 
-def _highest(boxes: Tensor, scores: Tensor, count: int) -> Detections:
-    """The highest scores of all classes, labels from 1 on.
+def candidates(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest scores of each image: boxes [N, M, 4], scores and classes [N, M].
 
     Args:
         boxes: [N, B, 4].
-        scores: [N, classes, B]; those of 0 do not count.
-        count: How many at most.
+        scores: [N, B, classes].
+        most: How many scores at most.
     """
-    classes, each = scores.shape[1], scores.shape[2]
-    best, at = scores.reshape(-1, classes * each).topk(min(count, classes * each), 1)
-    places = at % each
+    # The highest scores are those of as many boxes with the highest best score. To look for these
+    # first pays where there are many more.
+    if 2 * most < scores.shape[1]:
+        _, places = scores.amax(-1).topk(most, 1)
+        boxes, scores = rows(boxes, places), rows(scores, places)
+    count, classes = scores.shape[1:]
+    best, at = scores.reshape(-1, count * classes).topk(min(most, count * classes), 1)
+    labels = at % classes
     # Runtimes divide in float32, which is exact if nothing is left over.
-    labels = torch.div(at - places, each, rounding_mode="floor")
-    return best_of(rows(boxes, places), best, labels + 1, count)
+    places = torch.div(at - labels, classes, rounding_mode="floor")
+    return rows(boxes, places), best, labels
 
 
 def _above(scores: Tensor, floor: float) -> Tensor:
