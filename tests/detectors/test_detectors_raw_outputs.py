@@ -153,6 +153,26 @@ def test_a_file_for_other_images_letterboxes_them_itself(place: str, tmp_path: P
         assert min(shares(expected, found)) == 1
 
 
+@pytest.mark.slow
+def test_a_function_of_the_users_is_exported_with_the_network(tmp_path: Path) -> None:
+    """The same as the form that it takes the place of."""
+    (tmp_path / "own.py").write_text(
+        "import torch\n\n\n"
+        "def boxes(output, size):\n"
+        "    centres, sides = output[:, :2], output[:, 2:4]\n"
+        "    corners = torch.cat([centres - sides / 2, centres + sides / 2], 1)\n"
+        "    return corners.transpose(1, 2), output[:, 4:].transpose(1, 2)\n"
+    )
+    outputs = Outputs(form=f"{tmp_path / 'own.py'}:boxes", score=0.05)
+    model, images = raw_detector(network("decoded"), outputs), pictures(2)
+    model.tried(images)
+    simulation = api.unquantized(api.capture(model, (images,)))
+    export_float(simulation, tmp_path / "model.onnx", (torch.stack(images),))
+    with torch.no_grad():
+        expected = raw_detector(network("decoded"), sentence("decoded"))(images)
+    check_same(expected, run(tmp_path / "model.onnx", "onnxruntime", torch.stack(images)))
+
+
 def by_hand(image: torch.Tensor, place: str) -> torch.Tensor:
     """A picture of 30 × 90 in a letterbox of 64, BGR, on 114: 21 × 64 pixels."""
     inner = nn.functional.interpolate(image[None], (21, 64), mode="bilinear")[0]
