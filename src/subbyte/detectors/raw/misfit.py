@@ -18,7 +18,15 @@ FORMS: Mapping[str, Any] = {"decoded": decoded, "levels": levels, "queries": que
 Size = tuple[int, int]
 
 # What the keys of a sentence may be instead, the likelier first.
-STRIDES = ([8, 16, 32], [4, 8, 16, 32], [8, 16, 32, 64], [16, 32], [8, 16], [4, 8, 16], [32])
+STRIDES: tuple[list[int], ...] = (
+    [8, 16, 32],
+    [4, 8, 16, 32],
+    [8, 16, 32, 64],
+    [16, 32],
+    [8, 16],
+    [4, 8, 16],
+    [32],
+)
 BINS = (8, 16, 1, 17, 33)
 OTHERS: dict[str, tuple[Any, ...]] = {
     "bins": BINS,
