@@ -234,6 +234,8 @@ def test_images_of_several_sizes_need_a_letterbox() -> None:
     letterbox = letterbox_for(boxed, [(32, 32), (48, 32)])
     assert (letterbox.size, letterbox.fit, letterbox.by_model) == ((64, 64), "pad", True)
     assert letterbox.fill == (1.0, 114 / 255, 0.0)  # in the order of the image's channels
+    assert letterbox_for(boxed, [(32, 32)]) == letterbox
+    assert letterbox_for(model, [(32, 32)]).size == (32, 32)
 
 
 def test_classes_are_known_after_a_first_batch() -> None:

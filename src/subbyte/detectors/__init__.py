@@ -36,12 +36,14 @@ def try_out(model: nn.Module, images: Any) -> None:
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     """How a detector's file takes images of these sizes (height, width).
 
-    Images of one size stay as they are. Others are resized as the model's family does.
+    Images of one size stay as they are, unless the model says what they become. Others are resized
+    as the model's family does.
     """
     distinct = set(sizes)
-    if len(distinct) == 1:
+    letterbox = family_of(model).letterbox(model, distinct)
+    if len(distinct) == 1 and not letterbox.by_model:
         return Letterbox(next(iter(distinct)))
-    return family_of(model).letterbox(model, distinct)
+    return letterbox
 
 
 def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:

@@ -26,7 +26,7 @@ class Letterbox:
         antialias: Resize as PIL does, else by plain bilinear interpolation.
         fill: R, G and B, in [0, 1].
         place: Where an image that is padded lies, in the upper left "corner" or in the "centre".
-        by_model: The model does the same itself, so that nothing changes.
+        by_model: The model says so, and does the same itself, so that nothing changes.
     """
 
     size: HeightWidth
