@@ -107,6 +107,17 @@ class Queries(nn.Module):
         return self.logits(tokens), self.boxes(tokens).sigmoid()
 
 
+class Chosen(Queries):
+    """Rows of a box in pixels, a score and the number of a class, as YOLO26 gives them."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """[N, 16, 6]."""
+        logits, boxes = super().forward(x)
+        scores, numbers = logits[..., :CLASSES].sigmoid().max(-1, keepdim=True)
+        corners = torch.cat([boxes[..., :2] * 30, 30 + boxes[..., 2:] * 30], -1)
+        return torch.cat([corners, scores, numbers.to(scores.dtype)], -1)
+
+
 NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "yolox": (Yolox, {"form": "levels", "box": "yolox", "strides": STRIDES}),
     "dfl": (Dfl, {"form": "levels", "bins": 4, "strides": STRIDES, "point": "half"}),
@@ -120,6 +131,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
         },
     ),
     "decoded": (Decoded, {"form": "decoded"}),
+    "chosen": (Chosen, {"form": "detections", "classes": CLASSES, "top": 20}),
     "queries": (Queries, {"form": "queries", "activation": "softmax", "top": 20}),
 }
 

@@ -63,8 +63,10 @@ def test_anchors_are_pairs_or_plain_numbers() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"form": "decode"}, "give decoded, levels, queries or FILE.py:FUNCTION"),
+        ({"form": "decode"}, "give decoded, levels, queries, detections or FILE.py:FUNCTION"),
         ({"form": "decoded", "strides": [8]}, "strides has no meaning with form: decoded"),
+        ({"form": "detections"}, "give classes, how many there are"),
+        ({"form": "detections", "classes": 3, "activation": "none"}, "activation has no meaning"),
         ({"form": "queries", "nms": 0.5}, "nms has no meaning with form: queries"),
         ({"form": "my.py:boxes", "box": "xyxy"}, "box has no meaning with form: FILE.py:FUNCTION"),
         ({"form": "levels", "box": "xyxy"}, "which are distances, yolox, anchors"),

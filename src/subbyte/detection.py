@@ -11,7 +11,8 @@ from subbyte.utils.validation import Checked
 
 __all__ = ["Outputs", "Preprocessing"]
 
-FORMS = ("decoded", "levels", "queries")
+FORMS = ("decoded", "levels", "queries", "detections")
+CHOSEN = ("queries", "detections")  # in which nothing is suppressed
 # YOLOv5's, for strides of 8, 16 and 32: width and height in pixels.
 ANCHORS = (
     (10.0, 13.0, 16.0, 30.0, 33.0, 23.0),
@@ -42,6 +43,7 @@ _KEYS = {
         "objectness",
     ),
     "queries": (*_SCORED, "unit", "top"),
+    "detections": ("box", "unit", "top"),
 }
 
 
@@ -50,14 +52,16 @@ class Outputs(Checked):
 
     Attributes:
         form: "decoded", boxes and scores; "levels", undecoded maps or vectors of one or several
-            strides; "queries", logits and boxes of a transformer's queries; or FILE.py:FUNCTION (or
+            strides; "queries", logits and boxes of a transformer's queries; "detections", rows of a
+            box, a score and a class's number that the network has chosen; or FILE.py:FUNCTION (or
             package.module:function), `function(outputs, size) -> (boxes, scores)`, with boxes
             [N, B, 4] as x0, y0, x1, y1 in pixels of the network's input of `size` (height, width)
             and scores [N, B, classes]; it gets the network's one output, or a tuple of all.
-        box: What the four numbers are. Of "decoded" and "queries": "cxcywh" (the default), "xyxy"
-            or "xywh". Of "levels": "distances" from a point to the four sides in strides (the
-            default), "yolox" (centre = (xy + cell) · stride, size = exp(wh) · stride) or "anchors"
-            (YOLOv5 and 7: centre = (2σ(xy) − 0.5 + cell) · stride, size = (2σ(wh))² · anchor).
+        box: What the four numbers are. Of "levels": "distances" from a point to the four sides in
+            strides (the default), "yolox" (centre = (xy + cell) · stride, size = exp(wh) · stride)
+            or "anchors" (YOLOv5 and 7: centre = (2σ(xy) − 0.5 + cell) · stride, size = (2σ(wh))² ·
+            anchor). Of the other forms: "cxcywh" (the default), "xyxy" (that of "detections") or
+            "xywh".
         unit: Of "decoded" ("pixels" by default) and "queries" ("relative" by default): pixels of
             the network's input, or shares of its width and height.
         objectness: Each box has a score of its own, by which those of its classes are multiplied.
@@ -75,7 +79,7 @@ class Outputs(Checked):
             16 by default; 1: the distance itself.
         point: Of box "distances": where a cell measures from, its "centre", its upper left
             "corner", or "half", half a pixel before its centre.
-        top: Of "queries": how many detections an image has at most.
+        top: Of "queries" and "detections": how many detections an image has at most.
         classes: How many classes there are; `None`: as the shapes tell.
         take: Which of the network's outputs are read, by number from 0 on, or by name where it
             gives a dictionary; `None`: all.
@@ -115,7 +119,7 @@ class Outputs(Checked):
     def _known_form(cls, value: str) -> str:
         if value not in FORMS and ":" not in value:
             raise ValueError(
-                f"'{value}' is no form of outputs: give decoded, levels, queries or "
+                f"'{value}' is no form of outputs: give decoded, levels, queries, detections or "
                 "FILE.py:FUNCTION"
             )
         return value
@@ -146,6 +150,8 @@ class Outputs(Checked):
         for key in (key for key in type(self).model_fields if key in self.model_fields_set):
             if key not in keys and getattr(self, key) is not None:
                 return f"{key} has no meaning with form: {named}, whose keys are {', '.join(keys)}"
+        if self.form == "detections" and self.classes is None:
+            return "form: detections has the numbers of classes: give classes, how many there are"
         return None
 
     def _box_problem(self) -> str | None:
@@ -182,7 +188,7 @@ class Outputs(Checked):
     @property
     def how(self) -> str:
         """`box`, resolved."""
-        return self.box or ("distances" if self.form == "levels" else "cxcywh")
+        return self.box or {"levels": "distances", "detections": "xyxy"}.get(self.form, "cxcywh")
 
     @property
     def is_relative(self) -> bool:
@@ -197,7 +203,8 @@ class Outputs(Checked):
     @property
     def scores_by(self) -> str:
         """`activation`, resolved."""
-        return self.activation or ("none" if self.form == "decoded" else "sigmoid")
+        by = "none" if self.form in ("decoded", "detections") else "sigmoid"
+        return self.activation or by
 
     @property
     def without(self) -> str:
@@ -229,12 +236,12 @@ class Outputs(Checked):
     @property
     def overlap(self) -> float | None:
         """The overlap of suppression; `None`: nothing is suppressed."""
-        return None if self.form == "queries" else self.nms
+        return None if self.form in CHOSEN else self.nms
 
     @property
     def limit(self) -> int:
         """How many detections an image has at most."""
-        return self.top if self.form == "queries" else self.after
+        return self.top if self.form in CHOSEN else self.after
 
 
 class Preprocessing(Checked, images.Preprocessing):

@@ -71,6 +71,13 @@ def test_logits_that_are_taken_for_scores_and_scores_for_logits() -> None:
     assert check(Outputs(form="decoded", activation="sigmoid"), logits, SIZE) == 20
 
 
+def test_rows_that_the_network_has_chosen() -> None:
+    boxes = rows("xyxy", classes=1)
+    raw = torch.cat([boxes, torch.randint(0, 80, (2, 50, 1)).float()], -1)
+    assert "give outputs.form: detections, with classes" in refused(raw, box="xyxy")
+    assert check(Outputs(form="detections", classes=80), raw, SIZE) == 80
+
+
 def test_what_is_no_number() -> None:
     raw = rows("cxcywh")
     raw[..., 4:] = torch.nan

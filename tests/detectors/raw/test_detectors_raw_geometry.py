@@ -94,6 +94,13 @@ def test_queries_are_shares_of_the_image_by_default() -> None:
     assert scores[0, 0].tolist() == [0.5] * 3
 
 
+def test_detections_are_boxes_with_a_score_and_a_class() -> None:
+    rows = torch.tensor([[[16.0, 10, 24, 14, 0.75, 2], [0, 0, 8, 8, 0.5, 0]]])
+    boxes, scores = decode(Outputs(form="detections", classes=3), rows, SIZE)
+    assert torch.equal(boxes, rows[..., :4])
+    assert scores.tolist() == [[[0, 0, 0.75], [0.5, 0, 0]]]
+
+
 def test_scores_by_each_activation() -> None:
     values = [0.0, 0.0, 1.0, 1.0, 0.0, math.log(3), math.log(4)]
 

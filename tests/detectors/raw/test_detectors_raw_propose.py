@@ -44,6 +44,12 @@ def detr() -> Any:
     return {"logits": 3 * torch.randn(2, 300, 80), "boxes": boxes}
 
 
+def chosen() -> Any:
+    corners = 300 * torch.rand(2, 100, 2)
+    boxes = torch.cat([corners, corners + 5 + 90 * torch.rand(2, 100, 2)], -1)
+    return torch.cat([boxes, shares(2, 100, 1), torch.randint(0, 80, (2, 100, 1))], -1)
+
+
 @pytest.mark.parametrize(
     ("raw", "keys"),
     [
@@ -52,6 +58,7 @@ def detr() -> Any:
         (yolov8, {"form": "decoded", "activation": "none"}),
         (lambda: yolov8(heads=True), {"form": "decoded", "activation": "none", "take": (0,)}),
         (lambda: yolov8(heads=True)[1], {"form": "levels", "bins": 16, "activation": "sigmoid"}),
+        (chosen, {"form": "detections", "classes": 80, "how": "xyxy"}),
         (detr, {"form": "queries", "activation": "sigmoid"}),
         (
             lambda: [torch.randn(2, 3, n, n, 85) for n in CELLS],

@@ -1,7 +1,7 @@
 """From what a detector's raw network gives to boxes and scores, as `detection.Outputs` says.
 
 `decode` is a pure function without order, thresholds or limits, so that a loss can compare two
-networks row by row. One file a form: `decoded`, `levels`, `queries`, `function`.
+networks row by row. One file a form: `decoded`, `levels`, `queries`, `detections`, `function`.
 """
 
 from __future__ import annotations

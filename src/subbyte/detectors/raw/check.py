@@ -11,7 +11,9 @@ from torch import Tensor
 from subbyte.detection import CORNERS, Outputs
 from subbyte.detectors.common.nms import rows
 from subbyte.detectors.raw import decode
+from subbyte.detectors.raw.detections import looks_so
 from subbyte.detectors.raw.misfit import text
+from subbyte.detectors.raw.taken import taken
 from subbyte.errors import SubbyteError
 
 LOOKED_AT = 100  # boxes of each image, those of the highest scores
@@ -34,6 +36,11 @@ def check(outputs: Outputs, raw: Any, size: tuple[int, int]) -> int:
             image; the message has what would fit.
     """
     boxes, scores = decode(outputs, raw, size)
+    if outputs.form == "decoded" and any(looks_so(tensor) for tensor in taken(outputs, raw)):
+        raise SubbyteError(
+            "rows of the first batch are a box, a score and the number of a class, which the "
+            "network has chosen itself: give outputs.form: detections, with classes"
+        )
     _check_scores(outputs, scores)
     fault = _fault(_best(boxes, scores), size)
     if fault is not None:
@@ -106,7 +113,7 @@ def _others(outputs: Outputs) -> Iterator[dict[str, Any]]:
             bins = {"bins": 1} if other == "distances" else {}
             yield {"box": other, "objectness": outputs.has_objectness, **bins}
         return
-    if outputs.form in ("decoded", "queries"):
+    if outputs.form in ("decoded", "queries", "detections"):
         unit = "pixels" if outputs.is_relative else "relative"
         yield {"unit": unit}
         boxes = [box for box in CORNERS if box != outputs.how]

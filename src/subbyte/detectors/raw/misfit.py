@@ -10,11 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from subbyte.detection import CODED, Outputs
-from subbyte.detectors.raw import decoded, levels, queries
+from subbyte.detectors.raw import decoded, detections, levels, queries
 from subbyte.detectors.raw.taken import shapes
 from subbyte.errors import SubbyteError
 
-FORMS: Mapping[str, Any] = {"decoded": decoded, "levels": levels, "queries": queries}
+FORMS: Mapping[str, Any] = {
+    "decoded": decoded,
+    "levels": levels,
+    "queries": queries,
+    "detections": detections,
+}
 Size = tuple[int, int]
 
 # What the keys of a sentence may be instead, the likelier first.
@@ -117,6 +122,8 @@ def _some_of(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def _classes(outputs: Outputs, read: Any) -> int:
+    if outputs.classes is not None:
+        return outputs.classes
     parts = read.parts[0] if isinstance(read, levels.Read) else read
     return int(parts.classes.shape[-1]) - (outputs.without != "none")
 

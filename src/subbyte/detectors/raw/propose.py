@@ -8,6 +8,7 @@ from typing import Any
 from subbyte.detection import Outputs
 from subbyte.detectors.raw import decode
 from subbyte.detectors.raw.check import check
+from subbyte.detectors.raw.detections import looks_so
 from subbyte.detectors.raw.misfit import BINS, STRIDES
 from subbyte.detectors.raw.taken import taken, tensors_of
 from subbyte.errors import SubbyteError
@@ -34,20 +35,23 @@ def proposed(raw: Any, size: tuple[int, int], classes: int | None = None) -> Out
     """
     wanted: list[tuple[int, ...] | None] = [(classes,)] if classes is not None else [USUAL, None]
     for counts in wanted:
-        for keys in _sentences(raw):
+        for keys in _sentences(raw, classes):
             found = _classes(Outputs(**keys), raw, size)
             if found is not None and (counts is None or found in counts):
                 return Outputs(**keys)
     return None
 
 
-def _sentences(raw: Any) -> Iterator[dict[str, Any]]:
+def _sentences(raw: Any, classes: int | None) -> Iterator[dict[str, Any]]:
     """The likelier ones first, each with scores as they are and by a sigmoid."""
     takes: list[dict[str, Any]] = [{}]
     if len(tensors_of(raw)) > 1:
         takes.append({"take": [0]})
     for take in takes:
-        for keys in _forms(taken(Outputs(form="decoded", **take), raw)):
+        tensors = taken(Outputs(form="decoded", **take), raw)
+        if len(tensors) == 1 and looks_so(tensors[0]):
+            yield {"form": "detections", "classes": classes or USUAL[0], **take}
+        for keys in _forms(tensors):
             for activation in ("none", "sigmoid"):
                 yield {**keys, "activation": activation, **take}
 
