@@ -93,6 +93,15 @@ class Decoded(nn.Module):
         return torch.cat([boxes, values[:, 4:].sigmoid()], 1)
 
 
+class Corners(Decoded):
+    """[N, B, 4 + classes], boxes as their corners."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """One tensor."""
+        rows = super().forward(x).transpose(1, 2)
+        return torch.cat([rows[..., :2] / 2, 30 + rows[..., 2:4] / 2, rows[..., 4:]], -1)
+
+
 class Queries(nn.Module):
     """Logits and boxes of 16 queries, which are the cells of the coarser level."""
 
@@ -131,6 +140,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
         },
     ),
     "decoded": (Decoded, {"form": "decoded"}),
+    "corners": (Corners, {"form": "decoded", "box": "xyxy"}),
     "chosen": (Chosen, {"form": "detections", "classes": CLASSES, "top": 20}),
     "queries": (Queries, {"form": "queries", "activation": "softmax", "top": 20}),
 }

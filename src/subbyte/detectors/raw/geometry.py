@@ -16,7 +16,9 @@ def corners(boxes: Tensor, form: str) -> Tensor:
     """
     first, second = boxes[..., :2], boxes[..., 2:]
     if form == "xyxy":
-        return boxes
+        # Not the columns themselves: files would gather rows from the uncut tensor, for which ONNX
+        # allows fewer columns of indices than of data, and OpenVINO does not.
+        return torch.cat([first, second], -1)
     if form == "xywh":
         return torch.cat([first, first + second], -1)
     return torch.cat([first - second / 2, first + second / 2], -1)
