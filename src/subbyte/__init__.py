@@ -12,6 +12,7 @@ from subbyte.utils import lazy
 from subbyte.version import __version__
 
 if TYPE_CHECKING:
+    from subbyte import detection
     from subbyte.api import export, layers, load, quantize, save
     from subbyte.recipe import Recipe
 else:
@@ -19,6 +20,7 @@ else:
         __name__,
         {
             "Recipe": "subbyte.recipe",
+            "detection": "subbyte.detection",
             "export": "subbyte.api",
             "layers": "subbyte.api",
             "load": "subbyte.api",
@@ -31,6 +33,7 @@ __all__ = [
     "Recipe",
     "SubbyteError",
     "__version__",
+    "detection",
     "export",
     "layers",
     "load",

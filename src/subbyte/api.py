@@ -18,7 +18,9 @@ from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
-from subbyte.detectors import regions_of, training_loss
+from subbyte.detection import Outputs, Preprocessing
+from subbyte.detectors import regions_of, training_loss, try_out
+from subbyte.detectors.raw_outputs import RawDetector, of_sentence, raw_detector
 from subbyte.errors import SubbyteError
 from subbyte.graph.balance import balanced
 from subbyte.graph.capture.model import capture_model
@@ -47,10 +49,16 @@ def quantize(
     *,
     progress: Progress | None = None,
     resume: Path | None = None,
+    outputs: Outputs | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Simulation:
     """Quantize a model: a new module, called as the model was; `model` is left as it is.
 
     The same model, batches and recipe give the same result (its `seed`; one thread count).
+
+    With `outputs`, a detector's raw network becomes a detector as torchvision's are: the result
+    takes images [3, H, W], RGB in [0, 1], a list or a tensor of them, and gives a dictionary of
+    boxes, scores and labels (from 1) for each; so do the batches, and files have boxes.
 
     Args:
         model: Any module that `torch.export` can capture, or a detector with regions that it can.
@@ -61,21 +69,32 @@ def quantize(
         progress: Shows how far the work is.
         resume: A folder to which methods that learn write each finished block; called again with
             the same arguments after it was interrupted, it goes on from there, to the same result.
+        outputs: What a detector's raw network gives.
+        preprocessing: With `outputs`: how images become the network's input; `None`: they are it.
 
     Raises:
         SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
-            matches no layer; or `resume` holds other work.
+            matches no layer; `resume` holds other work; or what the network gives is not what
+            `outputs` says.
     """
     started = time.perf_counter()
     recipe, progress = recipe or Recipe(), progress or Silent()
     _check_module(model)
     check_recipe(recipe)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
+    if outputs is not None:
+        model = raw_detector(model, outputs, preprocessing)
+        try_out(model, *next(iter(batches)))
+    elif preprocessing is not None:
+        raise SubbyteError("preprocessing is that of a raw network: give its outputs as well")
     with progress.working("capturing the model"):
         float_model = capture(model, next(iter(batches)), recipe.regions)
-    return quantize_captured(
+    simulation = quantize_captured(
         float_model, batches, recipe, progress=progress, resume=resume, started=started
     )
+    if isinstance(model, RawDetector):
+        simulation.metadata |= {"detector": model.sentence()}
+    return simulation
 
 
 def capture(
@@ -217,6 +236,9 @@ def load(model: nn.Module, path: str | Path) -> Simulation:
         raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     saved = saved_file.read(Path(path))
     recipe = Recipe(**saved.metadata["recipe"])
+    sentence = saved.metadata.get("detector")
+    if sentence is not None and not isinstance(model, RawDetector):
+        model = of_sentence(model, sentence)
     float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
     saved_file.check_same(saved, float_model.fingerprints)
     float_model = equalized(float_model) if recipe.equalize else float_model

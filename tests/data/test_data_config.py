@@ -115,9 +115,6 @@ def test_splits_have_defaults_of_their_own() -> None:
 
 def test_keys_of_detectors_that_cannot_be() -> None:
     assert "'coco', 'voc' or 'yolo'" in message(root="a", format="kitti")
-    assert "preprocessing has no meaning for detectors" in message(
-        root="a", format="voc", preprocessing={"resize": 8}
-    )
     assert "data.format has no meaning with data.name: digit-scenes" in message(
         name="digit-scenes", format="coco"
     )

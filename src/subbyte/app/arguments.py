@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from subbyte import models, targets
+from subbyte import detection, models, targets
 from subbyte.app.experiment import Experiment, read_setting
 from subbyte.data.config import BUNDLED, BUNDLED_SCENES
 from subbyte.data.preprocessing import Preprocessing
@@ -77,6 +77,8 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
     faults = [str(unknown("variant", name, experiment.variants)) for name in strange]
     with gathered(faults):
         models.check(experiment.model)
+    with gathered(faults):
+        _check_preprocessing(experiment)
     if experiment.data.name is None and models.is_classifier(experiment.model):
         from subbyte.data import image_roots
 
@@ -103,6 +105,21 @@ def _of_objects(experiment: Experiment) -> bool:
     except SubbyteError:  # nothing that a classifier could take
         return data.root is not None and formats_in(data.root) == ["yolo"]
     return False
+
+
+def _check_preprocessing(experiment: Experiment) -> None:
+    """Refuse a preprocessing that is not for the model's task."""
+    given = experiment.data.preprocessing
+    if experiment.model.outputs is not None:
+        try:
+            detection.preprocessing_of(given)
+        except SubbyteError as error:
+            raise SubbyteError(f"data.preprocessing: {error}") from None
+    elif experiment.data.is_detection and given is not None:
+        raise SubbyteError(
+            "data.preprocessing has no meaning for detectors that prepare images by themselves: "
+            "leave it out, or give model.outputs as well if the model is a raw network"
+        )
 
 
 def check_training(asked: TrainingExperiment) -> None:

@@ -318,7 +318,9 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
                 if found.exists():
                     section[name] = str(found)
     model = raw.get("model")
-    if isinstance(model, dict) and isinstance(model.get("factory"), str):
-        file, colon, function = model["factory"].rpartition(":")
-        if file.endswith(".py") and (base / file).exists():
-            model["factory"] = f"{base / file}{colon}{function}"
+    if isinstance(model, dict):
+        for section, key in ((model, "factory"), (model.get("outputs"), "form")):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                file, colon, function = section[key].rpartition(":")
+                if file.endswith(".py") and (base / file).exists():
+                    section[key] = f"{base / file}{colon}{function}"

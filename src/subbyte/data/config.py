@@ -62,8 +62,8 @@ class DataConfig(BaseModel):
             folders in the order of the outputs, or "imagenet" (default: `data.classes.class_order`
             finds out); of a detector the names in the order of the labels, without the background.
         skip_broken: Leave out image files that cannot be decoded, instead of refusing them.
-        preprocessing: Replaces that of the weights. Detectors prepare images by themselves, so it
-            has no meaning for them.
+        preprocessing: Replaces that of the weights. Of detectors only those have one that are a raw
+            network (`model.outputs`); all others prepare images by themselves.
         format: Of a detector's annotations; `None`: as the files show it.
         annotations: Files that lie elsewhere: a JSON file in COCO's form, which is that of both
             sides of a `root` (a folder of images) or that of `evaluation`; {calibration: FILE,
@@ -112,7 +112,6 @@ class DataConfig(BaseModel):
             raise ValueError(
                 f"data.{given} is given without data.{missing}: give both, or data.root"
             )
-        self._refuse_without_objects()
         return self
 
     def _refuse_beside_name(self, name: str) -> None:
@@ -133,10 +132,3 @@ class DataConfig(BaseModel):
                     f"data.{key} has no meaning with data.root: give either root, "
                     "or calibration and evaluation"
                 )
-
-    def _refuse_without_objects(self) -> None:
-        if self.is_detection and self.preprocessing is not None:
-            raise ValueError(
-                "data.preprocessing has no meaning for detectors, which prepare images by "
-                "themselves; leave it out"
-            )

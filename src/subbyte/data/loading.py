@@ -17,7 +17,7 @@ from subbyte.data.digits import CLASSES, digits_split
 from subbyte.data.folders import FolderListing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageInfo, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
-from subbyte.data.preprocessing import Preprocessing, is_padded
+from subbyte.data.preprocessing import OF_DETECTORS, Preprocessing, is_padded
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
 from subbyte.utils.progress import Progress, Silent
@@ -324,12 +324,18 @@ def _resolve(
     """The preprocessing to use, and whether its mean or std is only assumed."""
     if given is None:
         return weights or Preprocessing(), weights is None
+    detectors = [key for key in OF_DETECTORS if key in given.model_fields_set]
+    if detectors:
+        raise SubbyteError(
+            f"data.preprocessing.{detectors[0]} is for detectors, and the model is a classifier: "
+            "leave it out; for a detector's network give model.outputs"
+        )
     missing = {"mean", "std"} - given.model_fields_set
     if weights is None or not missing:
         return given, bool(missing)
     values = {key: getattr(weights if key in missing else given, key) for key in ("mean", "std")}
     try:
-        return Preprocessing(**{**given.model_dump(), **values}), False
+        return Preprocessing(**{**given.as_classifiers(), **values}), False
     except ValidationError as error:
         (other,) = missing
         channels = len(given.std if other == "mean" else given.mean)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from subbyte.detectors.base import TrainingLoss, family_of
@@ -27,15 +29,26 @@ def is_whole(model: nn.Module) -> bool:
     return family_of(model).whole
 
 
+def try_out(model: nn.Module, images: Any) -> None:
+    """Look at what a model gives for a first batch of images.
+
+    Raises:
+        SubbyteError: That cannot be right.
+    """
+    family_of(model).tried(model, images)
+
+
 def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     """How a detector's file takes images of these sizes (height, width).
 
-    Images of one size stay as they are. Others are resized as the model's family does.
+    Images of one size stay as they are, unless the model says what they become. Others are resized
+    as the model's family does.
     """
     distinct = set(sizes)
-    if len(distinct) == 1:
+    letterbox = family_of(model).letterbox(model, distinct)
+    if len(distinct) == 1 and not letterbox.by_model:
         return Letterbox(next(iter(distinct)))
-    return own_letterbox(model, distinct)
+    return letterbox
 
 
 def own_letterbox(model: nn.Module, sizes: Sizes) -> Letterbox:

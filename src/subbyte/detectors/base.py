@@ -85,6 +85,8 @@ class Family:
             width).
         label_count: How many labels a model has, the background among them; `None`: unknown.
         whole: Whether files can go from images to boxes.
+        tried: `(model, images) -> None`, looks at what a model gives for a first batch and raises
+            `SubbyteError` if that cannot be right.
         operators: The family's own PyTorch operators, each with its translation to ONNX.
     """
 
@@ -97,6 +99,7 @@ class Family:
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
     label_count: Callable[[Any], int | None] = lambda _: None
     whole: bool = True
+    tried: Callable[[Any, Any], None] = lambda *_: None
     operators: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
 
 

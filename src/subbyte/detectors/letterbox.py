@@ -22,19 +22,46 @@ class Letterbox:
     Attributes:
         size: Height and width in pixels.
         fit: "stretch" both sides, as an SSD does itself, so that nothing changes; or "pad": resize
-            as far as it fits, and fill up on the right and below.
+            as far as it fits, and fill up the rest.
         antialias: Resize as PIL does, else by plain bilinear interpolation.
         fill: R, G and B, in [0, 1].
+        place: Where an image that is padded lies, in the upper left "corner" or in the "centre".
+        by_model: The model says so, and does the same itself, so that nothing changes.
     """
 
     size: HeightWidth
     fit: Literal["stretch", "pad"] = "stretch"
     antialias: bool = False
     fill: tuple[float, ...] = (0.0, 0.0, 0.0)
+    place: Literal["corner", "centre"] = "corner"
+    by_model: bool = False
 
     def images(self, images: Sequence[Tensor]) -> Tensor:
         """Images [3, h, w] of any sizes as [N, 3, H, W]."""
-        return torch.stack([self._fitted(image) for image in images])
+        return torch.cat([self.fitted(image[None]) for image in images])
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images [N, 3, h, w] of one size as [N, 3, H, W]."""
+        inner = self._inner((images.shape[-2], images.shape[-1]))
+        if inner != tuple(images.shape[-2:]):
+            images = interpolate(
+                images, inner, mode="bilinear", align_corners=False, antialias=self.antialias
+            )
+        above, left = self._corner(inner)
+        below, right = self.size[0] - inner[0] - above, self.size[1] - inner[1] - left
+        if not any((left, right, above, below)):
+            return images
+        fill = images.new_tensor(self.fill).view(3, 1, 1)
+        return pad(images - fill, (left, right, above, below)) + fill
+
+    def in_pixels(self, boxes: Tensor, size: HeightWidth) -> Tensor:
+        """Boxes [..., 4] in the file's image in pixels of the image of `size`, not clipped."""
+        inner = self._inner(size)
+        if inner == size == self.size:
+            return boxes
+        above, left = self._corner(inner)
+        factors = [size[1] / inner[1], size[0] / inner[0]] * 2
+        return (boxes - boxes.new_tensor([left, above] * 2)) * boxes.new_tensor(factors)
 
     def back(self, found: Mapping[str, np.ndarray], size: HeightWidth) -> dict[str, np.ndarray]:
         """Detections in the file's image in pixels of the image of `size` that it was made of.
@@ -45,7 +72,9 @@ class Letterbox:
         (height, width), (high, wide) = self._inner(size), size
         if (height, width) == size and self.fit == "stretch":
             return dict(found)
-        boxes = found["boxes"] * np.array([wide / width, high / height] * 2, np.float32)
+        above, left = self._corner((height, width))
+        boxes = found["boxes"] - np.array([left, above] * 2, np.float32)
+        boxes = boxes * np.array([wide / width, high / height] * 2, np.float32)
         if self.fit == "stretch":
             return {**found, "boxes": boxes}
         boxes = np.clip(boxes, 0, np.array([wide, high] * 2, np.float32))
@@ -59,6 +88,7 @@ class Letterbox:
             "fit": self.fit,
             "antialias": self.antialias,
             "fill": list(self.fill),
+            "place": self.place,
         }
 
     def _inner(self, size: HeightWidth) -> HeightWidth:
@@ -69,17 +99,11 @@ class Letterbox:
         height, width = (max(1, round(side * factor)) for side in size)
         return min(height, self.size[0]), min(width, self.size[1])
 
-    def _fitted(self, image: Tensor) -> Tensor:
-        inner = self._inner((image.shape[-2], image.shape[-1]))
-        if inner != tuple(image.shape[-2:]):
-            image = interpolate(
-                image[None], inner, mode="bilinear", align_corners=False, antialias=self.antialias
-            )[0]
-        below, right = self.size[0] - inner[0], self.size[1] - inner[1]
-        if not below and not right:
-            return image
-        fill = image.new_tensor(self.fill).view(3, 1, 1)
-        return pad(image - fill, (0, right, 0, below)) + fill
+    def _corner(self, inner: HeightWidth) -> HeightWidth:
+        """Rows above and columns left of an image that is resized to `inner`."""
+        if self.place == "corner":
+            return 0, 0
+        return (self.size[0] - inner[0]) // 2, (self.size[1] - inner[1]) // 2
 
 
 def ratio_kept(model: Any, sizes: Sizes) -> Letterbox:
@@ -100,5 +124,9 @@ def letterbox_of(metadata: Mapping[str, Any]) -> Letterbox:
     """The letterbox that a file's metadata describes, as `Letterbox.metadata` gives it."""
     height, width = metadata["size"]
     return Letterbox(
-        (height, width), metadata["fit"], metadata["antialias"], tuple(metadata["fill"])
+        (height, width),
+        metadata["fit"],
+        metadata["antialias"],
+        tuple(metadata["fill"]),
+        metadata.get("place", "corner"),  # files of earlier versions have none
     )

@@ -72,6 +72,9 @@ def check(config: ModelConfig) -> None:
             timm_family.require()
             if name.partition(".")[0] not in (known := timm_family.names()):
                 raise unknown("model", name, known)
+    with gathered(faults):
+        if config.outputs is not None and ":" in config.outputs.form:
+            factory.source_of(config.outputs.form)
     if config.checkpoint is not None and not config.checkpoint.exists():
         faults.append(str(missing_checkpoint(config.checkpoint)))
     refuse(faults)
@@ -134,7 +137,7 @@ def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration is known to be a classifier's before anything is loaded."""
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
-    return config.factory is None and not named
+    return config.factory is None and config.outputs is None and not named
 
 
 def _of_weights(config: ModelConfig) -> Iterator[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from subbyte.detection import Outputs
 from subbyte.errors import SubbyteError
 from subbyte.utils.validation import HomePath
 
@@ -29,6 +30,7 @@ class ModelConfig(BaseModel):
         arguments: What the factory is called with.
         num_classes: How many outputs the model has, where neither the weights nor the checkpoint
             decide it.
+        outputs: Of a detector's raw network: what it gives.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,18 @@ class ModelConfig(BaseModel):
     factory: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     num_classes: Annotated[int, Field(ge=1)] | None = None
+    outputs: Outputs | None = None
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _read_outputs(cls, given: Any) -> Any:
+        """One sentence for what is wrong in it, as for the model's other keys."""
+        if not isinstance(given, dict):
+            return given
+        try:
+            return Outputs(**{str(key): value for key, value in given.items()})
+        except SubbyteError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="before")
     @classmethod

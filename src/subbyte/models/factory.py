@@ -35,8 +35,7 @@ def load(config: ModelConfig) -> ModelSpec:
     if config.num_classes is not None:
         arguments["num_classes"] = config.num_classes
     is_file = source.endswith(".py")
-    folder = Path(source).resolve().parent if is_file else Path.cwd()
-    with _importable(folder):
+    with _importable(_folder(source)):
         code = _from_file(Path(source)) if is_file else _from_package(source)
         module = _call(_function(code, function, source), arguments, f"{source}:{function}")
     if config.checkpoint is not None:
@@ -44,6 +43,18 @@ def load(config: ModelConfig) -> ModelSpec:
     name = f"{Path(source).name if is_file else source}:{function}"
     task = "detection" if isinstance(module, DETECTORS) else "classification"
     return ModelSpec(name, module, task, preprocessing=None, classes=None)
+
+
+def function_of(named: str) -> Callable[..., Any]:
+    """The function that "my_file.py:name" or "package.module:name" names.
+
+    Raises:
+        SubbyteError: There is no such file, package or function, or it cannot be imported.
+    """
+    source, function = source_of(named)
+    with _importable(_folder(source)):
+        code = _from_file(Path(source)) if source.endswith(".py") else _from_package(source)
+        return _function(code, function, source)
 
 
 def source_of(factory: str) -> tuple[str, str]:
@@ -61,6 +72,11 @@ def source_of(factory: str) -> tuple[str, str]:
     if source.endswith(".py") and not Path(source).resolve().is_file():
         raise SubbyteError(f"factory file '{Path(source).resolve()}' does not exist")
     return source, function
+
+
+def _folder(source: str) -> Path:
+    """The folder from which a factory's code runs."""
+    return Path(source).resolve().parent if source.endswith(".py") else Path.cwd()
 
 
 @contextmanager

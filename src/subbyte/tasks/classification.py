@@ -134,7 +134,7 @@ class Classification:
         """How an image is prepared, and what the classes are called."""
         return {
             "task": self.name,
-            "preprocessing": self.data.preprocessing.model_dump(mode="json"),
+            "preprocessing": self.data.preprocessing.as_classifiers(),
             "classes": list(self.classes),
         }
 
@@ -186,7 +186,7 @@ def calibration(
     given = chosen.pop("preprocessing", None)
     batches = open_calibration(source, spec.preprocessing, **chosen, given=given, progress=progress)
     prepared = batches.dataset.preprocessing
-    return batches, {"preprocessing": prepared.model_dump(mode="json")}
+    return batches, {"preprocessing": prepared.as_classifiers()}
 
 
 def evaluate(
@@ -298,5 +298,5 @@ def _resolved(config: DataConfig, data: Data) -> DataConfig:
     known = config.model_dump(exclude_unset=True)
     known["calibration_images"] = data.calibration.images
     if config.name is None and not data.assumed:
-        known["preprocessing"] = data.preprocessing.model_dump()
+        known["preprocessing"] = data.preprocessing.as_classifiers()
     return DataConfig(**known)

@@ -21,7 +21,7 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors import is_whole, label_count, letterbox_for, own_letterbox
+from subbyte.detectors import is_whole, label_count, letterbox_for, own_letterbox, try_out
 from subbyte.detectors.base import unwritable
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
@@ -95,7 +95,7 @@ class Detection:
     @property
     def reshapes(self) -> bool:
         """Images that are padded are resized by the model to another size than without."""
-        return self.letterbox.fit == "pad"
+        return self.letterbox.fit == "pad" and not self.letterbox.by_model
 
     def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> Run:
         """Detections by PyTorch, in each image's own pixels."""
@@ -241,6 +241,7 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
     images = _examples(found.calibration, asked.device)
     with progress.working("checking the model's detections"):
         check_detector(spec.module, images)
+        try_out(spec.module, images)
     data = found.labelled(label_count(spec.module), spec.classes)
     sizes = {known.size for side in (data.calibration, data.evaluation) for known in side.objects}
     letterbox = letterbox_for(spec.module, sizes)
@@ -270,7 +271,9 @@ def calibration(
             "it out"
         )
     batches = open_detection_calibration(source, **chosen, progress=progress)
-    check_detector(spec.module, _examples(batches, device))
+    images = _examples(batches, device)
+    check_detector(spec.module, images)
+    try_out(spec.module, images)
     letterbox = letterbox_for(spec.module, {found.size for found in batches.objects})
     return batches, {"preprocessing": None, "images": letterbox.metadata()}
 
@@ -378,7 +381,9 @@ def _of_sizes(model: torch.nn.Module, letterbox: Letterbox, sizes: set[HeightWid
         sizes: Those of the images.
     """
     height, width = letterbox.size
-    if len(sizes) == 1:
+    if sizes == {letterbox.size} and letterbox.by_model:
+        return []
+    if len(sizes) == 1 and not letterbox.by_model:
         own = own_letterbox(model, sizes)
         if own.fit == "stretch" and own.size == letterbox.size:
             return []
@@ -394,7 +399,10 @@ def _of_sizes(model: torch.nn.Module, letterbox: Letterbox, sizes: set[HeightWid
         "pad": "to which images are resized as far as they fit, and filled up; the simulation of "
         "the file sees them so too, the others see images as they are",
     }
+    done = how[letterbox.fit]
+    if letterbox.by_model and letterbox.fit == "pad":
+        done = "to which images are resized as far as they fit, and filled up, as by the model"
     return [
-        f"images are of {len(sizes)} sizes, and files take one, {height} high and {width} wide, "
-        f"{how[letterbox.fit]}"
+        f"images are of {len(sizes)} size{'s'[: len(sizes) > 1]}, and files take one, {height} high and {width} wide, "
+        f"{done}"
     ]

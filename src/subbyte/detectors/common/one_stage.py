@@ -25,7 +25,7 @@ class ImagesToBoxes(nn.Module):
     """Images → preprocessing → network → boxes, or without `boxes` to the raw outputs."""
 
     def __init__(
-        self, preprocessing: ImagePreprocessing, network: nn.Module, boxes: nn.Module | None
+        self, preprocessing: nn.Module, network: nn.Module, boxes: nn.Module | None
     ) -> None:
         super().__init__()
         self.preprocessing, self.network, self.boxes = preprocessing, network, boxes
@@ -53,7 +53,7 @@ class OneStage(nn.Module):
 
 @torch.no_grad()
 def one_stage(
-    preprocessing: ImagePreprocessing, network: nn.Module, boxes: nn.Module | None, images: Tensor
+    preprocessing: nn.Module, network: nn.Module, boxes: nn.Module | None, images: Tensor
 ) -> Deployment:
     """What to write of a detector of one stage.
 

@@ -23,9 +23,11 @@ def number(value: ir.Value | None) -> float | None:
 
 
 def integers(value: ir.Value | None) -> list[int] | None:
-    """What a constant of whole numbers holds, in one dimension."""
+    """What a constant of whole numbers holds, in one dimension; `None` of any other value."""
     found = array(value)
-    return None if found is None else [int(n) for n in found.reshape(-1)]
+    if found is None or found.dtype.kind not in "iub":
+        return None
+    return [int(n) for n in found.reshape(-1)]
 
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
