@@ -46,6 +46,22 @@ def with_any_batch(module: OnnxModule, network: Network) -> tuple[Step, ...]:
     Raises:
         SubbyteError: An operator holds the batch size in another way; it is named.
     """
+    if any(x.batch or (x.shape and x.shape[0] is None) for x in network.inputs):
+        try:
+            return _checked(module, network, as_written=True)
+        except SubbyteError:
+            pass  # the file says that it is dynamic, and holds a size all the same
+    return _checked(module, network, as_written=False)
+
+
+def _checked(module: OnnxModule, network: Network, as_written: bool) -> tuple[Step, ...]:
+    """The steps, each changed if it has to be.
+
+    Args:
+        module: The module.
+        network: What it was made from.
+        as_written: Whether shapes are believed wherever they fit, though a 1 may be the batch.
+    """
     runs = _begin(network)
     names = module.input_names
     images = [values[names[0]] for values in (runs.first, runs.second, runs.both)]
@@ -62,7 +78,7 @@ def with_any_batch(module: OnnxModule, network: Network) -> tuple[Step, ...]:
                 raise SubbyteError(
                     f"the node {step.node} cannot be computed: {_line(error)}"
                 ) from error
-            for changed in _variants(step, runs, first):
+            for changed in _variants(step, runs, first, as_written):
                 joined = _joined_all(module, changed, runs, images[2], first, second)
                 if joined is not None:
                     break
@@ -77,7 +93,7 @@ def with_any_batch(module: OnnxModule, network: Network) -> tuple[Step, ...]:
 
 
 def _begin(network: Network) -> _Runs:
-    """Random images, two batches of them, and both together."""
+    """Random images: two batches of them, and both together."""
     lengths = [x.shape[0] for x in network.inputs if x.shape and len(x.shape) > 2]
     size = next((n for n in lengths if n is not None), 1)
     generator = torch.Generator().manual_seed(0)
@@ -160,10 +176,21 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return torch.allclose(left, right, 0, TOLERANCE * largest + 1e-12, equal_nan=True)
 
 
-def _variants(step: Step, runs: _Runs, first: Values) -> Iterator[Step]:
-    """A step as it is, and in the ways in which it may be meant for any batch size."""
-    yield step
+def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Iterator[Step]:
+    """A step as it is, and in the ways in which it may be meant for any batch size.
+
+    Args:
+        step: The step.
+        runs: What was computed before it.
+        first: What it gives for the first batch.
+        as_written: Whether a new shape that fits is believed, where one of its lengths could be
+            the batch size.
+    """
     size = runs.size
+    if step.node.operator == "Reshape" and not as_written:
+        for numbers in _shapes_of_batch(step, size, first):
+            yield replace(step, operands=(step.operands[0], numbers))
+    yield step
     short = _unbatched(step, runs)
     if short:
         yield replace(step, spread=frozenset(short))
@@ -174,6 +201,16 @@ def _variants(step: Step, runs: _Runs, first: Values) -> Iterator[Step]:
             operands = list(step.operands)
             operands[place] = values
             yield replace(step, operands=tuple(operands))
+
+
+def _shapes_of_batch(step: Step, size: int, first: Values) -> Iterator[Numbers]:
+    """New shapes in which a length that the file says to be the batch size is the batch size."""
+    shape = step.operands[1]
+    if isinstance(shape, Numbers):
+        written = shape.values.reshape(-1).tolist()
+        for numbers in _meant(step, 1, shape, size, first):
+            if written[numbers.batched[0][0]] == size:
+                yield numbers
 
 
 def _unbatched(step: Step, runs: _Runs) -> list[int]:
