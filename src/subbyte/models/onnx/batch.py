@@ -7,6 +7,7 @@ it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,12 +33,14 @@ class _Runs:
         second: For the second.
         both: For both together.
         size: How many images a batch has.
+        images: Names of what depends on images, and not on how many there are alone.
     """
 
     first: Values
     second: Values
     both: Values
     size: int
+    images: set[str]
 
 
 def with_any_batch(module: OnnxModule, network: Network) -> tuple[Step, ...]:
@@ -78,6 +81,9 @@ def _checked(module: OnnxModule, network: Network, as_written: bool) -> tuple[St
                 raise SubbyteError(
                     f"the node {step.node} cannot be computed: {_line(error)}"
                 ) from error
+            missing = [name for name in step.node.outputs if name and name not in first]
+            if missing:
+                raise SubbyteError(f"the output '{missing[0]}' of the node {step.node} is not known")
             for changed in _variants(step, runs, first, as_written):
                 joined = _joined_all(module, changed, runs, images[2], first, second)
                 if joined is not None:
@@ -103,7 +109,7 @@ def _begin(network: Network) -> _Runs:
         shared = given.shape is not None and len(given.shape) > 0 and given.shape[0] in (None, size)
         first[given.name], second[given.name] = a, b if shared else a
         both[given.name] = torch.cat([a, b]) if shared else a
-    return _Runs(first, second, both, size)
+    return _Runs(first, second, both, size, set(first))
 
 
 def _example(given: Input, size: int, generator: torch.Generator) -> Tensor:
@@ -129,8 +135,11 @@ def _joined_all(
     except Exception:
         return None  # a shape that does not fit is what is looked for
     found: Values = {}
+    sources = {operand.name for operand in step.operands if isinstance(operand, Value)}
+    of_images = not runs.images.isdisjoint(sources)
     for name, value in both.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and of_images:
+            runs.images.add(name)
             value = _joined(first[name], second[name], value)
             if value is None:
                 return None
@@ -169,11 +178,12 @@ def _joins(first: Tensor, second: Tensor, axis: int) -> Iterator[Tensor]:
 def _same(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape:
         return False
-    if not left.is_floating_point():
+    if not left.is_floating_point() or not left.numel():
         return torch.equal(left, right)
-    finite = left[torch.isfinite(left)]
-    largest = finite.abs().max().item() if finite.numel() else 0.0
-    return torch.allclose(left, right, 0, TOLERANCE * largest + 1e-12, equal_nan=True)
+    largest, difference = left.abs().max().item(), (left - right).abs().max().item()
+    if math.isfinite(largest + difference):
+        return difference <= TOLERANCE * largest
+    return torch.allclose(left, right, TOLERANCE, equal_nan=True)
 
 
 def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Iterator[Step]:

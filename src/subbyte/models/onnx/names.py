@@ -48,7 +48,7 @@ def scope_of(name: str, operator: str, properties: Mapping[str, str]) -> str:
 
 def qualified(name: str) -> str:
     """A name as a path of modules: dots for slashes, and only what names may hold."""
-    parts = [re.sub(r"\W", "_", part) for part in re.split(r"[./]", name)]
+    parts = [re.sub(r"[^\w-]", "_", part) for part in re.split(r"[./]", name)]
     return ".".join(f"{p}_" if p in RESERVED else p for p in parts if p)
 
 

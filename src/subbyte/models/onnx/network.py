@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-LENGTHS = tuple[int | None, ...]  # None: any length
+Lengths = tuple[int | None, ...]  # None: any length
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Input:
 
     name: str
     dtype: str
-    shape: LENGTHS | None
+    shape: Lengths | None
     batch: str = ""
 
 
@@ -95,7 +95,8 @@ def pruned(network: Network) -> Network:
     needed, kept = set(network.outputs), []
     for node in reversed(network.nodes):
         if needed.intersection(node.outputs):
-            kept.append(node)
+            read = tuple(name if name in needed else "" for name in node.outputs)
+            kept.append(replace(node, outputs=read))
             needed.update(name for name in node.inputs if name)
     constants = {name: value for name, value in network.constants.items() if name in needed}
     return replace(network, nodes=tuple(kept[::-1]), constants=constants)

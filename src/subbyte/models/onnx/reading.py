@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,20 @@ QUANTIZED = {
     "FakeQuantize",
 }
 CONTROL = {"If": "a branch", "Loop": "a loop", "Scan": "a loop"}
+SEQUENCES = {
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalGetElement",
+    "OptionalHasElement",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SequenceMap",
+    "SplitToSequence",
+}
 STANDARD = ("", "ai.onnx")
 
 
@@ -50,8 +63,9 @@ def read(path: Path) -> Network:
             f"{OLDEST} or later"
         )
     with _quiet():
-        for step in (passes.InlinePass(), passes.TopologicalSortPass(), passes.IdentityEliminationPass()):
-            step(model)
+        passes.InlinePass()(model)
+        passes.TopologicalSortPass()(model)
+        passes.IdentityEliminationPass()(model)
     graph = model.graph
     for node in graph:
         _check(node, path)
@@ -96,8 +110,7 @@ def _check(node: ir.Node, path: Path) -> None:
             f"{path} has {CONTROL[node.op_type]} ({what} is {node.op_type}): export the model "
             "without it, such as with fixed sizes and without its post-processing"
         )
-    sequence = "Sequence" in node.op_type or node.op_type.startswith("Optional")
-    if sequence or any(isinstance(v.type, ir.SequenceType | ir.OptionalType) for v in node.outputs):
+    if node.op_type in SEQUENCES or any(isinstance(v.type, ir.SequenceType | ir.OptionalType) for v in node.outputs):
         raise SubbyteError(
             f"{path} has a sequence ({what} is {node.op_type}): export the model so that it gives "
             "tensors"
@@ -194,8 +207,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def renamed(node: Node, inputs: Mapping[str, str]) -> Node:
-    """A node that reads other values."""
-    return replace(node, inputs=tuple(inputs.get(name, name) for name in node.inputs))

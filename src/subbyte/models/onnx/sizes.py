@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from subbyte.models.onnx.network import Node
+from subbyte.models.onnx.network import Network, Node
+from subbyte.models.onnx.operators import operators
 
 Function = Callable[..., Any]
 FLOATS = (1, 10, 11, 16)  # ONNX's numbers for types of floats
+FEW = 64  # floats up to so many may be numbers: scales of a resize
+LENGTHS = ("Shape", "Size")
 
 
 def objects(values: Any) -> np.ndarray:
@@ -153,6 +156,21 @@ def _filled(node: Node, shape: np.ndarray) -> np.ndarray:
     return result
 
 
+def _transpose(node: Node, x: np.ndarray) -> np.ndarray:
+    return np.transpose(x, node.get("perm"))
+
+
+def _expand(node: Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    del node
+    wanted = np.broadcast_shapes(x.shape, tuple(int(n) for n in shape.reshape(-1)))
+    return np.broadcast_to(x, wanted)
+
+
+def _tile(node: Node, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    del node
+    return np.tile(x, [int(n) for n in repeats.reshape(-1)])
+
+
 def _range(node: Node, start: np.ndarray, end: np.ndarray, step: np.ndarray) -> np.ndarray:
     del node
     return objects(np.arange(start.item(), end.item(), step.item()))
@@ -163,6 +181,8 @@ def _identity(node: Node, x: np.ndarray) -> np.ndarray:
     return x
 
 
+# Those of them that may give many numbers: as tensors, unless a shape is made of them.
+FILLING = {"ConstantOfShape", "Expand", "Range", "Tile"}
 # Operators that are computed with numbers where all they read is numbers.
 SIZES: dict[str, Function] = {
     "Abs": _each(abs),
@@ -174,6 +194,7 @@ SIZES: dict[str, Function] = {
     "ConstantOfShape": _filled,
     "Div": _each(_divide),
     "Equal": _each(operator.eq),
+    "Expand": _expand,
     "Floor": _each(math.floor),
     "Gather": _gather,
     "Greater": _each(operator.gt),
@@ -203,6 +224,45 @@ SIZES: dict[str, Function] = {
     "Sqrt": _each(_sqrt),
     "Squeeze": _squeeze,
     "Sub": _each(operator.sub),
+    "Tile": _tile,
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _each(_where),
 }
+
+
+def number_values(network: Network) -> set[str]:
+    """Which values of a network are numbers, and not tensors, while it runs: lengths of tensors,
+    and what is computed of them."""
+    possible = _possible(network)
+    wanted: set[str] = set()  # what some shape is made of
+    for node in reversed(network.nodes):
+        as_numbers = operators()[node.operator].numbers
+        for place, name in enumerate(node.inputs):
+            if place in as_numbers or (node.operator in SIZES and wanted.intersection(node.outputs)):
+                wanted.add(name)
+    found: set[str] = set()
+    for node in network.nodes:
+        made = node.operator in LENGTHS or all(
+            name in found or (name in possible and name in network.constants)
+            for name in node.inputs
+            if name
+        )
+        needed = node.operator not in FILLING or wanted.intersection(node.outputs)
+        if made and needed and possible.issuperset(name for name in node.outputs if name):
+            found.update(name for name in node.outputs if name)
+    return found
+
+
+def _possible(network: Network) -> set[str]:
+    """The values that could be computed with numbers; constants among them."""
+    found = {
+        name
+        for name, value in network.constants.items()
+        if value.dtype.kind in "iub" or value.size <= FEW
+    }
+    for node in network.nodes:
+        known = node.operator in SIZES and found.issuperset(name for name in node.inputs if name)
+        if node.operator in LENGTHS or known:
+            found.update(name for name in node.outputs if name)
+    return found

@@ -15,10 +15,7 @@ from subbyte.models.onnx.module import Numbers, OnnxModule, Operand, Scope, Step
 from subbyte.models.onnx.names import is_name, layer_of, qualified
 from subbyte.models.onnx.network import Network, Node
 from subbyte.models.onnx.operators import Operator, operators
-from subbyte.models.onnx.sizes import SIZES, objects
-
-FEW = 64  # floats up to so many may be numbers: scales of a resize
-LENGTHS = ("Shape", "Size")
+from subbyte.models.onnx.sizes import LENGTHS, SIZES, number_values, objects
 
 
 def translated(network: Network) -> OnnxModule:
@@ -41,7 +38,7 @@ class _Translator:
         self.built = OnnxModule(
             (given.name for given in network.inputs), network.outputs, steps=()
         )
-        self.sizes: set[str] = set()
+        self.sizes = number_values(network)
         self.paths: dict[tuple[str, str], str] = {}
         self.readers = Counter(name for node in network.nodes for name in set(node.inputs))
 
@@ -53,13 +50,10 @@ class _Translator:
 
     def _step(self, node: Node) -> Step:
         operator = operators()[node.operator]
-        if self._is_sizes(node):
-            self.sizes.update(name for name in node.outputs if name)
+        if node.operator not in LENGTHS and self.sizes.intersection(node.outputs):
             operands = tuple(self._number(name) if name else None for name in node.inputs)
             every = frozenset(range(len(operands)))
             return Step(node, SIZES[node.operator], operands, every, "")
-        if node.operator in LENGTHS:
-            self.sizes.update(node.outputs)
         self._check_numbers(node, operator)
         path = self._layer_path(node, operator)
         operands = tuple(
@@ -67,21 +61,6 @@ class _Translator:
         )
         scope = self._scope(path or node.scope)
         return Step(node, operator.function, operands, operator.numbers, scope)
-
-    def _is_sizes(self, node: Node) -> bool:
-        """Whether all that an operator reads is numbers, so that what it gives is numbers too."""
-        given = [name for name in node.inputs if name]
-        known = all(name in self.sizes or self._may_be_numbers(name) for name in given)
-        if node.operator not in SIZES or not known:
-            return False
-        if node.operator == "ConstantOfShape":  # of as many as a shape has lengths
-            maker = self.network.producers().get(node.inputs[0])
-            return maker is not None and maker.operator == "Shape" and maker.inputs[0] in self.sizes
-        return node.operator != "Range"
-
-    def _may_be_numbers(self, name: str) -> bool:
-        value = self.network.constants.get(name)
-        return value is not None and (value.dtype.kind in "iub" or value.size <= FEW)
 
     def _check_numbers(self, node: Node, operator: Operator) -> None:
         for place in operator.numbers:

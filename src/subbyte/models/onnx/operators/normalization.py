@@ -69,7 +69,7 @@ def lrn(node: Node, x: Tensor) -> Tensor:
 def lp_normalization(node: Node, x: Tensor) -> Tensor:
     """To length 1 along an axis."""
     norm = torch.linalg.vector_norm(x, node.get("p", 2), node.get("axis", -1), keepdim=True)
-    return x / norm
+    return x / norm.clamp_min(1e-12)
 
 
 def mean_variance(node: Node, x: Tensor) -> Tensor:

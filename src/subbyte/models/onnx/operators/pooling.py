@@ -39,7 +39,7 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     kernel, strides, dilations, pads = _windows(node, x)
     rank, counted = len(kernel), bool(node.get("count_include_pad", 0))
     if any(d != 1 for d in dilations):
-        raise SubbyteError(f"the node {node} has dilations, which PyTorch's average has not")
+        raise SubbyteError(f"the node {node} has dilations, which PyTorch's pooling has not")
     ceil = bool(node.get("ceil_mode", 0))
     even = pads[:rank] == pads[rank:]
     fits = all(2 * pad <= size for pad, size in zip(pads, kernel * 2, strict=True))
@@ -68,7 +68,9 @@ def global_max(node: Node, x: Tensor) -> Tensor:
 
 def lp_pool(node: Node, x: Tensor) -> Tensor:
     """The p-norm of each window."""
-    kernel, strides, _, pads = _windows(node, x)
+    kernel, strides, dilations, pads = _windows(node, x)
+    if any(d != 1 for d in dilations):
+        raise SubbyteError(f"the node {node} has dilations, which PyTorch's pooling has not")
     p, rank = node.get("p", 2), len(kernel)
     powers = F.pad(x.abs() ** p, _sides(pads))
     count = 1

@@ -120,6 +120,8 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
 def space_to_depth(node: Node, x: Tensor) -> Tensor:
     """Pixels become channels."""
     block = node.get("blocksize")
+    if node.get("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, block)
     batch, channels, height, width = x.shape
     x = x.reshape(batch, channels, height // block, block, width // block, block)
     x = x.permute(0, 3, 5, 1, 2, 4)
