@@ -53,9 +53,8 @@ def _computed(node: Node, constants: dict[str, np.ndarray]) -> dict[str, np.ndar
         elif place in operator.numbers:
             operands.append(objects(constants[name]))
         else:
-            operands.append(torch.from_numpy(np.ascontiguousarray(constants[name])).reshape(
-                constants[name].shape
-            ))
+            value = constants[name]
+            operands.append(torch.from_numpy(value.copy()).reshape(value.shape))
     with torch.no_grad():
         given = operator.function(node, *operands)
     given = given if isinstance(given, tuple) else (given,)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from subbyte.models.onnx.affine import with_biases
 from subbyte.models.onnx.batch import with_any_batch
 from subbyte.models.onnx.constants import folded
+from subbyte.models.onnx.fusions import fused
 from subbyte.models.onnx.linears import with_linears
 from subbyte.models.onnx.module import OnnxModule
 from subbyte.models.onnx.reading import read
@@ -23,7 +25,7 @@ def load_onnx(path: str | Path) -> OnnxModule:
         SubbyteError: The file is broken or quantized already, has an operator that has no
             counterpart, takes no images, or its batch is fixed and cannot be made dynamic.
     """
-    network = with_linears(folded(read(Path(path))))
+    network = with_biases(fused(with_linears(folded(read(Path(path))))))
     module = translated(network).eval()
     module.steps = with_any_batch(module, network)
     return module
