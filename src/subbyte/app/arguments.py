@@ -17,6 +17,7 @@ from subbyte.data.config import BUNDLED, BUNDLED_SCENES
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.models.config import missing_checkpoint
+from subbyte.models.onnx.model import is_onnx
 from subbyte.recipe import Recipe
 from subbyte.training.config import TrainingExperiment
 from subbyte.utils.validation import explain
@@ -28,15 +29,15 @@ def model_config(
     """The configuration of a model.
 
     Args:
-        name: A name, or FILE.py:FUNCTION.
+        name: A name, FILE.py:FUNCTION or FILE.onnx.
         weights: Published weights by name.
         checkpoint: A file with the float weights.
         num_classes: How many outputs the model has.
     """
-    source = {"factory": name} if ":" in name else {"name": name}
+    kind = "onnx" if is_onnx(name) else "factory" if ":" in name else "name"
     try:
-        return ModelConfig(
-            **source, weights=weights, checkpoint=checkpoint, num_classes=num_classes
+        return ModelConfig.model_validate(
+            {kind: name, "weights": weights, "checkpoint": checkpoint, "num_classes": num_classes}
         )
     except ValidationError as error:
         raise explain(error, ModelConfig) from None

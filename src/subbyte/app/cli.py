@@ -41,7 +41,9 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
-ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
+ModelName = Annotated[
+    str, typer.Argument(help="A name (subbyte models), FILE.py:FUNCTION, FILE.onnx.")
+]
 Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]

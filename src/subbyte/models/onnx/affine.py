@@ -42,9 +42,7 @@ def with_biases(network: Network) -> Network:
     return network.with_nodes(nodes, **constants)
 
 
-def _joined(
-    layer: Node, after: Node, constants: dict[str, np.ndarray], shared: int
-) -> Node | None:
+def _joined(layer: Node, after: Node, constants: dict[str, np.ndarray], shared: int) -> Node | None:
     """A convolution with what follows it, if that is arithmetic with a constant of channels."""
     if after.operator not in ("Add", "Sub", "Mul", "Div") or len(after.inputs) != 2:
         return None
@@ -67,9 +65,7 @@ def _joined(
         constants[name] = (old + values if after.operator == "Add" else old - values).astype(
             np.float32
         )
-        return replace(
-            layer, inputs=(*layer.inputs[:2], name), outputs=after.outputs
-        )
+        return replace(layer, inputs=(*layer.inputs[:2], name), outputs=after.outputs)
     if shared > 1 or (grouped and layer.get("group", 1) > 1):
         return None
     factor = values if after.operator == "Mul" else 1 / values

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from subbyte.models.onnx.module import Numbers, OnnxModule, Step, Value, Weight
 from subbyte.models.onnx.network import Input, Network
 
 SIDE = 256  # of images, where the file takes any
+TRIES = 200  # other ways that are tried in all
 TOLERANCE = 1e-3  # of the largest value: one operator, other sums
 Values = dict[str, Any]
 
@@ -42,60 +44,153 @@ class _Runs:
     size: int
     images: set[str]
 
+    def copy(self) -> _Runs:
+        """The same values, which go their own way from here."""
+        sides = (dict(values) for values in (self.first, self.second, self.both))
+        return _Runs(*sides, self.size, self.images)
 
-def with_any_batch(module: OnnxModule, network: Network) -> tuple[Step, ...]:
+
+@dataclass(frozen=True)
+class Checked:
+    """A network that was run.
+
+    Attributes:
+        steps: Its operators, changed so that any batch size runs.
+        ranks: How many dimensions each output has; `None`: that is not known.
+    """
+
+    steps: tuple[Step, ...]
+    ranks: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An operator that can be meant in several ways, and what was computed before it."""
+
+    place: int
+    runs: _Runs
+    variants: Iterator[Step]
+
+
+def with_any_batch(module: OnnxModule, network: Network) -> Checked:
     """The steps of a module, changed so that any batch size runs.
 
     Raises:
         SubbyteError: An operator holds the batch size in another way; it is named.
     """
-    if any(x.batch or (x.shape and x.shape[0] is None) for x in network.inputs):
-        try:
-            return _checked(module, network, as_written=True)
-        except SubbyteError:
-            pass  # the file says that it is dynamic, and holds a size all the same
-    return _checked(module, network, as_written=False)
+    with torch.no_grad():
+        return _Search(module, network).run()
 
 
-def _checked(module: OnnxModule, network: Network, as_written: bool) -> tuple[Step, ...]:
-    """The steps, each changed if it has to be.
+class _Search:
+    """Tries what operators can be meant to be, and goes back where one does not fit.
 
-    Args:
+    Attributes:
         module: The module.
         network: What it was made from.
-        as_written: Whether shapes are believed wherever they fit, though a 1 may be the batch.
+        dynamic: Whether the file says that the batch is dynamic; then shapes are believed wherever
+            they fit, though a 1 may be the batch.
+        known: Whether the file says the size of its images.
+        images: The first input of the three runs.
     """
-    runs = _begin(network)
-    names = module.input_names
-    images = [values[names[0]] for values in (runs.first, runs.second, runs.both)]
-    steps: list[Step] = []
-    known = all(n is not None for x in network.inputs for n in (x.shape or (None,))[1:])
-    with torch.no_grad():
-        for step in module.steps:
-            try:
-                first = module.run(step, runs.first, images[0])
-                second = module.run(step, runs.second, images[1])
-            except Exception as error:
-                if not known:  # our images are not of a size that the network takes
-                    return module.steps
+
+    def __init__(self, module: OnnxModule, network: Network) -> None:
+        self.module, self.network = module, network
+        self.begin = _begin(network)
+        self.dynamic = any(x.batch or (x.shape and x.shape[0] is None) for x in network.inputs)
+        self.known = all(n is not None for x in network.inputs for n in (x.shape or (None,))[1:])
+        name = module.input_names[0]
+        self.images = [v[name] for v in (self.begin.first, self.begin.second, self.begin.both)]
+
+    def run(self) -> Checked:
+        steps: list[Step] = []
+        choices: list[_Choice] = []
+        runs, tries, furthest = self.begin.copy(), 0, 0
+        resumed: Iterator[Step] | None = None
+        while len(steps) < len(self.module.steps) or not self._are_joined(runs):
+            place, fits = len(steps), False
+            if place < len(self.module.steps):
+                furthest = max(furthest, place)
+                step = self.module.steps[place]
+                alone = self._alone(step, runs)
+                if alone is None:
+                    return Checked(self.module.steps, self.network.ranks)
+                variants = resumed or _variants(step, runs, alone[0], self.dynamic)
+                before = runs.copy() if _has_choice(step) else None
+                changed = self._take(variants, runs, alone)
+                if changed is not None:
+                    steps.append(changed)
+                    fits = True
+                    if before is not None:
+                        choices.append(_Choice(place, before, variants))
+            resumed = None
+            if not fits:
+                tries += 1
+                if not choices or tries > TRIES:
+                    return self._failed(furthest)
+                choice = choices.pop()
+                runs, resumed = choice.runs, choice.variants
+                del steps[choice.place :]
+        ranks = [np.ndim(runs.first[name]) for name in self.network.outputs]
+        return Checked(tuple(steps), tuple(ranks))
+
+    def _failed(self, place: int) -> Checked:
+        if not self.known and self.dynamic:  # images of another size may fit
+            return Checked(self.module.steps, self.network.ranks)
+        raise SubbyteError(
+            f"the file's batch is fixed to {self.begin.size} at the node "
+            f"{self.module.steps[place].node}: export it with a dynamic batch"
+        )
+
+    def _alone(self, step: Step, runs: _Runs) -> tuple[Values, Values] | None:
+        """What an operator gives for each batch; `None`, if the images may be of a wrong size."""
+        try:
+            first = self.module.run(step, runs.first, self.images[0])
+            second = self.module.run(step, runs.second, self.images[1])
+        except Exception as error:
+            if not self.known:
+                return None
+            raise SubbyteError(
+                f"the node {step.node} cannot be computed: {_line(error)}"
+            ) from error
+        for name in step.node.outputs:
+            if name and name not in first:
                 raise SubbyteError(
-                    f"the node {step.node} cannot be computed: {_line(error)}"
-                ) from error
-            missing = [name for name in step.node.outputs if name and name not in first]
-            if missing:
-                raise SubbyteError(f"the output '{missing[0]}' of the node {step.node} is not known")
-            for changed in _variants(step, runs, first, as_written):
-                joined = _joined_all(module, changed, runs, images[2], first, second)
-                if joined is not None:
-                    break
-            else:
-                raise _fixed(step, runs.size)
-            steps.append(changed)
-            for values, given in ((runs.first, first), (runs.second, second), (runs.both, joined)):
-                values.update(given)
-                for name in step.last:
-                    values.pop(name, None)
-    return tuple(steps)
+                    f"the output '{name}' of the node {step.node} has no counterpart here: export "
+                    "the model without it"
+                )
+        return first, second
+
+    def _take(
+        self, variants: Iterator[Step], runs: _Runs, alone: tuple[Values, Values]
+    ) -> Step | None:
+        """The first of the variants that treats two batches as it treats each; it is computed."""
+        for changed in variants:
+            joined = _joined_all(self.module, changed, runs, self.images[2], *alone)
+            if joined is not None:
+                for values, given in zip(
+                    (runs.first, runs.second, runs.both), (*alone, joined), strict=True
+                ):
+                    values.update(given)
+                    for name in changed.last:
+                        values.pop(name, None)
+                return changed
+        return None
+
+    def _are_joined(self, runs: _Runs) -> bool:
+        """Whether the outputs for both batches are those of the one behind those of the other."""
+        for name in self.network.outputs:
+            first, second, both = runs.first[name], runs.second[name], runs.both[name]
+            if not isinstance(both, Tensor) or name not in runs.images:
+                continue
+            if not first.dim() or not _same(torch.cat([first, second]), both):
+                return False
+        return True
+
+
+def _has_choice(step: Step) -> bool:
+    """Whether a new shape may hold the batch in several places."""
+    return step.node.operator == "Reshape" and isinstance(step.operands[1], Numbers)
 
 
 def _begin(network: Network) -> _Runs:
@@ -117,9 +212,7 @@ def _example(given: Input, size: int, generator: torch.Generator) -> Tensor:
     if shape:
         shape[0] = size if shape[0] is None else shape[0]
     colours = 1 if len(shape) == 4 else 0
-    filled = [
-        (3 if i == colours and i else SIDE) if n is None else n for i, n in enumerate(shape)
-    ]
+    filled = [(3 if i == colours and i else SIDE) if n is None else n for i, n in enumerate(shape)]
     if given.dtype == "float32":
         return torch.rand(filled, generator=generator)
     kind = getattr(torch, given.dtype)
@@ -196,31 +289,38 @@ def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Itera
         as_written: Whether a new shape that fits is believed, where one of its lengths could be
             the batch size.
     """
-    size = runs.size
-    if step.node.operator == "Reshape" and not as_written:
-        for numbers in _shapes_of_batch(step, size, first):
-            yield replace(step, operands=(step.operands[0], numbers))
-    yield step
+    changed = [
+        _with(step, place, numbers)
+        for place, operand in enumerate(step.operands)
+        if place in step.as_numbers and isinstance(operand, Numbers)
+        for numbers in _meant(step, place, operand, runs.size, first)
+    ]
+    sized = [] if as_written else [other for other in changed if _is_sized(other, step, runs.size)]
     short = _unbatched(step, runs)
-    if short:
-        yield replace(step, spread=frozenset(short))
-    for place, operand in enumerate(step.operands):
-        if place not in step.as_numbers or not isinstance(operand, Numbers):
-            continue
-        for values in _meant(step, place, operand, size, first):
-            operands = list(step.operands)
-            operands[place] = values
-            yield replace(step, operands=tuple(operands))
+    spread = [replace(step, spread=frozenset(short))] if short else []
+    return iter(
+        [
+            *sized,
+            step,
+            *spread,
+            *(other for other in changed if all(other is not one for one in sized)),
+        ]
+    )
 
 
-def _shapes_of_batch(step: Step, size: int, first: Values) -> Iterator[Numbers]:
-    """New shapes in which a length that the file says to be the batch size is the batch size."""
-    shape = step.operands[1]
-    if isinstance(shape, Numbers):
-        written = shape.values.reshape(-1).tolist()
-        for numbers in _meant(step, 1, shape, size, first):
-            if written[numbers.batched[0][0]] == size:
-                yield numbers
+def _with(step: Step, place: int, numbers: Numbers) -> Step:
+    operands = list(step.operands)
+    operands[place] = numbers
+    return replace(step, operands=tuple(operands))
+
+
+def _is_sized(changed: Step, step: Step, size: int) -> bool:
+    """Whether a shape changed where the file has the batch size itself."""
+    numbers, written = changed.operands[-1], step.operands[-1]
+    if step.node.operator != "Reshape" or not isinstance(numbers, Numbers):
+        return False
+    assert isinstance(written, Numbers)
+    return bool(written.values.reshape(-1)[numbers.batched[0][0]] == size)
 
 
 def _unbatched(step: Step, runs: _Runs) -> list[int]:
@@ -239,9 +339,7 @@ def _varies(runs: _Runs, operand: Value) -> bool:
     return not isinstance(first, Tensor) or first.shape != both.shape
 
 
-def _meant(
-    step: Step, place: int, operand: Numbers, size: int, first: Values
-) -> Iterator[Numbers]:
+def _meant(step: Step, place: int, operand: Numbers, size: int, first: Values) -> Iterator[Numbers]:
     """Numbers with one of them a multiple of the batch size: where it is the size itself first."""
     values = operand.values.reshape(-1).tolist()
     if step.node.operator == "Reshape" and place == 1:
@@ -250,13 +348,6 @@ def _meant(
     whole = [i for i, n in enumerate(values) if isinstance(n, int) and n > 0 and n % size == 0]
     for i in sorted(whole, key=lambda i: values[i] != size):
         yield Numbers(operand.values, ((i, values[i] // size),))
-
-
-def _fixed(step: Step, size: int) -> SubbyteError:
-    return SubbyteError(
-        f"the file's batch is fixed to {size} at the node {step.node}: export it with a dynamic "
-        "batch"
-    )
 
 
 def _line(error: BaseException) -> str:

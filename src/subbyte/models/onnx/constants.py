@@ -58,9 +58,7 @@ def _computed(node: Node, constants: dict[str, np.ndarray]) -> dict[str, np.ndar
     with torch.no_grad():
         given = operator.function(node, *operands)
     given = given if isinstance(given, tuple) else (given,)
-    return {
-        name: _array(value) for name, value in zip(node.outputs, given, strict=False) if name
-    }
+    return {name: _array(value) for name, value in zip(node.outputs, given, strict=False) if name}
 
 
 def _array(value: Any) -> np.ndarray:

@@ -56,7 +56,7 @@ def _layer(node: Node, constants: dict[str, np.ndarray]) -> Node | None:
     if node.get("alpha", 1.0) != 1:
         weight, name = weight * np.float32(node.get("alpha")), f"{name}:{node.name}"
     constants[name] = np.ascontiguousarray(weight)
-    inputs = (node.inputs[0], name)
+    inputs: tuple[str, ...] = (node.inputs[0], name)
     if bias:
         values = constants[bias] * np.float32(node.get("beta", 1.0))
         if node.get("beta", 1.0) != 1 or values.shape != (len(weight),):

@@ -27,5 +27,6 @@ def load_onnx(path: str | Path) -> OnnxModule:
     """
     network = with_biases(fused(with_linears(folded(read(Path(path))))))
     module = translated(network).eval()
-    module.steps = with_any_batch(module, network)
+    checked = with_any_batch(module, network)
+    module.steps, module.output_ranks = checked.steps, checked.ranks
     return module

@@ -95,6 +95,7 @@ class OnnxModule(nn.Module):
     Attributes:
         input_names: The file's names of its inputs, which are the positional arguments.
         output_names: Those of its outputs: one tensor, or a tuple in this order.
+        output_ranks: How many dimensions each of them has; `None`: that is not known.
         steps: The operators in their order.
     """
 
@@ -104,6 +105,7 @@ class OnnxModule(nn.Module):
         super().__init__()
         self.input_names = tuple(input_names)
         self.output_names = tuple(output_names)
+        self.output_ranks: tuple[int | None, ...] = (None,) * len(self.output_names)
         self.steps = tuple(steps)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -144,7 +146,9 @@ class OnnxModule(nn.Module):
         given = [x.to(image.device) if isinstance(x, Tensor) else x for x in given]
         return {name: value for name, value in zip(step.node.outputs, given, strict=False) if name}
 
-    def _operand(self, operand: Operand, values: dict[str, Any], image: Tensor, number: bool) -> Any:
+    def _operand(
+        self, operand: Operand, values: dict[str, Any], image: Tensor, number: bool
+    ) -> Any:
         if operand is None:
             return None
         if isinstance(operand, Value):

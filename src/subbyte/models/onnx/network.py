@@ -67,6 +67,7 @@ class Network:
         inputs: What it is called with.
         outputs: Names of what it gives.
         nodes: Its operators, each behind what it reads.
+        ranks: How many dimensions each output has, where the file says it.
         constants: Weights and other constants by name, floats in float32.
     """
 
@@ -74,6 +75,7 @@ class Network:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     constants: Mapping[str, np.ndarray]
+    ranks: tuple[int | None, ...] = ()
 
     def with_nodes(self, nodes: list[Node], **constants: np.ndarray) -> Network:
         """The same with other nodes, without those and the constants that nothing reads."""

@@ -110,7 +110,9 @@ def _check(node: ir.Node, path: Path) -> None:
             f"{path} has {CONTROL[node.op_type]} ({what} is {node.op_type}): export the model "
             "without it, such as with fixed sizes and without its post-processing"
         )
-    if node.op_type in SEQUENCES or any(isinstance(v.type, ir.SequenceType | ir.OptionalType) for v in node.outputs):
+    if node.op_type in SEQUENCES or any(
+        isinstance(v.type, ir.SequenceType | ir.OptionalType) for v in node.outputs
+    ):
         raise SubbyteError(
             f"{path} has a sequence ({what} is {node.op_type}): export the model so that it gives "
             "tensors"
@@ -135,6 +137,7 @@ def _network(graph: ir.Graph, opset: int) -> Network:
         outputs=tuple(str(value.name) for value in graph.outputs),
         nodes=tuple(nodes),
         constants=constants,
+        ranks=tuple(None if v.shape is None else len(v.shape) for v in graph.outputs),
     )
 
 

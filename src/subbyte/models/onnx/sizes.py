@@ -115,7 +115,7 @@ def _reshape(node: Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
 
 
 def _concat(node: Node, *parts: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts, axis=node.get("axis", 0))
+    return np.asarray(np.concatenate(parts, axis=node.get("axis", 0)), dtype=object)
 
 
 def _split(node: Node, x: np.ndarray, sizes: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
@@ -232,14 +232,15 @@ SIZES: dict[str, Function] = {
 
 
 def number_values(network: Network) -> set[str]:
-    """Which values of a network are numbers, and not tensors, while it runs: lengths of tensors,
-    and what is computed of them."""
+    """Which values of a network are numbers, and not tensors: lengths, and what is made of them."""
     possible = _possible(network)
     wanted: set[str] = set()  # what some shape is made of
     for node in reversed(network.nodes):
         as_numbers = operators()[node.operator].numbers
         for place, name in enumerate(node.inputs):
-            if place in as_numbers or (node.operator in SIZES and wanted.intersection(node.outputs)):
+            if place in as_numbers or (
+                node.operator in SIZES and wanted.intersection(node.outputs)
+            ):
                 wanted.add(name)
     found: set[str] = set()
     for node in network.nodes:

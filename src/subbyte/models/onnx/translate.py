@@ -35,9 +35,7 @@ class _Translator:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.built = OnnxModule(
-            (given.name for given in network.inputs), network.outputs, steps=()
-        )
+        self.built = OnnxModule((given.name for given in network.inputs), network.outputs, steps=())
         self.sizes = number_values(network)
         self.paths: dict[tuple[str, str], str] = {}
         self.readers = Counter(name for node in network.nodes for name in set(node.inputs))

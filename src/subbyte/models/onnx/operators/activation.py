@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
@@ -29,7 +29,7 @@ def clip(node: Node, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
 
 
 def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    """x where it is positive, else slope · x."""
+    """X where it is positive, else slope · x."""
     del node
     if slope.numel() == 1 or (slope.dim() == x.dim() - 1 and slope.numel() == slope.shape[0]):
         return F.prelu(x, slope.reshape(-1))
@@ -37,19 +37,20 @@ def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
 
 
 def leaky_relu(node: Node, x: Tensor) -> Tensor:
-    """x where it is positive, else alpha · x."""
+    """X where it is positive, else alpha · x."""
     return F.leaky_relu(x, node.get("alpha", 0.01))
 
 
 def elu(node: Node, x: Tensor) -> Tensor:
-    """x where it is positive, else alpha · (eˣ − 1)."""
+    """X where it is positive, else alpha · (eˣ − 1)."""
     return F.elu(x, node.get("alpha", 1.0))
 
 
 def selu(node: Node, x: Tensor) -> Tensor:
     """ELU with a gain."""
     alpha = node.get("alpha", 1.67326319217681884765625)
-    return F.elu(x, alpha) * node.get("gamma", 1.05070102214813232421875)
+    result: Tensor = F.elu(x, alpha) * node.get("gamma", 1.05070102214813232421875)
+    return result
 
 
 def celu(node: Node, x: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def celu(node: Node, x: Tensor) -> Tensor:
 
 
 def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    """alpha · x + beta, limited to [0, 1]."""
+    """Alpha · x + beta, limited to [0, 1]."""
     alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-5) and beta == 0.5:
         return F.hardsigmoid(x)
@@ -66,7 +67,7 @@ def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
 
 
 def gelu(node: Node, x: Tensor) -> Tensor:
-    """x times the normal distribution's integral up to x."""
+    """X times the normal distribution's integral up to x."""
     return F.gelu(x, approximate=node.get("approximate", "none"))
 
 
@@ -81,13 +82,13 @@ def log_softmax(node: Node, x: Tensor) -> Tensor:
 
 
 def swish(node: Node, x: Tensor) -> Tensor:
-    """x · sigmoid(alpha · x)."""
+    """X · sigmoid(alpha · x)."""
     alpha = node.get("alpha", 1.0)
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
 
 
 def thresholded_relu(node: Node, x: Tensor) -> Tensor:
-    """x where it is above alpha, else 0."""
+    """X where it is above alpha, else 0."""
     return torch.where(x > node.get("alpha", 1.0), x, torch.zeros_like(x))
 
 

@@ -36,11 +36,11 @@ def attention(
         boolean = mask.dtype is torch.bool
         scores = scores.masked_fill(~mask, -math.inf) if boolean else scores + mask
     result = torch.matmul(torch.softmax(scores, -1), value)
-    return result.transpose(1, 2).flatten(2) if whole else result
+    return torch.flatten(result.transpose(1, 2), 2) if whole else result
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
-    return x.unflatten(2, (count, -1)).transpose(1, 2)
+    return x.reshape([x.shape[0], x.shape[1], count, -1]).transpose(1, 2)
 
 
 OPERATORS: Table = {"Attention": Operator(attention)}

@@ -41,9 +41,7 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
         shape = [1] * (indices.dim() - 1)
         shape[axis] = -1
         places.append(torch.arange(x.shape[axis], device=x.device).reshape(shape))
-    places += [
-        _positive(part, x, batched + axis) for axis, part in enumerate(indices.unbind(-1))
-    ]
+    places += [_positive(part, x, batched + axis) for axis, part in enumerate(indices.unbind(-1))]
     assert len(places) == batched + depth
     return x[tuple(places)]
 
@@ -73,9 +71,9 @@ def _sliced(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
         start, end = (n + length if n < 0 else n for n in (start, end))
         start, end = min(start, length - 1), max(end, -1)
         x, start, end, step = x.flip(axis), length - 1 - start, length - 1 - end, -step
-    if isinstance(start, int) and start == 0 and step == 1 and isinstance(end, int):
-        if end >= 2**31 - 1:
-            return x
+    whole = isinstance(start, int) and isinstance(end, int) and start == 0 and end >= 2**31 - 1
+    if whole and step == 1:
+        return x
     chosen: list[Any] = [slice(None)] * axis + [slice(start, end, step)]
     return x[tuple(chosen)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table
@@ -23,7 +23,7 @@ def matmul(node: Node, left: Tensor, right: Tensor) -> Tensor:
 
 
 def gemm(node: Node, left: Tensor, right: Tensor, addend: Tensor | None = None) -> Tensor:
-    """alpha · left @ right + beta · addend, either matrix transposed before."""
+    """Alpha · left @ right + beta · addend, either matrix transposed before."""
     left = left.t() if node.get("transA", 0) else left
     right = right.t() if node.get("transB", 0) else right
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.errors import SubbyteError
 from subbyte.models.onnx.network import Node
@@ -63,13 +63,15 @@ def lrn(node: Node, x: Tensor) -> Tensor:
     squares = F.pad(x.square().unsqueeze(1), [0, 0, 0, 0, (size - 1) // 2, size // 2])
     mean = F.avg_pool3d(squares, (size, 1, 1), stride=1).squeeze(1)
     alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
-    return x / (bias + alpha * mean) ** beta
+    result: Tensor = x / (bias + alpha * mean) ** beta
+    return result
 
 
 def lp_normalization(node: Node, x: Tensor) -> Tensor:
     """To length 1 along an axis."""
     norm = torch.linalg.vector_norm(x, node.get("p", 2), node.get("axis", -1), keepdim=True)
-    return x / norm.clamp_min(1e-12)
+    result: Tensor = x / norm.clamp_min(1e-12)
+    return result
 
 
 def mean_variance(node: Node, x: Tensor) -> Tensor:

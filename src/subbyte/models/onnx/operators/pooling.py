@@ -6,16 +6,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.errors import SubbyteError
 from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.convolution import padded, pads_of
 from subbyte.models.onnx.operators.table import Operator, Table
 
-MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-GLOBAL_AVERAGE = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+GLOBAL_AVERAGE: dict[int, Any] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 
 
 def max_pool(node: Node, x: Tensor) -> Tensor:
@@ -31,7 +35,8 @@ def max_pool(node: Node, x: Tensor) -> Tensor:
     else:
         x, padding = padded(x, pads, -torch.inf)
     ceil = bool(node.get("ceil_mode", 0))
-    return MAX[len(kernel)](x, kernel, strides, padding, dilations, ceil)
+    result: Tensor = MAX[len(kernel)](x, kernel, strides, padding, dilations, ceil)
+    return result
 
 
 def average_pool(node: Node, x: Tensor) -> Tensor:
@@ -44,20 +49,23 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     even = pads[:rank] == pads[rank:]
     fits = all(2 * pad <= size for pad, size in zip(pads, kernel * 2, strict=True))
     if even and fits:
-        return AVERAGE[rank](x, kernel, strides, pads[:rank], ceil, counted)
+        result: Tensor = AVERAGE[rank](x, kernel, strides, pads[:rank], ceil, counted)
+        return result
     summed = F.pad(x, _sides(pads))
-    mean = AVERAGE[rank](summed, kernel, strides, 0, ceil)
+    mean: Tensor = AVERAGE[rank](summed, kernel, strides, 0, ceil)
     if counted:
         return mean
     ones = F.pad(torch.ones_like(x[:1, :1]), _sides(pads))
-    return mean / AVERAGE[rank](ones, kernel, strides, 0, ceil)
+    share: Tensor = AVERAGE[rank](ones, kernel, strides, 0, ceil)
+    return mean / share
 
 
 def global_average(node: Node, x: Tensor) -> Tensor:
     """The mean of each channel of each image."""
     del node
     rank = x.dim() - 2
-    return GLOBAL_AVERAGE[rank](x, [1] * rank)
+    mean: Tensor = GLOBAL_AVERAGE[rank](x, [1] * rank)
+    return mean
 
 
 def global_max(node: Node, x: Tensor) -> Tensor:
@@ -77,13 +85,15 @@ def lp_pool(node: Node, x: Tensor) -> Tensor:
     for length in kernel:
         count *= length
     mean = AVERAGE[rank](powers, kernel, strides, 0, bool(node.get("ceil_mode", 0)))
-    return (mean * count) ** (1 / p)
+    norm: Tensor = (mean * count) ** (1 / p)
+    return norm
 
 
 def global_lp(node: Node, x: Tensor) -> Tensor:
     """The p-norm of each channel of each image."""
     dims = list(range(2, x.dim()))
-    return torch.linalg.vector_norm(x, node.get("p", 2), dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, node.get("p", 2), dims, keepdim=True)
+    return norm
 
 
 def roi_align(node: Node, x: Tensor, rois: Tensor, image: Tensor) -> Tensor:

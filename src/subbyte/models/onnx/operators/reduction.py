@@ -35,7 +35,8 @@ def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
 
 
 def _norm(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, 2, dims, keep)
+    norm: Tensor = torch.linalg.vector_norm(x, 2, dims, keep)
+    return norm
 
 
 def _place_of(function: Any) -> Operator:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.errors import SubbyteError
 from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
 
 MODES = {"nearest": "nearest", "linear": "linear", "cubic": "cubic", "bilinear": "linear"}
+NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round_prefer_floor": lambda places: torch.ceil(places - 0.5),
+    "round_prefer_ceil": lambda places: torch.floor(places + 0.5),
+}
 GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 
 
@@ -50,13 +58,7 @@ def upsample(node: Node, x: Tensor, scales: np.ndarray | None = None) -> Tensor:
     """What resizing was called before opset 10."""
     if scales is None:
         scales = np.array(node.get("scales"), dtype=object)
-    return resize(_as_old(node), x, scales)
-
-
-def _as_old(node: Node) -> Node:
-    from dataclasses import replace
-
-    return replace(node, opset=min(node.opset, 10))
+    return resize(replace(node, opset=min(node.opset, 10)), x, scales)
 
 
 def _by_axis(x: Tensor, axes: list[int], given: np.ndarray | None, other: Any) -> list[Any]:
@@ -133,9 +135,9 @@ def _by_pytorch(
     return None
 
 
-def _places(mode: str, length: Any, wanted: Any, factor: Any, device: torch.device) -> Tensor:
+def _places(mode: str, length: Any, wanted: Any, factor: Any, device: torch.device) -> Any:
     """Where each pixel of the result lies among those before, as a number with a fraction."""
-    at = torch.arange(wanted, device=device, dtype=torch.float32)
+    at: Any = torch.arange(wanted, device=device, dtype=torch.float32)
     scale = wanted / length if factor is None else factor
     if mode == "asymmetric":
         return at / scale
@@ -157,12 +159,7 @@ def _sampled(node: Node, x: Tensor, axis: int, places: Tensor, kind: str) -> Ten
     last = x.shape[axis] - 1
     if kind == "nearest":
         rounding = node.get("nearest_mode", "round_prefer_floor") if node.opset >= 11 else "floor"
-        rounded = {
-            "floor": torch.floor,
-            "ceil": torch.ceil,
-            "round_prefer_floor": lambda p: torch.ceil(p - 0.5),
-            "round_prefer_ceil": lambda p: torch.floor(p + 0.5),
-        }[rounding](places)
+        rounded = NEAREST[rounding](places)
         return x.index_select(axis, rounded.to(torch.int64).clamp(0, last))
     base = torch.floor(places)
     share = places - base

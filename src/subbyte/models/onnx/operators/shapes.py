@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
@@ -147,7 +147,8 @@ def eye_like(node: Node, x: Tensor) -> Tensor:
     """Ones on a diagonal."""
     rows, columns = x.shape
     k = node.get("k", 0)
-    return (torch.arange(columns) - torch.arange(rows)[:, None] == k).to(torch.float32)
+    distance: Tensor = torch.arange(columns) - torch.arange(rows)[:, None]
+    return torch.where(distance == k, 1.0, 0.0)
 
 
 def identity(node: Node, x: Any, *others: Any) -> Any:
