@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from subbyte.errors import SubbyteError
+from subbyte.models.onnx.joined import joined, same
 from subbyte.models.onnx.module import Numbers, OnnxModule, Step, Value, Weight
 from subbyte.models.onnx.network import Input, Network
+from subbyte.models.onnx.operators import operators
 
 SIDE = 256  # of images, where the file takes any
 TRIES = 200  # other ways that are tried in all
-TOLERANCE = 1e-3  # of the largest value: one operator, other sums
 Values = dict[str, Any]
 
 
@@ -35,19 +36,20 @@ class _Runs:
         second: For the second.
         both: For both together.
         size: How many images a batch has.
-        images: Names of what depends on images, and not on how many there are alone.
+        outer: Of what depends on images, and not on how many there are alone, how many values lie
+            before the batch: the lengths in front of it, multiplied.
     """
 
     first: Values
     second: Values
     both: Values
     size: int
-    images: set[str]
+    outer: dict[str, int]
 
     def copy(self) -> _Runs:
         """The same values, which go their own way from here."""
         sides = (dict(values) for values in (self.first, self.second, self.both))
-        return _Runs(*sides, self.size, self.images)
+        return _Runs(*sides, self.size, dict(self.outer))
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class _Search:
             place, fits = len(steps), False
             if place < len(self.module.steps):
                 furthest = max(furthest, place)
-                step = self.module.steps[place]
+                step = self._with_known(self.module.steps[place], runs)
                 alone = self._alone(step, runs)
                 if alone is None:
                     return Checked(self.module.steps, self.network.ranks)
@@ -133,6 +135,18 @@ class _Search:
                 del steps[choice.place :]
         ranks = [np.ndim(runs.first[name]) for name in self.network.outputs]
         return Checked(tuple(steps), tuple(ranks))
+
+    def _with_known(self, step: Step, runs: _Runs) -> Step:
+        """A step with shapes as numbers, where they are computed and the same for any batch."""
+        if not self.known:
+            return step
+        operands = list(step.operands)
+        for place, operand in enumerate(operands):
+            if place in step.as_numbers and isinstance(operand, Value):
+                first, both = runs.first[operand.name], runs.both[operand.name]
+                if np.array_equal(first, both):
+                    operands[place] = Numbers(first)
+        return replace(step, operands=tuple(operands))
 
     def _failed(self, place: int) -> Checked:
         if not self.known and self.dynamic:  # images of another size may fit
@@ -166,10 +180,10 @@ class _Search:
     ) -> Step | None:
         """The first of the variants that treats two batches as it treats each; it is computed."""
         for changed in variants:
-            joined = _joined_all(self.module, changed, runs, self.images[2], *alone)
-            if joined is not None:
+            both = _joined_all(self.module, changed, runs, self.images[2], *alone)
+            if both is not None:
                 for values, given in zip(
-                    (runs.first, runs.second, runs.both), (*alone, joined), strict=True
+                    (runs.first, runs.second, runs.both), (*alone, both), strict=True
                 ):
                     values.update(given)
                     for name in changed.last:
@@ -181,9 +195,9 @@ class _Search:
         """Whether the outputs for both batches are those of the one behind those of the other."""
         for name in self.network.outputs:
             first, second, both = runs.first[name], runs.second[name], runs.both[name]
-            if not isinstance(both, Tensor) or name not in runs.images:
+            if not isinstance(both, Tensor) or name not in runs.outer:
                 continue
-            if not first.dim() or not _same(torch.cat([first, second]), both):
+            if not first.dim() or not same(torch.cat([first, second]), both):
                 return False
         return True
 
@@ -204,7 +218,7 @@ def _begin(network: Network) -> _Runs:
         shared = given.shape is not None and len(given.shape) > 0 and given.shape[0] in (None, size)
         first[given.name], second[given.name] = a, b if shared else a
         both[given.name] = torch.cat([a, b]) if shared else a
-    return _Runs(first, second, both, size, set(first))
+    return _Runs(first, second, both, size, dict.fromkeys(first, 1))
 
 
 def _example(given: Input, size: int, generator: torch.Generator) -> Tensor:
@@ -229,54 +243,17 @@ def _joined_all(
         return None  # a shape that does not fit is what is looked for
     found: Values = {}
     sources = {operand.name for operand in step.operands if isinstance(operand, Value)}
-    of_images = not runs.images.isdisjoint(sources)
+    of_images = not sources.isdisjoint(runs.outer)
+    outer: dict[str, int] = {}
     for name, value in both.items():
-        if isinstance(value, Tensor) and of_images:
-            runs.images.add(name)
-            value = _joined(first[name], second[name], value)
-            if value is None:
-                return None
         found[name] = value
+        if isinstance(value, Tensor) and of_images:
+            together = joined(first[name], second[name], value)
+            if together is None:
+                return None
+            found[name], outer[name] = together
+    runs.outer.update(outer)
     return found
-
-
-def _joined(first: Tensor, second: Tensor, both: Tensor) -> Tensor | None:
-    """Two results as one, along the axis that makes them what both batches gave together."""
-    if first.shape == both.shape:
-        return first if _same(first, second) and _same(first, both) else None
-    if first.dim() != both.dim():
-        return None
-    axes = [i for i in range(first.dim()) if first.shape[i] != both.shape[i]]
-    if len(axes) != 1 or both.shape[axes[0]] != 2 * first.shape[axes[0]]:
-        return None
-    axis = axes[0]
-    for joined in _joins(first, second, axis):
-        if _same(joined, both):
-            return joined
-    return None
-
-
-def _joins(first: Tensor, second: Tensor, axis: int) -> Iterator[Tensor]:
-    """One batch behind the other, and image by image within what an axis was merged of."""
-    length = first.shape[axis]
-    for inner in [n for n in range(length, 0, -1) if length % n == 0]:
-        apart = [
-            x.reshape([*x.shape[:axis], length // inner, inner, *x.shape[axis + 1 :]])
-            for x in (first, second)
-        ]
-        joined = torch.cat(apart, axis + 1)
-        yield joined.reshape([*first.shape[:axis], 2 * length, *first.shape[axis + 1 :]])
-
-
-def _same(left: Tensor, right: Tensor) -> bool:
-    if left.shape != right.shape:
-        return False
-    if not left.is_floating_point() or not left.numel():
-        return torch.equal(left, right)
-    largest, difference = left.abs().max().item(), (left - right).abs().max().item()
-    if math.isfinite(largest + difference):
-        return difference <= TOLERANCE * largest
-    return torch.allclose(left, right, TOLERANCE, equal_nan=True)
 
 
 def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Iterator[Step]:
@@ -289,15 +266,18 @@ def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Itera
         as_written: Whether a new shape that fits is believed, where one of its lengths could be
             the batch size.
     """
+    if step.as_numbers.issuperset(range(len(step.operands))):
+        return iter([step])
     changed = [
         _with(step, place, numbers)
         for place, operand in enumerate(step.operands)
         if place in step.as_numbers and isinstance(operand, Numbers)
-        for numbers in _meant(step, place, operand, runs.size, first)
+        for numbers in _meant(step, place, operand, runs, first)
     ]
     sized = [] if as_written else [other for other in changed if _is_sized(other, step, runs.size)]
     short = _unbatched(step, runs)
     spread = [replace(step, spread=frozenset(short))] if short else []
+    spread += _as_shape(step, runs, first)
     return iter(
         [
             *sized,
@@ -306,6 +286,28 @@ def _variants(step: Step, runs: _Runs, first: Values, as_written: bool) -> Itera
             *(other for other in changed if all(other is not one for one in sized)),
         ]
     )
+
+
+def _as_shape(step: Step, runs: _Runs, first: Values) -> list[Step]:
+    """A gathering of all values in their order as the new shape that it is.
+
+    PyTorch's exporter writes strides so.
+    """
+    source, places = [*step.operands, None][:2]
+    if step.node.operator != "Gather" or not isinstance(source, Value):
+        return []
+    (given,) = first.values()
+    if not isinstance(places, Weight) or runs.first[source.name].shape != (given.numel(),):
+        return []
+    shape = np.array(given.shape, dtype=object)
+    node = replace(step.node, operator="Reshape", attributes={})
+    function, as_numbers = operators()["Reshape"].function, operators()["Reshape"].numbers
+    reshaped = replace(step, node=node, function=function, as_numbers=as_numbers)
+    return [
+        replace(reshaped, operands=(source, Numbers(shape, ((i, n // runs.size),))))
+        for i, n in enumerate(given.shape)
+        if n % runs.size == 0
+    ]
 
 
 def _with(step: Step, place: int, numbers: Numbers) -> Step:
@@ -339,15 +341,25 @@ def _varies(runs: _Runs, operand: Value) -> bool:
     return not isinstance(first, Tensor) or first.shape != both.shape
 
 
-def _meant(step: Step, place: int, operand: Numbers, size: int, first: Values) -> Iterator[Numbers]:
+def _meant(
+    step: Step, place: int, operand: Numbers, runs: _Runs, first: Values
+) -> Iterator[Numbers]:
     """Numbers with one of them a multiple of the batch size: where it is the size itself first."""
     values = operand.values.reshape(-1).tolist()
-    if step.node.operator == "Reshape" and place == 1:
-        given = next(iter(first.values()))
-        values = list(given.shape)  # what 0 and -1 are, too
-    whole = [i for i, n in enumerate(values) if isinstance(n, int) and n > 0 and n % size == 0]
-    for i in sorted(whole, key=lambda i: values[i] != size):
-        yield Numbers(operand.values, ((i, values[i] // size),))
+    source, before = step.operands[0], None
+    if step.node.operator == "Reshape":
+        values = list(next(iter(first.values())).shape)  # what 0 and -1 are, too
+        before = runs.outer.get(source.name) if isinstance(source, Value) else None
+    whole = [i for i, n in enumerate(values) if isinstance(n, int) and n > 0 and n % runs.size == 0]
+
+    def order(i: int) -> tuple[bool, bool, bool]:
+        """The batch's own length first, then one that begins where the batch does."""
+        begins = math.prod(values[:i]) == before
+        last = i == len(values) - 1
+        return values[i] != runs.size, last, not begins
+
+    for i in sorted(whole, key=order):
+        yield Numbers(operand.values, ((i, values[i] // runs.size),))
 
 
 def _line(error: BaseException) -> str:
