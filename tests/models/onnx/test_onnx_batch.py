@@ -92,6 +92,20 @@ def test_a_slice_of_all_images(tmp_path: Path) -> None:
     check(tmp_path, nodes, s=whole(0), e=whole(1), a=whole(0))
 
 
+@pytest.mark.parametrize("box", [((0, 4), (0, 6), (2, 5)), ((1, 3), (0, 6), (0, 8)), ((1, 3),)])
+def test_a_part_that_is_assigned(box: tuple[tuple[int, int], ...], tmp_path: Path) -> None:
+    lengths = [np.arange(start, end) for start, end in ((0, 1), *box)]
+    places = np.stack(np.meshgrid(*lengths, indexing="ij"), -1).astype(np.int64)
+    ends = [end for _, end in box]
+    nodes: list[Node] = [
+        ("Slice", "x s e a", "p"),
+        ("Neg", "p", "n"),
+        ("ScatterND", "x i n", "y"),
+    ]
+    constants = {"s": whole(*(start for start, _ in box)), "e": whole(*ends), "i": places}
+    check(tmp_path, nodes, a=whole(*range(1, len(box) + 1)), **constants)
+
+
 def test_a_batch_of_more_than_one(tmp_path: Path) -> None:
     check(tmp_path, [("Reshape", "x s", "y")], (2, 4, 6, 8), s=whole(2, 4, -1))
 

@@ -48,8 +48,8 @@ class _Runs:
 
     def copy(self) -> _Runs:
         """The same values, which go their own way from here."""
-        sides = (dict(values) for values in (self.first, self.second, self.both))
-        return _Runs(*sides, self.size, dict(self.outer))
+        first, second, both = (dict(values) for values in (self.first, self.second, self.both))
+        return _Runs(first, second, both, self.size, dict(self.outer))
 
 
 @dataclass(frozen=True)

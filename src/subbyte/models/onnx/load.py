@@ -10,6 +10,7 @@ from subbyte.models.onnx.constants import folded
 from subbyte.models.onnx.fusions import fused
 from subbyte.models.onnx.linears import with_linears
 from subbyte.models.onnx.module import OnnxModule
+from subbyte.models.onnx.patches import with_patches
 from subbyte.models.onnx.reading import read
 from subbyte.models.onnx.translate import translated
 
@@ -25,7 +26,7 @@ def load_onnx(path: str | Path) -> OnnxModule:
         SubbyteError: The file is broken or quantized already, has an operator that has no
             counterpart, takes no images, or its batch is fixed and cannot be made dynamic.
     """
-    network = with_biases(fused(with_linears(folded(read(Path(path))))))
+    network = with_biases(with_patches(fused(with_linears(folded(read(Path(path)))))))
     module = translated(network).eval()
     checked = with_any_batch(module, network)
     module.steps, module.output_ranks = checked.steps, checked.ranks

@@ -96,7 +96,7 @@ def _slice(
     for axis, start, end, step in zip(given or range(len(first)), first, last, by, strict=True):
         below = step < 0 and end < -x.shape[axis]  # back beyond the first
         parts[axis] = slice(start, None if below else end, step)
-    return x[tuple(parts)]
+    return np.asarray(x[tuple(parts)], dtype=object)
 
 
 def _unsqueeze(node: Node, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
@@ -238,9 +238,8 @@ def number_values(network: Network) -> set[str]:
     for node in reversed(network.nodes):
         as_numbers = operators()[node.operator].numbers
         for place, name in enumerate(node.inputs):
-            if place in as_numbers or (
-                node.operator in SIZES and wanted.intersection(node.outputs)
-            ):
+            passed = node.operator in SIZES and node.operator not in LENGTHS
+            if place in as_numbers or (passed and wanted.intersection(node.outputs)):
                 wanted.add(name)
     found: set[str] = set()
     for node in network.nodes:

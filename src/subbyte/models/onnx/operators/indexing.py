@@ -97,6 +97,22 @@ def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     return x.index_put(tuple(places), updates, accumulate=how == "add")
 
 
+def patch(node: Node, x: Tensor, updates: Tensor) -> Tensor:
+    """With a part replaced: along each axis but the first from a place on. `patches` makes it."""
+    return _patched(x, updates, 1, list(node.get("box")))
+
+
+def _patched(x: Tensor, updates: Tensor, axis: int, box: list[tuple[int, int]]) -> Tensor:
+    if not box:
+        return updates
+    start, length = box[0]
+    behind = x.shape[axis] - start - length
+    middle = _patched(x.narrow(axis, start, length), updates, axis + 1, box[1:])
+    parts = [x.narrow(axis, 0, start)] * (start > 0) + [middle]
+    parts += [x.narrow(axis, start + length, behind)] * (behind > 0)
+    return torch.cat(parts, axis) if len(parts) > 1 else middle
+
+
 def one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Tensor) -> Tensor:
     """1 at each index along a new axis, else 0, or other values."""
     axis, count = node.get("axis", -1), int(depth.reshape(-1)[0])
@@ -144,6 +160,7 @@ OPERATORS: Table = {
     "GatherND": Operator(gather_nd),
     "NonZero": Operator(non_zero),
     "OneHot": Operator(one_hot, numbers(1)),
+    "Patch": Operator(patch),
     "ReverseSequence": Operator(reverse_sequence),
     "Scatter": Operator(scatter_elements),
     "ScatterElements": Operator(scatter_elements),
