@@ -71,7 +71,10 @@ def test_what_no_output_reads_is_left_out(tmp_path: Path) -> None:
 def test_several_outputs_in_the_order_of_the_file(tmp_path: Path) -> None:
     model = proto([CONV, ("Relu", "y", "z")], constants=WEIGHT, outputs=("z", "y"))
     check(model, tmp_path)
-    assert load_onnx(tmp_path / "model.onnx").output_names == ("z", "y")
+    module = load_onnx(tmp_path / "model.onnx")
+    assert module.output_names == ("z", "y")
+    assert module.output_ranks == (4, 4)
+    assert module.input_shapes == ((None, 4, 6, 8),)
 
 
 def test_no_file_and_no_network(tmp_path: Path) -> None:

@@ -30,4 +30,5 @@ def load_onnx(path: str | Path) -> OnnxModule:
     module = translated(network).eval()
     checked = with_any_batch(module, network)
     module.steps, module.output_ranks = checked.steps, checked.ranks
+    module.input_shapes = tuple(given.shape for given in network.inputs)
     return module

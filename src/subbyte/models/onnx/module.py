@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subbyte.models.onnx.network import Node
+from subbyte.models.onnx.network import Lengths, Node
 
 Function = Callable[..., Any]
 
@@ -94,6 +94,7 @@ class OnnxModule(nn.Module):
 
     Attributes:
         input_names: The file's names of its inputs, which are the positional arguments.
+        input_shapes: Their lengths in the file; `None`: any, and of a shape, of any rank.
         output_names: Those of its outputs: one tensor, or a tuple in this order.
         output_ranks: How many dimensions each of them has; `None`: that is not known.
         steps: The operators in their order.
@@ -104,6 +105,7 @@ class OnnxModule(nn.Module):
     ) -> None:
         super().__init__()
         self.input_names = tuple(input_names)
+        self.input_shapes: tuple[Lengths | None, ...] = (None,) * len(self.input_names)
         self.output_names = tuple(output_names)
         self.output_ranks: tuple[int | None, ...] = (None,) * len(self.output_names)
         self.steps = tuple(steps)
