@@ -286,6 +286,28 @@ def predict(
             _print(predicted(predictions))
 
 
+@app.command()
+def inspect(
+    model: ModelName,
+    pretrained: Weights = None,
+    checkpoint: Checkpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model once: its inputs, outputs, layers and regions.
+
+    Example: subbyte inspect detector.onnx
+    """
+    with _guarded():
+        from subbyte.app import arguments, inspection
+
+        config = arguments.model_config(model, pretrained, checkpoint, None)
+        found = inspection.inspect_model(config)
+        if as_json:
+            _print_json(found)
+        else:
+            typer.echo("\n".join(inspection.lines(found)))
+
+
 @app.command("models")
 def list_models(
     prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
