@@ -37,7 +37,8 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
         for region, found in captured.layers.items()
         for layer in found
     ]
-    inputs, names = list(captured.signature.parameters), ()
+    inputs: list[str] = list(captured.signature.parameters)
+    names: tuple[str, ...] = ()
     if isinstance(spec.module, OnnxModule):
         inputs, names = list(spec.module.input_names), spec.module.output_names
     return {

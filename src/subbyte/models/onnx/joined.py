@@ -14,6 +14,11 @@ TOLERANCE = 1e-3  # of the largest value: one operator, other sums
 def joined(first: Tensor, second: Tensor, both: Tensor) -> tuple[Tensor, int] | None:
     """Two results as one, along the axis that makes them what both batches gave together.
 
+    Args:
+        first: For the first batch.
+        second: For the second.
+        both: For both.
+
     Returns:
         The two together, and how many values lie before the batch; `None`: they are not that.
     """

@@ -85,7 +85,13 @@ class Scope(nn.Module):
     """
 
     def forward(self, function: Function, node: Node, operands: Iterable[Any]) -> Any:
-        """What an operator gives."""
+        """What an operator gives.
+
+        Args:
+            function: What computes it.
+            node: The operator in the file.
+            operands: What it reads.
+        """
         return function(node, *operands)
 
 

@@ -13,7 +13,7 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
 
 
-def clip(node: Node, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+def _clip(node: Node, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     """Limits, which before opset 11 are attributes."""
     least = node.get("min") if low is None else low.item()
     most = node.get("max") if high is None else high.item()
@@ -28,7 +28,7 @@ def clip(node: Node, x: Tensor, low: Any = None, high: Any = None) -> Tensor:
     return torch.clamp(x, least, most)
 
 
-def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     """X where it is positive, else slope · x."""
     del node
     if slope.numel() == 1 or (slope.dim() == x.dim() - 1 and slope.numel() == slope.shape[0]):
@@ -36,29 +36,29 @@ def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x > 0, x, slope * x)
 
 
-def leaky_relu(node: Node, x: Tensor) -> Tensor:
+def _leaky_relu(node: Node, x: Tensor) -> Tensor:
     """X where it is positive, else alpha · x."""
     return F.leaky_relu(x, node.get("alpha", 0.01))
 
 
-def elu(node: Node, x: Tensor) -> Tensor:
+def _elu(node: Node, x: Tensor) -> Tensor:
     """X where it is positive, else alpha · (eˣ − 1)."""
     return F.elu(x, node.get("alpha", 1.0))
 
 
-def selu(node: Node, x: Tensor) -> Tensor:
+def _selu(node: Node, x: Tensor) -> Tensor:
     """ELU with a gain."""
     alpha = node.get("alpha", 1.67326319217681884765625)
     result: Tensor = F.elu(x, alpha) * node.get("gamma", 1.05070102214813232421875)
     return result
 
 
-def celu(node: Node, x: Tensor) -> Tensor:
+def _celu(node: Node, x: Tensor) -> Tensor:
     """max(0, x) + min(0, alpha · (e^(x / alpha) − 1))."""
     return F.celu(x, node.get("alpha", 1.0))
 
 
-def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     """Alpha · x + beta, limited to [0, 1]."""
     alpha, beta = node.get("alpha", 0.2), node.get("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-5) and beta == 0.5:
@@ -66,40 +66,40 @@ def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     return torch.clamp(x * alpha + beta, 0.0, 1.0)
 
 
-def gelu(node: Node, x: Tensor) -> Tensor:
+def _gelu(node: Node, x: Tensor) -> Tensor:
     """X times the normal distribution's integral up to x."""
     return F.gelu(x, approximate=node.get("approximate", "none"))
 
 
-def softmax(node: Node, x: Tensor) -> Tensor:
+def _softmax(node: Node, x: Tensor) -> Tensor:
     """Softmax over an axis; before opset 13 over all axes from it on."""
     return _along(torch.softmax, node, x)
 
 
-def log_softmax(node: Node, x: Tensor) -> Tensor:
+def _log_softmax(node: Node, x: Tensor) -> Tensor:
     """Its logarithm."""
     return _along(torch.log_softmax, node, x)
 
 
-def swish(node: Node, x: Tensor) -> Tensor:
+def _swish(node: Node, x: Tensor) -> Tensor:
     """X · sigmoid(alpha · x)."""
     alpha = node.get("alpha", 1.0)
     return F.silu(x) if alpha == 1 else x * torch.sigmoid(x * alpha)
 
 
-def thresholded_relu(node: Node, x: Tensor) -> Tensor:
+def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
     """X where it is above alpha, else 0."""
     return torch.where(x > node.get("alpha", 1.0), x, torch.zeros_like(x))
 
 
-def shrink(node: Node, x: Tensor) -> Tensor:
+def _shrink(node: Node, x: Tensor) -> Tensor:
     """0 where |x| is up to lambd, else bias nearer to 0."""
     limit, bias = node.get("lambd", 0.5), node.get("bias", 0.0)
     negative = torch.where(x < -limit, x + bias, torch.zeros_like(x))
     return torch.where(x > limit, x - bias, negative)
 
 
-def hardmax(node: Node, x: Tensor) -> Tensor:
+def _hardmax(node: Node, x: Tensor) -> Tensor:
     """1 at the first largest value of an axis, else 0."""
 
     def one_hot(values: Tensor, axis: int) -> Tensor:
@@ -131,28 +131,28 @@ def _plain(function: Any) -> Operator:
 
 
 OPERATORS: Table = {
-    "Celu": Operator(celu),
-    "Clip": Operator(clip, numbers(1, 2)),
-    "Elu": Operator(elu),
-    "Gelu": Operator(gelu),
-    "HardSigmoid": Operator(hard_sigmoid),
+    "Celu": Operator(_celu),
+    "Clip": Operator(_clip, numbers(1, 2)),
+    "Elu": Operator(_elu),
+    "Gelu": Operator(_gelu),
+    "HardSigmoid": Operator(_hard_sigmoid),
     "HardSwish": _plain(F.hardswish),
-    "Hardmax": Operator(hardmax),
-    "LeakyRelu": Operator(leaky_relu),
-    "LogSoftmax": Operator(log_softmax),
+    "Hardmax": Operator(_hardmax),
+    "LeakyRelu": Operator(_leaky_relu),
+    "LogSoftmax": Operator(_log_softmax),
     "Mish": _plain(F.mish),
-    "PRelu": Operator(prelu),
+    "PRelu": Operator(_prelu),
     "Relu": _plain(F.relu),
-    "Selu": Operator(selu),
-    "Shrink": Operator(shrink),
+    "Selu": Operator(_selu),
+    "Shrink": Operator(_shrink),
     "Sigmoid": _plain(torch.sigmoid),
-    "Softmax": Operator(softmax),
+    "Softmax": Operator(_softmax),
     "Softplus": _plain(F.softplus),
     "Softsign": _plain(F.softsign),
-    "Swish": Operator(swish),
+    "Swish": Operator(_swish),
     "Tanh": _plain(torch.tanh),
-    "ThresholdedRelu": Operator(thresholded_relu),
-    "com.microsoft::Gelu": Operator(gelu),
+    "ThresholdedRelu": Operator(_thresholded_relu),
+    "com.microsoft::Gelu": Operator(_gelu),
     "com.microsoft::QuickGelu": Operator(
         lambda node, x: x * torch.sigmoid(x * node.get("alpha", 1.702))
     ),

@@ -31,7 +31,7 @@ TYPES = {
 }  # ONNX's numbers for types; every float is float32 here
 
 
-def divide(node: Node, left: Any, right: Any) -> Tensor:
+def _divide(node: Node, left: Any, right: Any) -> Tensor:
     """Division, of whole numbers towards zero."""
     del node
     kinds = [x.dtype for x in (left, right) if isinstance(x, Tensor)]
@@ -41,25 +41,25 @@ def divide(node: Node, left: Any, right: Any) -> Tensor:
     return quotient
 
 
-def modulo(node: Node, left: Any, right: Any) -> Tensor:
+def _modulo(node: Node, left: Any, right: Any) -> Tensor:
     """The remainder, with the sign of the divisor, or with `fmod` that of the dividend."""
     return (torch.fmod if node.get("fmod", 0) else torch.remainder)(left, right)
 
 
-def power(node: Node, base: Any, exponent: Any) -> Tensor:
+def _power(node: Node, base: Any, exponent: Any) -> Tensor:
     """A power, of the base's type."""
     del node
     result: Tensor = base**exponent
     return result.to(base.dtype) if isinstance(base, Tensor) else result
 
 
-def where(node: Node, condition: Any, left: Any, right: Any) -> Tensor:
+def _where(node: Node, condition: Any, left: Any, right: Any) -> Tensor:
     """The left value where the condition holds, else the right one."""
     del node
     return torch.where(condition, left, right)
 
 
-def cast(node: Node, x: Tensor) -> Tensor:
+def _cast(node: Node, x: Tensor) -> Tensor:
     """Another type."""
     kind = node.get("to")
     if kind not in TYPES:
@@ -67,20 +67,20 @@ def cast(node: Node, x: Tensor) -> Tensor:
     return x.to(TYPES[kind])
 
 
-def cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
+def _cast_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
     """The type of another tensor."""
     del node
     return x.to(like.dtype)
 
 
-def is_inf(node: Node, x: Tensor) -> Tensor:
+def _is_inf(node: Node, x: Tensor) -> Tensor:
     """Whether a value is infinite."""
     positive = (x == torch.inf) if node.get("detect_positive", 1) else torch.zeros_like(x).bool()
     negative = (x == -torch.inf) if node.get("detect_negative", 1) else torch.zeros_like(x).bool()
     return positive | negative
 
 
-def mean(node: Node, *operands: Tensor) -> Tensor:
+def _mean(node: Node, *operands: Tensor) -> Tensor:
     """The mean of some tensors."""
     del node
     total: Tensor = reduce(operator.add, operands)
@@ -129,32 +129,32 @@ OPERATORS: Table = {
     "Asin": _each(torch.asin),
     "Atan": _each(torch.atan),
     "BitwiseNot": _each(torch.bitwise_not),
-    "Cast": Operator(cast),
-    "CastLike": Operator(cast_like),
+    "Cast": Operator(_cast),
+    "CastLike": Operator(_cast_like),
     "Ceil": _each(torch.ceil),
     "Cos": _each(torch.cos),
     "Cosh": _each(torch.cosh),
-    "Div": Operator(divide, scalar=True),
+    "Div": Operator(_divide, scalar=True),
     "Equal": _both(operator.eq),
     "Erf": _each(torch.erf),
     "Exp": _each(torch.exp),
     "Floor": _each(torch.floor),
     "Greater": _both(operator.gt),
     "GreaterOrEqual": _both(operator.ge),
-    "IsInf": Operator(is_inf),
+    "IsInf": Operator(_is_inf),
     "IsNaN": _each(torch.isnan),
     "Less": _both(operator.lt),
     "LessOrEqual": _both(operator.le),
     "Log": _each(torch.log),
     "Max": _all(torch.maximum),
-    "Mean": Operator(mean),
+    "Mean": Operator(_mean),
     "Min": _all(torch.minimum),
-    "Mod": Operator(modulo, scalar=True),
+    "Mod": Operator(_modulo, scalar=True),
     "Mul": _both(operator.mul),
     "Neg": _each(torch.neg),
     "Not": _each(torch.logical_not),
     "Or": _logical(torch.logical_or),
-    "Pow": Operator(power, scalar=True),
+    "Pow": Operator(_power, scalar=True),
     "Reciprocal": _each(torch.reciprocal),
     "Round": _each(torch.round),
     "Sign": _each(torch.sign),
@@ -164,6 +164,6 @@ OPERATORS: Table = {
     "Sub": _both(operator.sub),
     "Sum": _all(operator.add),
     "Tan": _each(torch.tan),
-    "Where": Operator(where),
+    "Where": Operator(_where),
     "Xor": _logical(torch.logical_xor),
 }

@@ -12,7 +12,7 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table
 
 
-def attention(
+def _attention(
     node: Node, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *more: Tensor
 ) -> Tensor:
     """softmax(q · scale @ kᵀ + mask) @ v, heads apart, or [batch, length, heads · width]."""
@@ -43,4 +43,4 @@ def _heads(x: Tensor, count: int) -> Tensor:
     return x.reshape([x.shape[0], x.shape[1], count, -1]).transpose(1, 2)
 
 
-OPERATORS: Table = {"Attention": Operator(attention)}
+OPERATORS: Table = {"Attention": Operator(_attention)}

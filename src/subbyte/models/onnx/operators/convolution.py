@@ -15,7 +15,7 @@ CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolution; padding that differs from side to side is a padding of its own."""
     rank = x.dim() - 2
     kernel = list(weight.shape[2:])
@@ -26,7 +26,7 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return CONV[rank](x, weight, bias, strides, padding, dilations, groups)
 
 
-def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Transposed convolution; what its padding cuts off unevenly is sliced off."""
     rank = x.dim() - 2
     kernel = list(weight.shape[2:])
@@ -125,6 +125,6 @@ def _cut_off(
 
 
 OPERATORS: Table = {
-    "Conv": Operator(conv, weight=1),
-    "ConvTranspose": Operator(conv_transpose, weight=1),
+    "Conv": Operator(_conv, weight=1),
+    "ConvTranspose": Operator(_conv_transpose, weight=1),
 }

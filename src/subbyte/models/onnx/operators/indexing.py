@@ -13,7 +13,7 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
 
 
-def gather(node: Node, x: Tensor, indices: Any) -> Tensor:
+def _gather(node: Node, x: Tensor, indices: Any) -> Tensor:
     """The entries of an axis at some places."""
     axis = node.get("axis", 0)
     if not isinstance(indices, Tensor):
@@ -27,13 +27,13 @@ def gather(node: Node, x: Tensor, indices: Any) -> Tensor:
     return flat.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     """For each place, the entry of an axis that the indices say."""
     axis = node.get("axis", 0)
     return x.gather(axis, _positive(indices, x, axis))
 
 
-def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     """Entries by their places along several axes."""
     batched, depth = node.get("batch_dims", 0), indices.shape[-1]
     places: list[Any] = []
@@ -46,7 +46,7 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     return x[tuple(places)]
 
 
-def slice_(
+def _slice_(
     node: Node,
     x: Tensor,
     starts: np.ndarray | None = None,
@@ -78,7 +78,7 @@ def _sliced(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
     return x[tuple(chosen)]
 
 
-def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     """With some entries of an axis replaced, or added to."""
     axis, how = node.get("axis", 0), node.get("reduction", "none")
     places = _positive(indices, x, axis)
@@ -88,7 +88,7 @@ def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) ->
     return x.scatter_reduce(axis, places, updates, kinds[how], include_self=True)
 
 
-def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     """With entries replaced by their places along several axes."""
     how = node.get("reduction", "none")
     if how not in ("none", "add"):
@@ -97,7 +97,7 @@ def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     return x.index_put(tuple(places), updates, accumulate=how == "add")
 
 
-def patch(node: Node, x: Tensor, updates: Tensor) -> Tensor:
+def _patch(node: Node, x: Tensor, updates: Tensor) -> Tensor:
     """With a part replaced: along each axis but the first from a place on. `patches` makes it."""
     return _patched(x, updates, 1, list(node.get("box")))
 
@@ -113,7 +113,7 @@ def _patched(x: Tensor, updates: Tensor, axis: int, box: list[tuple[int, int]]) 
     return torch.cat(parts, axis) if len(parts) > 1 else middle
 
 
-def one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Tensor) -> Tensor:
+def _one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Tensor) -> Tensor:
     """1 at each index along a new axis, else 0, or other values."""
     axis, count = node.get("axis", -1), int(depth.reshape(-1)[0])
     indices = indices.to(torch.int64)
@@ -124,7 +124,7 @@ def one_hot(node: Node, indices: Tensor, depth: np.ndarray, values: Tensor) -> T
     return result if axis == -1 else result.movedim(-1, axis)
 
 
-def non_zero(node: Node, x: Tensor) -> Tensor:
+def _non_zero(node: Node, x: Tensor) -> Tensor:
     """The places of all values that are not zero, of which there are any number."""
     raise SubbyteError(
         f"the node {node} gives as many values as the image has of something: export the model "
@@ -132,13 +132,13 @@ def non_zero(node: Node, x: Tensor) -> Tensor:
     )
 
 
-def trilu(node: Node, x: Tensor, k: np.ndarray | None = None) -> Tensor:
+def _trilu(node: Node, x: Tensor, k: np.ndarray | None = None) -> Tensor:
     """The upper or lower triangle."""
     diagonal = 0 if k is None else int(k.reshape(-1)[0])
     return torch.triu(x, diagonal) if node.get("upper", 1) else torch.tril(x, diagonal)
 
 
-def reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
+def _reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
     """The first values of an axis turned around, as many as each image has."""
     time, batch = node.get("time_axis", 0), node.get("batch_axis", 1)
     moved = x.movedim((batch, time), (0, 1))
@@ -155,16 +155,16 @@ def _positive(indices: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 OPERATORS: Table = {
-    "Gather": Operator(gather, scalar=True),
-    "GatherElements": Operator(gather_elements),
-    "GatherND": Operator(gather_nd),
-    "NonZero": Operator(non_zero),
-    "OneHot": Operator(one_hot, numbers(1)),
-    "Patch": Operator(patch),
-    "ReverseSequence": Operator(reverse_sequence),
-    "Scatter": Operator(scatter_elements),
-    "ScatterElements": Operator(scatter_elements),
-    "ScatterND": Operator(scatter_nd),
-    "Slice": Operator(slice_, numbers(1, 2, 3, 4)),
-    "Trilu": Operator(trilu, numbers(1)),
+    "Gather": Operator(_gather, scalar=True),
+    "GatherElements": Operator(_gather_elements),
+    "GatherND": Operator(_gather_nd),
+    "NonZero": Operator(_non_zero),
+    "OneHot": Operator(_one_hot, numbers(1)),
+    "Patch": Operator(_patch),
+    "ReverseSequence": Operator(_reverse_sequence),
+    "Scatter": Operator(_scatter_elements),
+    "ScatterElements": Operator(_scatter_elements),
+    "ScatterND": Operator(_scatter_nd),
+    "Slice": Operator(_slice_, numbers(1, 2, 3, 4)),
+    "Trilu": Operator(_trilu, numbers(1)),
 }

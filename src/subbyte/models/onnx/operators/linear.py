@@ -10,19 +10,19 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table
 
 
-def linear(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer, as PyTorch's: x @ weightᵀ + bias. `linears` makes them."""
     del node
     return F.linear(x, weight, bias)
 
 
-def matmul(node: Node, left: Tensor, right: Tensor) -> Tensor:
+def _matmul(node: Node, left: Tensor, right: Tensor) -> Tensor:
     """A product of matrices."""
     del node
     return torch.matmul(left, right)
 
 
-def gemm(node: Node, left: Tensor, right: Tensor, addend: Tensor | None = None) -> Tensor:
+def _gemm(node: Node, left: Tensor, right: Tensor, addend: Tensor | None = None) -> Tensor:
     """Alpha · left @ right + beta · addend, either matrix transposed before."""
     left = left.t() if node.get("transA", 0) else left
     right = right.t() if node.get("transB", 0) else right
@@ -34,14 +34,14 @@ def gemm(node: Node, left: Tensor, right: Tensor, addend: Tensor | None = None) 
     return product + (addend if beta == 1 else addend * beta)
 
 
-def einsum(node: Node, *operands: Tensor) -> Tensor:
+def _einsum(node: Node, *operands: Tensor) -> Tensor:
     """A sum over products, by its equation."""
     return torch.einsum(node.get("equation"), *operands)
 
 
 OPERATORS: Table = {
-    "Einsum": Operator(einsum),
-    "Gemm": Operator(gemm, weight=1),
-    "Linear": Operator(linear, weight=1),
-    "MatMul": Operator(matmul, weight=1),
+    "Einsum": Operator(_einsum),
+    "Gemm": Operator(_gemm, weight=1),
+    "Linear": Operator(_linear, weight=1),
+    "MatMul": Operator(_matmul, weight=1),
 }

@@ -11,7 +11,7 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table
 
 
-def batch_norm(
+def _batch_norm(
     node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     """By fixed statistics."""
@@ -23,7 +23,7 @@ def batch_norm(
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, node.get("epsilon", 1e-5))
 
 
-def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """Over all axes from one on."""
     axis, epsilon = node.get("axis", -1) % x.dim(), node.get("epsilon", 1e-5)
     shape = x.shape[axis:]
@@ -33,7 +33,7 @@ def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None)
     return normal if bias is None else normal + bias
 
 
-def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def _rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     """By the root of the mean square, over all axes from one on."""
     axis = node.get("axis", -1) % x.dim()
     dims = list(range(axis, x.dim()))
@@ -41,12 +41,12 @@ def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     return x * torch.rsqrt(mean + node.get("epsilon", 1e-5)) * scale
 
 
-def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Each channel of each image by itself."""
     return F.instance_norm(x, None, None, scale, bias, True, 0.0, node.get("epsilon", 1e-5))
 
 
-def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Groups of channels of each image; before opset 21 scale and bias are those of groups."""
     groups, epsilon = node.get("num_groups"), node.get("epsilon", 1e-5)
     if scale.shape[0] == x.shape[1]:
@@ -57,7 +57,7 @@ def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     )
 
 
-def lrn(node: Node, x: Tensor) -> Tensor:
+def _lrn(node: Node, x: Tensor) -> Tensor:
     """Each value by the squares of the channels around it."""
     size = node.get("size")
     squares = F.pad(x.square().unsqueeze(1), [0, 0, 0, 0, (size - 1) // 2, size // 2])
@@ -67,14 +67,14 @@ def lrn(node: Node, x: Tensor) -> Tensor:
     return result
 
 
-def lp_normalization(node: Node, x: Tensor) -> Tensor:
+def _lp_normalization(node: Node, x: Tensor) -> Tensor:
     """To length 1 along an axis."""
     norm = torch.linalg.vector_norm(x, node.get("p", 2), node.get("axis", -1), keepdim=True)
     result: Tensor = x / norm.clamp_min(1e-12)
     return result
 
 
-def mean_variance(node: Node, x: Tensor) -> Tensor:
+def _mean_variance(node: Node, x: Tensor) -> Tensor:
     """To mean 0 and variance 1 along some axes."""
     axes = list(node.get("axes", (0, 2, 3)))
     centred = x - x.mean(axes, keepdim=True)
@@ -82,12 +82,12 @@ def mean_variance(node: Node, x: Tensor) -> Tensor:
 
 
 OPERATORS: Table = {
-    "BatchNormalization": Operator(batch_norm, weight=1),
-    "GroupNormalization": Operator(group_norm, weight=1),
-    "InstanceNormalization": Operator(instance_norm, weight=1),
-    "LRN": Operator(lrn),
-    "LayerNormalization": Operator(layer_norm, weight=1),
-    "LpNormalization": Operator(lp_normalization),
-    "MeanVarianceNormalization": Operator(mean_variance),
-    "RMSNormalization": Operator(rms_norm, weight=1),
+    "BatchNormalization": Operator(_batch_norm, weight=1),
+    "GroupNormalization": Operator(_group_norm, weight=1),
+    "InstanceNormalization": Operator(_instance_norm, weight=1),
+    "LRN": Operator(_lrn),
+    "LayerNormalization": Operator(_layer_norm, weight=1),
+    "LpNormalization": Operator(_lp_normalization),
+    "MeanVarianceNormalization": Operator(_mean_variance),
+    "RMSNormalization": Operator(_rms_norm, weight=1),
 }

@@ -14,7 +14,7 @@ from subbyte.models.onnx.operators.table import Operator, Table, numbers
 MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
-def pad(
+def _pad(
     node: Node,
     x: Tensor,
     pads: np.ndarray | None = None,
@@ -57,4 +57,4 @@ def _some(length: Any) -> bool:
     return not (isinstance(length, int) and length == 0)
 
 
-OPERATORS: Table = {"Pad": Operator(pad, numbers(1, 2, 3))}
+OPERATORS: Table = {"Pad": Operator(_pad, numbers(1, 2, 3))}

@@ -22,7 +22,7 @@ GLOBAL_AVERAGE: dict[int, Any] = {
 }
 
 
-def max_pool(node: Node, x: Tensor) -> Tensor:
+def _max_pool(node: Node, x: Tensor) -> Tensor:
     """The largest of each window; padding does not count."""
     if len([name for name in node.outputs if name]) > 1:
         raise SubbyteError(
@@ -39,7 +39,7 @@ def max_pool(node: Node, x: Tensor) -> Tensor:
     return result
 
 
-def average_pool(node: Node, x: Tensor) -> Tensor:
+def _average_pool(node: Node, x: Tensor) -> Tensor:
     """The mean of each window; padding counts if `count_include_pad` says so."""
     kernel, strides, dilations, pads = _windows(node, x)
     rank, counted = len(kernel), bool(node.get("count_include_pad", 0))
@@ -60,7 +60,7 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     return mean / share
 
 
-def global_average(node: Node, x: Tensor) -> Tensor:
+def _global_average(node: Node, x: Tensor) -> Tensor:
     """The mean of each channel of each image."""
     del node
     rank = x.dim() - 2
@@ -68,13 +68,13 @@ def global_average(node: Node, x: Tensor) -> Tensor:
     return mean
 
 
-def global_max(node: Node, x: Tensor) -> Tensor:
+def _global_max(node: Node, x: Tensor) -> Tensor:
     """The largest of each channel of each image."""
     del node
     return torch.amax(x, list(range(2, x.dim())), keepdim=True)
 
 
-def lp_pool(node: Node, x: Tensor) -> Tensor:
+def _lp_pool(node: Node, x: Tensor) -> Tensor:
     """The p-norm of each window."""
     kernel, strides, dilations, pads = _windows(node, x)
     if any(d != 1 for d in dilations):
@@ -89,14 +89,14 @@ def lp_pool(node: Node, x: Tensor) -> Tensor:
     return norm
 
 
-def global_lp(node: Node, x: Tensor) -> Tensor:
+def _global_lp(node: Node, x: Tensor) -> Tensor:
     """The p-norm of each channel of each image."""
     dims = list(range(2, x.dim()))
     norm: Tensor = torch.linalg.vector_norm(x, node.get("p", 2), dims, keepdim=True)
     return norm
 
 
-def roi_align(node: Node, x: Tensor, rois: Tensor, image: Tensor) -> Tensor:
+def _roi_align(node: Node, x: Tensor, rois: Tensor, image: Tensor) -> Tensor:
     """Windows of some boxes, resampled to one size."""
     from torchvision.ops import roi_align as align
 
@@ -125,11 +125,11 @@ def _sides(pads: list[Any]) -> list[Any]:
 
 
 OPERATORS: Table = {
-    "AveragePool": Operator(average_pool),
-    "GlobalAveragePool": Operator(global_average),
-    "GlobalLpPool": Operator(global_lp),
-    "GlobalMaxPool": Operator(global_max),
-    "LpPool": Operator(lp_pool),
-    "MaxPool": Operator(max_pool),
-    "RoiAlign": Operator(roi_align),
+    "AveragePool": Operator(_average_pool),
+    "GlobalAveragePool": Operator(_global_average),
+    "GlobalLpPool": Operator(_global_lp),
+    "GlobalMaxPool": Operator(_global_max),
+    "LpPool": Operator(_lp_pool),
+    "MaxPool": Operator(_max_pool),
+    "RoiAlign": Operator(_roi_align),
 }

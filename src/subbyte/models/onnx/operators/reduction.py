@@ -53,7 +53,7 @@ def _place_of(function: Any) -> Operator:
     return Operator(call)
 
 
-def cumsum(node: Node, x: Tensor, axis: np.ndarray) -> Tensor:
+def _cumsum(node: Node, x: Tensor, axis: np.ndarray) -> Tensor:
     """Sums of all values up to each."""
     dim = int(axis.item())
     x = x.flip(dim) if node.get("reverse", 0) else x
@@ -62,7 +62,7 @@ def cumsum(node: Node, x: Tensor, axis: np.ndarray) -> Tensor:
     return total.flip(dim) if node.get("reverse", 0) else total
 
 
-def top_k(node: Node, x: Tensor, count: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+def _top_k(node: Node, x: Tensor, count: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """The largest values of an axis and their places; before opset 10 `k` is an attribute."""
     k = node.get("k") if count is None else count.reshape(-1)[0]
     largest, ordered = bool(node.get("largest", 1)), bool(node.get("sorted", 1))
@@ -73,7 +73,7 @@ def top_k(node: Node, x: Tensor, count: np.ndarray | None = None) -> tuple[Tenso
 OPERATORS: Table = {
     "ArgMax": _place_of(torch.argmax),
     "ArgMin": _place_of(torch.argmin),
-    "CumSum": Operator(cumsum, numbers(1)),
+    "CumSum": Operator(_cumsum, numbers(1)),
     "ReduceL1": _reduce(lambda x, dims, keep: x.abs().sum(dims, keepdim=keep)),
     "ReduceL2": _reduce(_norm),
     "ReduceLogSum": _reduce(lambda x, dims, keep: x.sum(dims, keepdim=keep).log()),
@@ -84,5 +84,5 @@ OPERATORS: Table = {
     "ReduceProd": _reduce(_product),
     "ReduceSum": _reduce(lambda x, dims, keep: x.sum(dims, keep, dtype=x.dtype)),
     "ReduceSumSquare": _reduce(lambda x, dims, keep: x.square().sum(dims, keepdim=keep)),
-    "TopK": Operator(top_k, numbers(1)),
+    "TopK": Operator(_top_k, numbers(1)),
 }

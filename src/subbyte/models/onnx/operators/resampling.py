@@ -26,7 +26,7 @@ NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
 GRID_MODES = {"linear": "bilinear", "cubic": "bicubic"}
 
 
-def resize(
+def _resize(
     node: Node,
     x: Tensor,
     roi: np.ndarray | None = None,
@@ -54,11 +54,11 @@ def resize(
     return _resized(node, x, lengths, factors, mode)
 
 
-def upsample(node: Node, x: Tensor, scales: np.ndarray | None = None) -> Tensor:
+def _upsample(node: Node, x: Tensor, scales: np.ndarray | None = None) -> Tensor:
     """What resizing was called before opset 10."""
     if scales is None:
         scales = np.array(node.get("scales"), dtype=object)
-    return resize(replace(node, opset=min(node.opset, 10)), x, scales)
+    return _resize(replace(node, opset=min(node.opset, 10)), x, scales)
 
 
 def _by_axis(x: Tensor, axes: list[int], given: np.ndarray | None, other: Any) -> list[Any]:
@@ -201,21 +201,21 @@ def _antialiased(node: Node, x: Tensor, lengths: list[Any], mode: str, kind: str
     return F.interpolate(x, size=lengths[2:], mode=name, align_corners=False, antialias=True)
 
 
-def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
     """Values at places that a grid says."""
     mode = node.get("mode", "linear")
     padding, corners = node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0))
     return F.grid_sample(x, grid, GRID_MODES.get(mode, mode), padding, corners)
 
 
-def affine_grid(node: Node, theta: Tensor, size: np.ndarray) -> Tensor:
+def _affine_grid(node: Node, theta: Tensor, size: np.ndarray) -> Tensor:
     """The grid of an affine map."""
     return F.affine_grid(theta, size.reshape(-1).tolist(), bool(node.get("align_corners", 0)))
 
 
 OPERATORS: Table = {
-    "AffineGrid": Operator(affine_grid, numbers(1)),
-    "GridSample": Operator(grid_sample),
-    "Resize": Operator(resize, numbers(1, 2, 3)),
-    "Upsample": Operator(upsample, numbers(1)),
+    "AffineGrid": Operator(_affine_grid, numbers(1)),
+    "GridSample": Operator(_grid_sample),
+    "Resize": Operator(_resize, numbers(1, 2, 3)),
+    "Upsample": Operator(_upsample, numbers(1)),
 }

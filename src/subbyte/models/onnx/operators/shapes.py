@@ -13,7 +13,7 @@ from subbyte.models.onnx.network import Node
 from subbyte.models.onnx.operators.table import Operator, Table, numbers
 
 
-def reshape(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
+def _reshape(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
     """Another shape: 0 keeps a length, unless `allowzero`, and -1 is what is left."""
     lengths = shape.reshape(-1).tolist()
     if not node.get("allowzero", 0):
@@ -22,7 +22,7 @@ def reshape(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
     return x.reshape(lengths)
 
 
-def flatten(node: Node, x: Tensor) -> Tensor:
+def _flatten(node: Node, x: Tensor) -> Tensor:
     """A matrix: the axes before one, and the others."""
     axis = node.get("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
@@ -31,12 +31,12 @@ def flatten(node: Node, x: Tensor) -> Tensor:
     return x.reshape([1, -1]) if axis == 0 else torch.flatten(torch.flatten(x, axis), 0, axis - 1)
 
 
-def transpose(node: Node, x: Tensor) -> Tensor:
+def _transpose(node: Node, x: Tensor) -> Tensor:
     """Axes in another order."""
     return x.permute(list(node.get("perm", reversed(range(x.dim())))))
 
 
-def squeeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
+def _squeeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
     """Without some axes of length 1, or without all of them."""
     given = node.get("axes") if axes is None else axes.reshape(-1).tolist()
     if given is None:
@@ -44,7 +44,7 @@ def squeeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
     return x.squeeze([axis % x.dim() for axis in given])
 
 
-def unsqueeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
+def _unsqueeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
     """With more axes of length 1."""
     given = node.get("axes") if axes is None else axes.reshape(-1).tolist()
     rank = x.dim() + len(given)
@@ -53,12 +53,12 @@ def unsqueeze(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
     return x
 
 
-def concat(node: Node, *parts: Tensor) -> Tensor:
+def _concat(node: Node, *parts: Tensor) -> Tensor:
     """One behind the other along an axis."""
     return torch.cat(parts, node.get("axis"))
 
 
-def split(node: Node, x: Tensor, sizes: np.ndarray | None = None) -> tuple[Tensor, ...]:
+def _split(node: Node, x: Tensor, sizes: np.ndarray | None = None) -> tuple[Tensor, ...]:
     """Parts along an axis, of given lengths or alike."""
     axis = node.get("axis", 0)
     given = node.get("split") if sizes is None else sizes.reshape(-1).tolist()
@@ -68,7 +68,7 @@ def split(node: Node, x: Tensor, sizes: np.ndarray | None = None) -> tuple[Tenso
     return tuple(torch.split(x, -(-x.shape[axis] // count), axis))
 
 
-def expand(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
+def _expand(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
     """Spread to a shape that may be larger or, where it says 1, not."""
     del node
     wanted = shape.reshape(-1).tolist()
@@ -79,19 +79,19 @@ def expand(node: Node, x: Tensor, shape: np.ndarray) -> Tensor:
     return x.expand([lengths[i] if one[i] else n for i, n in enumerate(wanted)])
 
 
-def tile(node: Node, x: Tensor, repeats: np.ndarray) -> Tensor:
+def _tile(node: Node, x: Tensor, repeats: np.ndarray) -> Tensor:
     """Repeated along each axis."""
     del node
     return x.repeat(repeats.reshape(-1).tolist())
 
 
-def shape(node: Node, x: Any) -> np.ndarray:
+def _shape(node: Node, x: Any) -> np.ndarray:
     """The lengths of a tensor, as numbers."""
     lengths = list(x.shape)[node.get("start", 0) : node.get("end")]
     return _numbers(lengths)
 
 
-def size(node: Node, x: Any) -> np.ndarray:
+def _size(node: Node, x: Any) -> np.ndarray:
     """How many values a tensor has."""
     del node
     count: Any = 1
@@ -106,7 +106,7 @@ def _numbers(values: list[Any]) -> np.ndarray:
     return array
 
 
-def depth_to_space(node: Node, x: Tensor) -> Tensor:
+def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     """Channels become pixels."""
     block = node.get("blocksize")
     if node.get("mode", "DCR") == "CRD":
@@ -117,7 +117,7 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
     return x.reshape(batch, channels // block**2, height * block, width * block)
 
 
-def space_to_depth(node: Node, x: Tensor) -> Tensor:
+def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     """Pixels become channels."""
     block = node.get("blocksize")
     if node.get("mode", "DCR") == "CRD":
@@ -128,7 +128,7 @@ def space_to_depth(node: Node, x: Tensor) -> Tensor:
     return x.reshape(batch, channels * block**2, height // block, width // block)
 
 
-def constant_of_shape(node: Node, shape: np.ndarray) -> Tensor:
+def _constant_of_shape(node: Node, shape: np.ndarray) -> Tensor:
     """One value everywhere."""
     value = node.get("value")
     filling = 0.0 if value is None else value.reshape(-1)[0].item()
@@ -136,14 +136,14 @@ def constant_of_shape(node: Node, shape: np.ndarray) -> Tensor:
     return torch.full(shape.reshape(-1).tolist(), filling, dtype=kind)
 
 
-def arange(node: Node, start: np.ndarray, end: np.ndarray, step: np.ndarray) -> Tensor:
+def _arange(node: Node, start: np.ndarray, end: np.ndarray, step: np.ndarray) -> Tensor:
     """Numbers from one up to another."""
     del node
     first, last, by = (array.reshape(-1)[0] for array in (start, end, step))
     return torch.arange(first, last, by)
 
 
-def eye_like(node: Node, x: Tensor) -> Tensor:
+def _eye_like(node: Node, x: Tensor) -> Tensor:
     """Ones on a diagonal."""
     rows, columns = x.shape
     k = node.get("k", 0)
@@ -151,29 +151,29 @@ def eye_like(node: Node, x: Tensor) -> Tensor:
     return torch.where(distance == k, 1.0, 0.0)
 
 
-def identity(node: Node, x: Any, *others: Any) -> Any:
+def _identity(node: Node, x: Any, *others: Any) -> Any:
     """The value itself: what has an effect in training alone, too."""
     del node, others
     return x
 
 
 OPERATORS: Table = {
-    "Concat": Operator(concat),
-    "ConstantOfShape": Operator(constant_of_shape, numbers(0)),
-    "DepthToSpace": Operator(depth_to_space),
-    "Dropout": Operator(identity, numbers(1, 2)),
-    "Expand": Operator(expand, numbers(1)),
-    "EyeLike": Operator(eye_like),
-    "Flatten": Operator(flatten),
-    "Identity": Operator(identity),
-    "Range": Operator(arange, numbers(0, 1, 2)),
-    "Reshape": Operator(reshape, numbers(1)),
-    "Shape": Operator(shape),
-    "Size": Operator(size),
-    "SpaceToDepth": Operator(space_to_depth),
-    "Split": Operator(split, numbers(1)),
-    "Squeeze": Operator(squeeze, numbers(1)),
-    "Tile": Operator(tile, numbers(1)),
-    "Transpose": Operator(transpose),
-    "Unsqueeze": Operator(unsqueeze, numbers(1)),
+    "Concat": Operator(_concat),
+    "ConstantOfShape": Operator(_constant_of_shape, numbers(0)),
+    "DepthToSpace": Operator(_depth_to_space),
+    "Dropout": Operator(_identity, numbers(1, 2)),
+    "Expand": Operator(_expand, numbers(1)),
+    "EyeLike": Operator(_eye_like),
+    "Flatten": Operator(_flatten),
+    "Identity": Operator(_identity),
+    "Range": Operator(_arange, numbers(0, 1, 2)),
+    "Reshape": Operator(_reshape, numbers(1)),
+    "Shape": Operator(_shape),
+    "Size": Operator(_size),
+    "SpaceToDepth": Operator(_space_to_depth),
+    "Split": Operator(_split, numbers(1)),
+    "Squeeze": Operator(_squeeze, numbers(1)),
+    "Tile": Operator(_tile, numbers(1)),
+    "Transpose": Operator(_transpose),
+    "Unsqueeze": Operator(_unsqueeze, numbers(1)),
 }
