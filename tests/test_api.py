@@ -347,7 +347,8 @@ def test_calibration_that_cannot_be_used(calibration: object, told: str) -> None
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: "model.onnx", "the model is a str: give a torch.nn.Module"),
+        (lambda: "resnet18", "the model is a str: give a torch.nn.Module, or the path of an .onnx"),
+        (lambda: "model.onnx", "there is no file model.onnx: name an ONNX file"),
         (lambda: Sum, "the model is a type: give a torch.nn.Module"),
         (lambda: scripted(Sum()), "TorchScript.*torch.nn.Module that it was scripted"),
         (lambda: nn.Sequential(scripted(Sum())), "the model's '0' is TorchScript"),

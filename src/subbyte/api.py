@@ -30,6 +30,7 @@ from subbyte.graph.flow import WHOLE
 from subbyte.methods.common.context import Context, LabelLoss
 from subbyte.methods.common.output_loss import label_loss
 from subbyte.methods.common.resume import claim
+from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.fake_quantize import Quantizer
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
@@ -43,7 +44,7 @@ from subbyte.version import __version__
 
 
 def quantize(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     calibration: Any,
     recipe: Recipe | None = None,
     *,
@@ -61,7 +62,8 @@ def quantize(
     boxes, scores and labels (from 1) for each; so do the batches, and files have boxes.
 
     Args:
-        model: Any module that `torch.export` can capture, or a detector with regions that it can.
+        model: Any module that `torch.export` can capture, or a detector with regions that it can;
+            or the path of an ONNX file in float.
         calibration: An iterable of batches that can be walked again (a list, a `DataLoader`). A
             batch is a tensor, a list of images, a tuple of positional arguments, a mapping
             {"inputs": …, "targets": …}, or a pair (inputs, targets).
@@ -73,14 +75,14 @@ def quantize(
         preprocessing: With `outputs`: how images become the network's input; `None`: they are it.
 
     Raises:
-        SubbyteError: The model cannot be captured, the calibration cannot be used, or an override
-            matches no layer; `resume` holds other work; or what the network gives is not what
-            `outputs` says.
+        SubbyteError: The model cannot be captured, or its file not be read, the calibration cannot
+            be used, or an override matches no layer; `resume` holds other work; or what the network
+            gives is not what `outputs` says.
     """
     started = time.perf_counter()
     recipe, progress = recipe or Recipe(), progress or Silent()
-    _check_module(model)
     check_recipe(recipe)
+    model = _module(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
     if outputs is not None:
         model = raw_detector(model, outputs, preprocessing)
@@ -111,7 +113,7 @@ def capture(
     Raises:
         SubbyteError: It cannot be captured.
     """
-    _check_module(model)
+    model = _module(model)
     return capture_model(model, args, regions_of(model) if regions is None else regions)
 
 
@@ -225,16 +227,14 @@ def save(quantized: nn.Module, path: str | Path) -> None:
     saved_file.write(_simulation(quantized), Path(path))
 
 
-def load(model: nn.Module, path: str | Path) -> Simulation:
-    """The quantized model that was saved in `path`, of `model`, its float model.
+def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
+    """The quantized model that was saved in `path`, of `model`, its float model or ONNX file.
 
     Raises:
         SubbyteError: `path` is missing, is not such a file, or is of an earlier version, or `model`
             is not the one it was made from.
     """
-    if not isinstance(model, nn.Module):
-        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
-    saved = saved_file.read(Path(path))
+    saved, model = saved_file.read(Path(path)), _module(model)
     recipe = Recipe(**saved.metadata["recipe"])
     sentence = saved.metadata.get("detector")
     if sentence is not None and not isinstance(model, RawDetector):
@@ -335,7 +335,12 @@ def _simulation(quantized: nn.Module) -> Simulation:
     return quantized
 
 
-def _check_module(model: object) -> None:
+def _module(model: object) -> nn.Module:
+    """The user's module, or that of an ONNX file."""
+    if isinstance(model, str | Path) and is_onnx(model):
+        from subbyte.models.onnx.load import load_onnx  # onnx takes a while to import
+
+        return load_onnx(model)
     if isinstance(model, Simulation):
         raise SubbyteError("the model is quantized already: give the float model it was made from")
     if isinstance(model, torch.jit.ScriptModule):
@@ -352,4 +357,8 @@ def _check_module(model: object) -> None:
                     "torch.nn.Module there that it was scripted or traced from"
                 )
     if not isinstance(model, nn.Module):
-        raise SubbyteError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+        raise SubbyteError(
+            f"the model is a {type(model).__name__}: give a torch.nn.Module, or the path of an "
+            ".onnx file"
+        )
+    return model

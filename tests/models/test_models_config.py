@@ -20,6 +20,7 @@ from subbyte.models import ModelConfig
         {"factory": "a.py:build", "arguments": {"width": 3}, "num_classes": 2},
         {"factory": "a.b:build", "checkpoint": "a.pt"},
         {"factory": "a.b:build", "checkpoint": "a.pt", "checkpoint_key": "ema.module"},
+        {"onnx": "a.onnx"},
     ],
 )
 def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
@@ -33,6 +34,9 @@ def test_what_makes_sense_is_taken(fields: dict[str, Any]) -> None:
         ({}, "give name"),
         ({"weights": "IMAGENET1K_V1"}, "give name"),
         ({"name": "resnet18", "factory": "a.py:build"}, "name and factory exclude each other"),
+        ({"name": "resnet18", "onnx": "a.onnx"}, "name and onnx exclude each other"),
+        ({"onnx": "a.onnx", "checkpoint": "a.pth"}, "leave all but onnx out"),
+        ({"onnx": "a.onnx", "num_classes": 3}, "leave all but onnx out"),
         ({"factory": "a.py:build", "weights": "DEFAULT"}, "as checkpoint"),
         ({"name": "resnet18", "weights": "DEFAULT", "checkpoint": "a"}, "exclude each other"),
         ({"name": "resnet18", "arguments": {"width": 3}}, "arguments are for a factory"),

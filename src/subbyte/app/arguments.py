@@ -18,6 +18,7 @@ from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
 from subbyte.models.config import missing_checkpoint
+from subbyte.models.onnx.model import is_onnx
 from subbyte.recipe import Recipe
 from subbyte.training.config import TrainingExperiment
 from subbyte.utils.validation import explain, gathered, refuse
@@ -33,20 +34,22 @@ def model_config(
     """The configuration of a model.
 
     Args:
-        name: A name, or FILE.py:FUNCTION.
+        name: A name, FILE.py:FUNCTION or FILE.onnx.
         weights: Published weights by name.
         checkpoint: A file with the float weights.
         checkpoint_key: Under which of the file's keys they are.
         num_classes: How many outputs the model has.
     """
-    source = {"factory": name} if ":" in name else {"name": name}
+    kind = "onnx" if is_onnx(name) else "factory" if ":" in name else "name"
     try:
-        return ModelConfig(
-            **source,
-            weights=weights,
-            checkpoint=checkpoint,
-            checkpoint_key=checkpoint_key,
-            num_classes=num_classes,
+        return ModelConfig.model_validate(
+            {
+                kind: name,
+                "weights": weights,
+                "checkpoint": checkpoint,
+                "checkpoint_key": checkpoint_key,
+                "num_classes": num_classes,
+            }
         )
     except ValidationError as error:
         raise explain(error, ModelConfig) from None

@@ -6,18 +6,29 @@ of a second, and only then what imports PyTorch, which takes seconds.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from subbyte.app.options import (
+    Checkpoint,
+    CheckpointKey,
+    Classes,
+    Device,
+    Json,
+    ModelName,
+    Quiet,
+    RuntimeName,
+    Settings,
+    Weights,
+)
+from subbyte.app.printing import print_json, print_notes, print_table
 from subbyte.errors import SubbyteError
 from subbyte.utils.collector import importing
 from subbyte.utils.cores import limit_openmp, usable
@@ -25,12 +36,8 @@ from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 CTRL_C = CtrlC()
-WIDTH = 120  # of tables where there is no terminal
 
 app = typer.Typer(
     name="subbyte",
@@ -40,21 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
-ModelName = Annotated[str, typer.Argument(help="A name (subbyte models) or FILE.py:FUNCTION.")]
-Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
-CheckpointKey = Annotated[
-    str | None, typer.Option(help="Where in that file they are, as ema.module.")
-]
-Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -99,9 +91,9 @@ def run(
             progress=_progress(as_json or quiet),
         )
         if as_json:
-            _print_json(results)
+            print_json(results)
         elif not quiet:
-            _print(run_table(results))
+            print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
 
 
@@ -132,11 +124,11 @@ def train(
         if not parallel.is_first():
             return
         if as_json:
-            _print_json(asdict(trained) | {"folder": str(trained.folder)})
+            print_json(asdict(trained) | {"folder": str(trained.folder)})
         elif not quiet:
             found = ", ".join(f"{key} {value:.3f}" for key, value in trained.metrics.items())
             typer.echo(f"{trained.folder}: {found}")
-            _print_notes(trained.notes)
+            print_notes(trained.notes)
 
 
 @app.command()
@@ -191,10 +183,10 @@ def quantize(
             progress=_progress(as_json or quiet),
         )
         if as_json:
-            _print_json(rows)
+            print_json(rows)
         elif not quiet:
             typer.echo(f"{out}: {len(rows)} tensors are quantized")
-            _print_notes(notes)
+            print_notes(notes)
 
 
 @app.command()
@@ -262,12 +254,12 @@ def evaluate(
             model, data, classes, runtime, batch_size, _progress(as_json or quiet)
         )
         if as_json:
-            _print_json(result)
+            print_json(result)
         elif not quiet:
             from subbyte.app.report.answers import evaluation
 
             typer.echo(f"{evaluation(result)} on {result['images']} images in {runtime}")
-            _print_notes(result["notes"])
+            print_notes(result["notes"])
 
 
 @app.command()
@@ -292,11 +284,34 @@ def predict(
 
         predictions = commands.predict_images(model, images, top, runtime)
         if as_json:
-            _print_json(predictions)
+            print_json(predictions)
         else:
             from subbyte.app.report.answers import predicted
 
-            _print(predicted(predictions))
+            print_table(predicted(predictions))
+
+
+@app.command()
+def inspect(
+    model: ModelName,
+    pretrained: Weights = None,
+    checkpoint: Checkpoint = None,
+    checkpoint_key: CheckpointKey = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model once: its inputs, outputs, layers and regions.
+
+    Example: subbyte inspect detector.onnx
+    """
+    with _guarded():
+        from subbyte.app import arguments, inspection
+
+        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, None)
+        found = inspection.inspect_model(config)
+        if as_json:
+            print_json(found)
+        else:
+            typer.echo("\n".join(inspection.lines(found)))
 
 
 @app.command("models")
@@ -313,7 +328,7 @@ def list_models(
 
         names = models.names(prefix)
         if as_json:
-            _print_json(names)
+            print_json(names)
         else:
             from subbyte.app.report.answers import model_groups
 
@@ -332,7 +347,7 @@ def list_experiments(as_json: Json = False) -> None:
 
         names = {name: experiment.summary(path) for name, path in experiment.builtin().items()}
         if as_json:
-            _print_json(names)
+            print_json(names)
         else:
             for name, summary in names.items():
                 typer.echo(f"{name}: {summary}")
@@ -371,21 +386,3 @@ def _progress(silent: bool) -> Progress:
     from subbyte.utils.bars import Bars
 
     return Interruptible(Bars(), CTRL_C)
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    console.print(table)
-
-
-def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        typer.echo(f"note: {note}")
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

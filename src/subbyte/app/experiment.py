@@ -22,6 +22,7 @@ from subbyte.utils.validation import Checked, Device, FaultsError, gathered, ref
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
 PATHS = (
     ("model", "checkpoint"),
+    ("model", "onnx"),
     ("training", "checkpoint"),
     ("training", "backbone"),
     ("data", "root"),

@@ -83,7 +83,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         )
     spec.module.to(experiment.device)
     asked = _asked(experiment)
-    kind = task_for(spec, experiment.data, own=experiment.model.factory is not None)
+    kind = task_for(spec, experiment.data, own=experiment.model.name is None)
     task, data = kind.open_task(asked, spec, progress)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)

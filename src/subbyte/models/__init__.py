@@ -15,6 +15,7 @@ from subbyte.errors import SubbyteError, unknown
 from subbyte.models import factory, families
 from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
 from subbyte.models.families import timm as timm_family
+from subbyte.models.onnx import model as onnx_model
 from subbyte.models.spec import ModelSpec
 from subbyte.utils.validation import explain, gathered, refuse
 
@@ -64,7 +65,9 @@ def check(config: ModelConfig) -> None:
     name = str(config.name)
     faults: list[str] = []
     with gathered(faults):
-        if config.factory is not None:
+        if config.onnx is not None:
+            onnx_model.check(config.onnx)
+        elif config.factory is not None:
             factory.source_of(config.factory)
         elif not name.startswith(TIMM):
             _family(name)
@@ -137,7 +140,7 @@ def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration is known to be a classifier's before anything is loaded."""
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
-    return config.factory is None and config.outputs is None and not named
+    return config.name is not None and config.outputs is None and not named
 
 
 def _of_weights(config: ModelConfig) -> Iterator[str]:
@@ -151,6 +154,8 @@ def _of_weights(config: ModelConfig) -> Iterator[str]:
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
+    if config.onnx is not None:
+        return onnx_model.load
     if config.factory is not None:
         return factory.load
     name = str(config.name)

@@ -16,7 +16,7 @@ BUNDLED = ("digits", "digit-scenes")  # models that come with their weights
 
 
 class ModelConfig(BaseModel):
-    """A network by `name`, or the user's own by `factory`; exactly one of the two.
+    """A network by `name`, the user's own by `factory`, or an ONNX file; exactly one of them.
 
     Attributes:
         name: Of a model that Subbyte knows.
@@ -27,6 +27,7 @@ class ModelConfig(BaseModel):
             "ema.module"; `None`: where training scripts have the last ones.
         factory: "my_model.py:build" or "package.module:build", a function that returns an
             `nn.Module`.
+        onnx: An ONNX file, in float, with its weights.
         arguments: What the factory is called with.
         num_classes: How many outputs the model has, where neither the weights nor the checkpoint
             decide it.
@@ -40,6 +41,7 @@ class ModelConfig(BaseModel):
     checkpoint: HomePath | None = None
     checkpoint_key: Annotated[str, Field(min_length=1)] | None = None
     factory: str | None = None
+    onnx: HomePath | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     num_classes: Annotated[int, Field(ge=1)] | None = None
     outputs: Outputs | None = None
@@ -72,10 +74,15 @@ class ModelConfig(BaseModel):
         return self
 
     def _source_problem(self) -> str | None:
-        if self.name is None and self.factory is None:
-            return "give name (a known model) or factory (a function that builds yours)"
-        if self.name is not None and self.factory is not None:
-            return "name and factory exclude each other: give one of them"
+        given = [key for key in ("name", "factory", "onnx") if getattr(self, key) is not None]
+        if not given:
+            return (
+                "give name (a known model), factory (a function that builds yours) or onnx (a file)"
+            )
+        if len(given) > 1:
+            return f"{' and '.join(given)} exclude each other: give one of them"
+        if self.onnx is not None and self._has_more():
+            return "an ONNX file has its weights and classes: leave all but onnx out"
         if self.factory is not None and self.weights is not None:
             return "weights are for models by name: give the factory's weights as checkpoint"
         if self.weights is not None and self.checkpoint is not None:
@@ -87,6 +94,11 @@ class ModelConfig(BaseModel):
         if self.num_classes is not None and "num_classes" in self.arguments:
             return "num_classes is given twice: leave it out, or take it out of arguments"
         return None
+
+    def _has_more(self) -> bool:
+        """Whether anything says of what weights, or of what size, a model is."""
+        sizes = self.arguments or self.num_classes is not None
+        return bool(self.weights is not None or self.checkpoint is not None or sizes)
 
     def _name_problem(self) -> str | None:
         if self.weights and _tag(self.name) not in (None, self.weights):

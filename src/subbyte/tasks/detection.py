@@ -21,17 +21,18 @@ from subbyte.data.config import DataConfig
 from subbyte.data.detection.dataset import PLAIN
 from subbyte.data.detection.layout import format_of
 from subbyte.data.selection import simulation_indices
-from subbyte.detectors import is_whole, label_count, letterbox_for, own_letterbox, try_out
+from subbyte.detectors import is_whole, label_count, letterbox_for, try_out
 from subbyte.detectors.base import unwritable
 from subbyte.detectors.common.own_code import computed_by
 from subbyte.detectors.deployment import detections_of
-from subbyte.detectors.letterbox import HeightWidth, Letterbox
+from subbyte.detectors.letterbox import Letterbox
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session, collected
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
+from subbyte.tasks.detector_notes import size_notes
 from subbyte.tasks.detector_runs import (
     FoundObjects,
     arrays_of,
@@ -247,7 +248,7 @@ def open_task(asked: Asked, spec: ModelSpec, progress: Progress) -> tuple[Task, 
     letterbox = letterbox_for(spec.module, sizes)
     opened = Detection(
         module=spec.module,
-        data=replace(data, notes=(*data.notes, *_of_sizes(spec.module, letterbox, sizes))),
+        data=replace(data, notes=(*data.notes, *size_notes(spec.module, letterbox, sizes))),
         images=images,
         letterbox=letterbox,
         device=asked.device,
@@ -368,41 +369,3 @@ def _examples(batches: Any, device: str) -> list[torch.Tensor]:
     """The first images."""
     few = replace(batches, limit=min(EXAMPLES, batches.images))
     return [image.to(device) for batch in few for image in batch["inputs"]]
-
-
-def _of_sizes(model: torch.nn.Module, letterbox: Letterbox, sizes: set[HeightWidth]) -> list[str]:
-    """What is done because files take images of one size.
-
-    Nothing is to be said where all images have the size that the network works on.
-
-    Args:
-        model: The detector.
-        letterbox: How its files take images.
-        sizes: Those of the images.
-    """
-    height, width = letterbox.size
-    if sizes == {letterbox.size} and letterbox.by_model:
-        return []
-    if len(sizes) == 1 and not letterbox.by_model:
-        own = own_letterbox(model, sizes)
-        if own.fit == "stretch" and own.size == letterbox.size:
-            return []
-        resized = ""
-        if own.fit == "stretch":
-            resized = f", which they resize to the network's {own.size[0]} × {own.size[1]}"
-        return [
-            f"all images are {height} high and {width} wide, and files take this size alone"
-            f"{resized}; an image of another size is stretched to it"
-        ]
-    how = {
-        "stretch": "to which images are stretched, as by the model itself",
-        "pad": "to which images are resized as far as they fit, and filled up; the simulation of "
-        "the file sees them so too, the others see images as they are",
-    }
-    done = how[letterbox.fit]
-    if letterbox.by_model and letterbox.fit == "pad":
-        done = "to which images are resized as far as they fit, and filled up, as by the model"
-    return [
-        f"images are of {len(sizes)} size{'s'[: len(sizes) > 1]}, and files take one, {height} high and {width} wide, "
-        f"{done}"
-    ]

@@ -1,0 +1,95 @@
+"""What `subbyte inspect` finds out: a model's inputs and outputs, its layers and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from subbyte import api, models
+from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.models import ModelConfig, ModelSpec
+from subbyte.models.onnx.module import OnnxModule
+
+BATCH, SIDE = 2, 224
+
+
+def inspect_model(config: ModelConfig) -> dict[str, Any]:
+    """Run a model once and capture it.
+
+    Returns:
+        Its `task`; `inputs` and `outputs`, each with `name`, `shape` (the batch is "N") and
+        `dtype`; `regions`; and `layers`, each with `name`, `operation`, `region` and, if it stays
+        in float, `reason`.
+
+    Raises:
+        SubbyteError: The model cannot be loaded, run or captured.
+    """
+    spec = models.load(config)
+    args = example_of(spec)
+    captured = api.capture(spec.module, args)
+    with torch.no_grad():
+        outputs = spec.module(*args)
+    layers = [
+        {"name": layer.name, "operation": layer.operation, "region": region, "reason": layer.reason}
+        for region, found in captured.layers.items()
+        for layer in found
+    ]
+    inputs: list[str] = list(captured.signature.parameters)
+    names: tuple[str, ...] = ()
+    if isinstance(spec.module, OnnxModule):
+        inputs, names = list(spec.module.input_names), spec.module.output_names
+    return {
+        "model": spec.name,
+        "task": spec.task,
+        "inputs": _tensors(args, inputs),
+        "outputs": _tensors(outputs, names),
+        "regions": list(captured.region_names),
+        "layers": layers,
+    }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `inspect_model` found, as text."""
+    for side in ("inputs", "outputs"):
+        for tensor in found[side]:
+            shape = ", ".join(map(str, tensor["shape"]))
+            yield f"{side[:-1]} {tensor['name']} [{shape}] {tensor['dtype']}"
+    regions = [name or "the whole model" for name in found["regions"]]
+    yield f"regions: {', '.join(regions)}"
+    for layer in found["layers"]:
+        reason = f", in float: {layer['reason']}" if layer["reason"] else ""
+        yield f"layer {layer['name']} ({layer['operation']}){reason}"
+
+
+def example_of(spec: ModelSpec) -> tuple[Any, ...]:
+    """Arguments of the size that a model asks for, or of a usual one."""
+    module = spec.module
+    if isinstance(module, OnnxModule):
+        shapes = [shape or (None, 3, None, None) for shape in module.input_shapes]
+        return tuple(torch.rand(_filled(shape)) for shape in shapes)
+    preprocessing = spec.preprocessing or Preprocessing()
+    images = torch.rand(BATCH, preprocessing.channels, *output_size((SIDE, SIDE), preprocessing))
+    return (images,) if spec.task == "classification" else (list(images),)
+
+
+def _filled(shape: tuple[int | None, ...]) -> list[int]:
+    rank = len(shape)
+    usual = [BATCH, *([3] if rank == 4 else []), *[SIDE] * rank][:rank]
+    behind = [other if n is None else n for n, other in zip(shape[1:], usual[1:], strict=True)]
+    return [BATCH, *behind]
+
+
+def _tensors(value: Any, names: Any) -> list[dict[str, Any]]:
+    """Each tensor in a model's arguments or outputs, by its name or its place."""
+    found = []
+    for place, (path, leaf) in enumerate(pytree.tree_flatten_with_path(value)[0]):
+        if isinstance(leaf, torch.Tensor):
+            own = names[place] if place < len(names) else pytree.keystr(path) or "output"
+            shape = ["N" if i == 0 and n == BATCH else n for i, n in enumerate(leaf.shape)]
+            found.append(
+                {"name": own, "shape": shape, "dtype": str(leaf.dtype).removeprefix("torch.")}
+            )
+    return found

@@ -1,0 +1,25 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
+ModelName = Annotated[
+    str, typer.Argument(help="A name (subbyte models), FILE.py:FUNCTION, FILE.onnx.")
+]
+Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
+CheckpointKey = Annotated[
+    str | None, typer.Option(help="Where in that file they are, as ema.module.")
+]
+Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
+]

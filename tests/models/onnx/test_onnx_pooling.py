@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_files import check, proto, rand
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"},
+        {"kernel_shape": [3, 2]},
+    ],
+)
+def test_windows(operator: str, attributes: dict[str, Any], tmp_path: Path) -> None:
+    model = proto([(operator, "x", "y", attributes)], shape=("N", 4, 7, 8), opset=19)
+    check(model, tmp_path, rand(3, 4, 7, 8))
+
+
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 0, 1, 1], [1, 0, 1, 0]])
+def test_padding_that_counts(pads: list[int], tmp_path: Path) -> None:
+    attributes = {"kernel_shape": [3, 3], "pads": pads, "count_include_pad": 1}
+    check(proto([("AveragePool", "x", "y", attributes)]), tmp_path)
+
+
+def test_dilated_windows(tmp_path: Path) -> None:
+    attributes = {"kernel_shape": [3, 3], "dilations": [2, 2]}
+    check(proto([("MaxPool", "x", "y", attributes)]), tmp_path)
+
+
+@pytest.mark.parametrize("operator", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_global(operator: str, tmp_path: Path) -> None:
+    check(proto([(operator, "x", "y")], opset=17), tmp_path)
