@@ -34,7 +34,7 @@ def test_an_onnx_file(tmp_path: Path) -> None:
         "regions: the whole model",
     ]
     assert lines[4] == "layer stem (conv)"
-    assert lines[5].startswith("layer up (conv), in float: transposed")
+    assert lines[5].startswith("layer up (conv)")
 
 
 def test_a_model_by_name() -> None:

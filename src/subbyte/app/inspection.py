@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte import api, models
 from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.detectors.raw.propose import proposed
 from subbyte.models import ModelConfig, ModelSpec
 from subbyte.models.onnx.module import OnnxModule
 
@@ -21,8 +23,9 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
 
     Returns:
         Its `task`; `inputs` and `outputs`, each with `name`, `shape` (the batch is "N") and
-        `dtype`; `regions`; and `layers`, each with `name`, `operation`, `region` and, if it stays
-        in float, `reason`.
+        `dtype`; `regions`; `layers`, each with `name`, `operation`, `region` and, if it stays in
+        float, `reason`; and `proposed`, the keys of `model.outputs` by which what a raw network
+        gave makes sense, `None` where there are none.
 
     Raises:
         SubbyteError: The model cannot be loaded, run or captured.
@@ -48,6 +51,7 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
         "outputs": _tensors(outputs, names),
         "regions": list(captured.region_names),
         "layers": layers,
+        "proposed": _proposed(spec, args, outputs),
     }
 
 
@@ -62,6 +66,18 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for layer in found["layers"]:
         reason = f", in float: {layer['reason']}" if layer["reason"] else ""
         yield f"layer {layer['name']} ({layer['operation']}){reason}"
+    if found["proposed"] is not None:
+        keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found["proposed"].items())
+        yield f"if it is a detector's raw network, try model.outputs: {{{keys}}}"
+
+
+def _proposed(spec: ModelSpec, args: tuple[Any, ...], outputs: Any) -> dict[str, Any] | None:
+    """What could be said of a raw network's outputs, from one batch of noise."""
+    if spec.task != "detection" or not isinstance(args[0], torch.Tensor) or args[0].dim() != 4:
+        return None
+    height, width = args[0].shape[-2:]
+    sentence = proposed(outputs, (height, width))
+    return None if sentence is None else sentence.model_dump(mode="json", exclude_defaults=True)
 
 
 def example_of(spec: ModelSpec) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from torch.utils import _pytree as pytree
 
 from subbyte.calibration.output_correction import Correction
 from subbyte.graph.batch import batch_size, in_batch
-from subbyte.methods.common.output_loss import divergences, has_grown
+from subbyte.methods.common.output_loss import divergences, has_grown, is_logits
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 
 # A mean over n images is wrong by chance, which adds 1 / n of the loss where nothing else is wrong.
 CHANCE = 3.0  # times as much is allowed
+LOST = 1.5  # times the error of a column
+UNSEEN = 1e-3  # of a column's energy: an error below it is none
 
 
 def with_correction(simulation: Simulation, correction: Correction) -> QuantParams:
@@ -23,7 +26,10 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     Where outputs saturate, their mean is wrong because of the saturated ones, on which a correction
     has no effect: it makes the others wrong. So images that had no part in it judge. If their loss
     has grown by more than its standard error, and by more than the chance of a mean over few images
-    explains, the biases stay. Outputs that are not one row an image are not judged.
+    explains, the biases stay. So they do where a column of the outputs has clearly lost, whatever
+    the others gain: a detector's few objects are in one column (objectness), of which a mean over
+    all boxes, nearly all background, says nothing. Outputs that are not one row an image are not
+    judged.
 
     Args:
         simulation: With all parameters.
@@ -36,10 +42,12 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     if before is None:
         return params.with_biases(correction.biases)
     trial = params.with_biases(correction.trial)
-    after = _losses(correction, _outputs(_with(simulation, trial), correction))
+    trial_outputs = _outputs(_with(simulation, trial), correction)
+    after = _losses(correction, trial_outputs)
     assert after is not None
     chance = before * (CHANCE / correction.learned) if correction.learned else 0.0
-    kept = not has_grown(before + chance, after)
+    lost = _a_column_lost(correction, trial_outputs)
+    kept = not lost and not has_grown(before + chance, after)
     losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
     params = params.with_reported(output_correction={"kept": kept, **losses})
     return params.with_biases(correction.biases) if kept else params
@@ -66,3 +74,33 @@ def _losses(correction: Correction, found: list[Any]) -> torch.Tensor | None:
             return None
         losses.append(divergences(outputs, expected).cpu())
     return torch.cat(losses)
+
+
+def _a_column_lost(correction: Correction, found: list[Any]) -> bool:
+    """Whether the error of one column of the outputs has clearly grown; never of logits."""
+    judging = correction.expected.judging
+    if is_logits(judging.outputs[0]):
+        return False
+    expected, before, after = (
+        [_joined(leaves) for leaves in zip(*map(_floats, outputs), strict=True)]
+        for outputs in (judging.outputs, correction.found.outputs, found)
+    )
+    for right, one, other in zip(expected, before, after, strict=True):
+        energy, errors = _energies(right), [_energies(x - right) for x in (one, other)]
+        if bool((errors[1] > LOST * errors[0] + UNSEEN * energy).any()):
+            return True
+    return False
+
+
+def _floats(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if leaf.is_floating_point()]
+
+
+def _joined(leaves: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One tensor of several chunks' outputs, a row for each column: channels of maps, else last."""
+    moved = [x.movedim(1 if x.dim() == 4 else -1, 0).flatten(1) for x in leaves]
+    return torch.cat(moved, 1)
+
+
+def _energies(rows: torch.Tensor) -> torch.Tensor:
+    return rows.double().square().mean(1)

@@ -20,7 +20,7 @@ def divergence(outputs: Any, targets: Any) -> torch.Tensor:
     model's rows from that of these. Of anything else: the squared error relative to the energy of
     the float model's outputs, summed over the tensors.
     """
-    if _are_logits(targets):
+    if is_logits(targets):
         expected, found = targets.log_softmax(1), outputs.log_softmax(1)
         return kl_div(found, expected, reduction="batchmean", log_target=True)
     errors = [
@@ -35,7 +35,7 @@ def divergences(outputs: Any, targets: Any) -> torch.Tensor:
 
     All tensors have a row for each image.
     """
-    if _are_logits(targets):
+    if is_logits(targets):
         expected, found = targets.log_softmax(1), outputs.log_softmax(1)
         return kl_div(found, expected, reduction="none", log_target=True).sum(1)
     errors = [
@@ -59,7 +59,8 @@ def has_grown(before: torch.Tensor, after: torch.Tensor) -> bool:
     return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
 
 
-def _are_logits(targets: Any) -> bool:
+def is_logits(targets: Any) -> bool:
+    """Whether outputs are those of a classifier: one matrix, (images, classes)."""
     return isinstance(targets, torch.Tensor) and targets.dim() == 2 and targets.shape[1] > 1
 
 
