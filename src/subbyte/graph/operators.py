@@ -38,6 +38,8 @@ FLOAT_MODULES = {
     A.rnn_tanh_cell.default: RECURRENT,
     A.bilinear.default: "bilinear layers have no integer kernel in the runtimes",
 }
+# Discrete Fourier transforms along whole dimensions.
+FOURIER = {A._fft_r2c.default, A._fft_c2c.default, A._fft_c2r.default}
 
 ADD = {A.add.Tensor}
 MUL = {A.mul.Tensor}

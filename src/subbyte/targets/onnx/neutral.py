@@ -23,6 +23,7 @@ from subbyte.numerics.qparams import signed_integers
 from subbyte.placement.insert import QUANTIZERS
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.onnx.domain import EVERY, joined
+from subbyte.targets.onnx.fourier import write_transforms
 from subbyte.targets.onnx.operators import ONE_SCALE, OPS
 
 
@@ -123,6 +124,7 @@ def _write_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) 
 
 
 def _finish(module: fx.GraphModule) -> None:
+    write_transforms(module)
     for node in list(module.graph.nodes):
         if is_global_pool(node):
             _write_global_pool(module, node)
