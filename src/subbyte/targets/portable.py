@@ -14,6 +14,7 @@ from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products
 from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
+from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
@@ -22,6 +23,7 @@ from subbyte.targets.onnx.rewrites.styles import stop_fusions
 REWRITES = (
     copy_shared_weights,
     slice_circular_padding,
+    write_resizing,
     merge_limits,
     stop_fusions,
     keep_float_weights,
