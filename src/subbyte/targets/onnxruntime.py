@@ -20,6 +20,7 @@ from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.pairs import part_pairs
 from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntime
 from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
@@ -41,6 +42,7 @@ REWRITES = (
     repeat_qdq,
     write_last_convolutions,  # which then read a Q/DQ, or one that is repeated
     write_own_operators,
+    part_pairs,
     keep_softmax,
     ask_first,
     pack,

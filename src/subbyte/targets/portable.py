@@ -12,6 +12,7 @@ from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
+from subbyte.targets.onnx.rewrites.pairs import part_pairs
 from subbyte.targets.onnx.rewrites.products import write_products
 from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.resizing import write_resizing
@@ -30,6 +31,7 @@ REWRITES = (
     split_linears,
     write_products,
     write_own_operators,
+    part_pairs,
     part_readers,
     keep_extremes,
     pad_integers,
