@@ -26,7 +26,7 @@ class UnwritableError(SubbyteError):
 def check_writable(graph: fx.Graph) -> None:
     """Raise `UnwritableError`, with the place, for the first node that ONNX cannot hold."""
     for node in graph.nodes:
-        told = _groups(node) or _windows(node) or _transform(node)
+        told = _groups(node) or _windows(node) or _transform(node) or _rounding(node)
         if told:
             raise UnwritableError(f"the model cannot be written as ONNX{_place(node)}: {told}")
 
@@ -79,6 +79,13 @@ def _transform(node: fx.Node) -> str:
         f"a Fourier transform of {max(lengths)} values, which is written as a product with a "
         f"matrix: transform {LONGEST} values at most, or outside of the model"
     )
+
+
+def _rounding(node: fx.Node) -> str:
+    """A length, such as that of the batch, that code divides and rounds."""
+    if node.target is not round:
+        return ""
+    return "round() of a length of any size, which ONNX lacks: divide lengths with //"
 
 
 def _is_fixed(values: list[torch.Tensor], dim: int) -> bool:
