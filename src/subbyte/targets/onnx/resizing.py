@@ -56,9 +56,12 @@ def nearest_pixels(before: int, after: int, scale: float | None = None) -> torch
 
 
 def is_as_in_pytorch(before: int, after: int, scale: float | None = None) -> bool:
-    """Whether runtimes take the same pixels; arguments as of `nearest_pixels`.
+    """Whether runtimes, which divide by the scale, take the same pixels.
 
-    They divide by the scale where PyTorch multiplies by its inverse.
+    Args:
+        before: The side's length in pixels.
+        after: That of the result.
+        scale: The factor that a user gave; `None`: the length was given.
     """
     factor = np.float32(after) / np.float32(before) if scale is None else np.float32(scale)
     pixels = np.floor(np.arange(after, dtype=np.float32) / factor)
