@@ -249,4 +249,4 @@ def _limit_channels(module: fx.GraphModule, clamp: fx.Node, pair: _Pair) -> None
         for name, end in (("low", low), ("high", high))
     ]
     clamp.target = A.clamp.Tensor
-    clamp.args = (clamp.args[0], *ends)
+    clamp.args, clamp.kwargs = (clamp.args[0], *ends), {}

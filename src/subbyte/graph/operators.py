@@ -38,10 +38,21 @@ FLOAT_MODULES = {
     A.rnn_tanh_cell.default: RECURRENT,
     A.bilinear.default: "bilinear layers have no integer kernel in the runtimes",
 }
+# Discrete Fourier transforms along whole dimensions.
+FOURIER = {A._fft_r2c.default, A._fft_c2c.default, A._fft_c2r.default}
 
 ADD = {A.add.Tensor}
 MUL = {A.mul.Tensor}
-RELU = {A.relu.default, A.hardtanh.default, A.relu6.default}
+# Functions that limit values, with the limits that they have where a node does not say others.
+LIMITS: dict[Any, tuple[float, float]] = {
+    A.relu.default: (0.0, math.inf),
+    A.relu6.default: (0.0, 6.0),
+    A.hardtanh.default: (-1.0, 1.0),
+    A.clamp.default: (-math.inf, math.inf),
+    A.clip.default: (-math.inf, math.inf),
+    A.clamp_min.default: (-math.inf, math.inf),
+    A.clamp_max.default: (-math.inf, math.inf),
+}
 # Functions of one tensor, value by value.
 POINTWISE = {
     A.elu.default,
@@ -134,16 +145,21 @@ def is_never_negative(node: fx.Node) -> bool:
 
 
 def clamp_of(node: Any) -> tuple[float, float] | None:
-    """The limits of a ReLU, ReLU6 or hardtanh; `None` for any other node."""
-    if not isinstance(node, fx.Node) or node.target not in RELU:
+    """The limits of a ReLU, ReLU6, hardtanh or clamp to numbers; `None` for any other node."""
+    if not isinstance(node, fx.Node) or node.target not in LIMITS:
         return None
-    if node.target is A.relu.default:
-        return 0.0, math.inf
-    if node.target is A.relu6.default:
-        return 0.0, 6.0
-    given: tuple[Any, ...] = node.args[1:3]
-    low, high = given + (-1.0, 1.0)[len(given) :]
-    return float(low), float(high)
+    low, high = LIMITS[node.target]
+    given: list[Any] = [*node.args[1:3], None, None]
+    if node.target is A.clamp_max.default:
+        given.insert(0, None)
+    for i, name in enumerate(("min", "max")):
+        given[i] = node.kwargs.get(name, given[i])
+    if any(isinstance(end, fx.Node) for end in given):
+        return None
+    return (
+        low if given[0] is None else float(given[0]),
+        high if given[1] is None else float(given[1]),
+    )
 
 
 def limits_channels(node: Any) -> bool:
@@ -157,7 +173,7 @@ def limits_channels(node: Any) -> bool:
 
 def is_relu(node: Any) -> bool:
     """Whether runtimes compute a node along with the layer before it."""
-    return isinstance(node, fx.Node) and (node.target in RELU or limits_channels(node))
+    return clamp_of(node) is not None or limits_channels(node)
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:

@@ -20,9 +20,11 @@ from subbyte.targets.onnx.rewrites.limits import merge_limits
 from subbyte.targets.onnx.rewrites.output_name import rename_output
 from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
+from subbyte.targets.onnx.rewrites.pairs import part_pairs
 from subbyte.targets.onnx.rewrites.products import write_products_for_onnxruntime
 from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
+from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import imported, refused
@@ -32,6 +34,7 @@ HINTS = TargetHints("onnxruntime", quantized_results=True)
 REWRITES = (
     only_for("onnxruntime"),
     slice_circular_padding,
+    write_resizing,
     merge_limits,
     keep_float_weights,
     split_linears,
@@ -39,6 +42,7 @@ REWRITES = (
     repeat_qdq,
     write_last_convolutions,  # which then read a Q/DQ, or one that is repeated
     write_own_operators,
+    part_pairs,
     keep_softmax,
     ask_first,
     pack,

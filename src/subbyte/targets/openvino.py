@@ -21,6 +21,7 @@ from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
 from subbyte.targets.onnx.rewrites.products import write_products_for_openvino
+from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
@@ -34,6 +35,7 @@ REWRITES = (
     only_for("openvino"),
     copy_shared_weights,
     slice_circular_padding,
+    write_resizing,
     merge_limits,
     style_for_openvino,
     keep_float_weights,

@@ -12,8 +12,10 @@ from subbyte.targets.onnx.rewrites.own_operators import write_own_operators
 from subbyte.targets.onnx.rewrites.packing import pack
 from subbyte.targets.onnx.rewrites.padded_pooling import pad_integers
 from subbyte.targets.onnx.rewrites.padded_strides import keep_strides
+from subbyte.targets.onnx.rewrites.pairs import part_pairs
 from subbyte.targets.onnx.rewrites.products import write_products
 from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
+from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
@@ -22,12 +24,14 @@ from subbyte.targets.onnx.rewrites.styles import stop_fusions
 REWRITES = (
     copy_shared_weights,
     slice_circular_padding,
+    write_resizing,
     merge_limits,
     stop_fusions,
     keep_float_weights,
     split_linears,
     write_products,
     write_own_operators,
+    part_pairs,
     part_readers,
     keep_extremes,
     pad_integers,

@@ -19,6 +19,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.batch import are_images, at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.any_size import depends_on_size
 from subbyte.graph.capture.composites import find_composites_once
+from subbyte.graph.capture.fourier import as_transforms
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.biases import make_biases_plain
@@ -180,8 +181,8 @@ def _export(
     try:
         with quiet(), known_constants():
             program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
-            # An empty table decomposes nothing, but makes in-place operators functional.
-            program = program.run_decompositions({})
+            # A table without an operator does not decompose it; in-place ones become functional.
+            program = program.run_decompositions(as_transforms())
     except Exception as error:
         if is_about_batch(error):
             raise SubbyteError(fixes_batch(model, args, kwargs, shapes)) from error

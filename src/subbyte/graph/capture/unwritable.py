@@ -9,13 +9,14 @@ import torch
 from torch import fx
 
 from subbyte.errors import SubbyteError
-from subbyte.graph.operators import CONV, FLOAT_LAYERS, A, module_path
+from subbyte.graph.operators import CONV, FLOAT_LAYERS, FOURIER, A, module_path
 
 POOLS = {
     A.adaptive_max_pool1d.default,
     A.adaptive_max_pool2d.default,
     A.adaptive_max_pool3d.default,
 }
+LONGEST = 2048  # Fourier transform, which is written as a product with a matrix
 
 
 class UnwritableError(SubbyteError):
@@ -25,7 +26,7 @@ class UnwritableError(SubbyteError):
 def check_writable(graph: fx.Graph) -> None:
     """Raise `UnwritableError`, with the place, for the first node that ONNX cannot hold."""
     for node in graph.nodes:
-        told = _groups(node) or _windows(node)
+        told = _groups(node) or _windows(node) or _transform(node) or _rounding(node)
         if told:
             raise UnwritableError(f"the model cannot be written as ONNX{_place(node)}: {told}")
 
@@ -58,6 +59,37 @@ def _windows(node: fx.Node) -> str:
         f"adaptive maximum pooling of {size} to {wanted}, whose windows are of several sizes: give "
         "images whose feature map is a multiple of it, or use MaxPool"
     )
+
+
+def _transform(node: fx.Node) -> str:
+    """A Fourier transform along a dimension of any length, or of a large one."""
+    if node.target not in FOURIER:
+        return ""
+    values: Any = [n.meta["val"] for n in (node.args[0], node)]  # type: ignore[union-attr]
+    dims: Any = node.args[1]
+    lengths = [max(value.shape[dim] for value in values) for dim in dims if _is_fixed(values, dim)]
+    if len(lengths) < len(dims):
+        return (
+            "a Fourier transform along a dimension of any length, such as the batch: transform "
+            "along dimensions of the image, and give all images one size"
+        )
+    if max(lengths) <= LONGEST:
+        return ""
+    return (
+        f"a Fourier transform of {max(lengths)} values, which is written as a product with a "
+        f"matrix: transform {LONGEST} values at most, or outside of the model"
+    )
+
+
+def _rounding(node: fx.Node) -> str:
+    """A length, such as that of the batch, that code divides and rounds."""
+    if node.target is not round:
+        return ""
+    return "round() of a length of any size, which ONNX lacks: divide lengths with //"
+
+
+def _is_fixed(values: list[torch.Tensor], dim: int) -> bool:
+    return all(isinstance(value.shape[dim], int) for value in values)
 
 
 def _after_tensors(node: fx.Node) -> list[Any]:

@@ -23,7 +23,9 @@ from subbyte.numerics.qparams import signed_integers
 from subbyte.placement.insert import QUANTIZERS
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.onnx.domain import EVERY, joined
+from subbyte.targets.onnx.fourier import write_transforms
 from subbyte.targets.onnx.operators import ONE_SCALE, OPS
+from subbyte.targets.onnx.resizing import write_nearest
 
 
 def neutral(simulation: Simulation) -> nn.Module:
@@ -123,6 +125,8 @@ def _write_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantize) 
 
 
 def _finish(module: fx.GraphModule) -> None:
+    write_transforms(module)
+    write_nearest(module)
     for node in list(module.graph.nodes):
         if is_global_pool(node):
             _write_global_pool(module, node)
