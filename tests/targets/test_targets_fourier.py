@@ -13,6 +13,7 @@ import subbyte
 
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "rfft": lambda x: torch.fft.rfft(x).abs(),
+    "angle": lambda x: torch.fft.rfft(x).angle().cos() + torch.fft.fft(x).angle()[..., :4],
     "longer": lambda x: torch.fft.rfft(x, n=9, dim=2).real,
     "fft": lambda x: torch.view_as_real(torch.fft.fft(x)).flatten(3),
     "fft2": lambda x: torch.fft.fft2(x, norm="forward").imag,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnxscript import opset21 as op
 from torch import fx
 
 from subbyte.graph.operators import FOURIER, A
@@ -30,6 +31,8 @@ def write_transforms(module: fx.GraphModule) -> None:
                 written = _Writing(module, node).result()
             elif _pads_complex(node):
                 written = _padded(module.graph, *node.args)
+            elif _is_angle(node):
+                written = _angle(module.graph, node.args[0])
             else:
                 continue
         written.meta = dict(node.meta)
@@ -47,6 +50,30 @@ def _padded(graph: fx.Graph, x: Any, pads: Any, *_: Any) -> fx.Node:
     x = graph.call_function(A.view_as_real.default, (x,))
     x = graph.call_function(A.constant_pad_nd.default, (x, [0, 0, *pads]))
     return graph.call_function(A.view_as_complex.default, (x,))
+
+
+def _is_angle(node: fx.Node) -> bool:
+    """Whether a node gives the angles of complex numbers."""
+    source: Any = node.args[0] if node.target is A.angle.default else None
+    return source is not None and source.meta["val"].is_complex()
+
+
+def _angle(graph: fx.Graph, x: Any) -> fx.Node:
+    pairs = graph.call_function(A.view_as_real.default, (x,))
+    imaginary, real = (graph.call_function(A.select.int, (pairs, -1, i)) for i in (1, 0))
+    return graph.call_function(A.atan2.default, (imaginary, real))
+
+
+def _onnx_atan2(y: Any, x: Any) -> Any:
+    """The angle of (x, y). PyTorch's exporter takes −π for π where y is 0 and x negative."""
+    zero, pi = op.Constant(value_float=0.0), op.Constant(value_float=math.pi)
+    angle = op.Atan(op.Div(y, x))
+    behind = op.Where(op.GreaterOrEqual(y, zero), op.Add(angle, pi), op.Sub(angle, pi))
+    angle = op.Where(op.Less(x, zero), behind, angle)
+    return op.Where(op.IsNaN(angle), zero, angle)
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {A.atan2.default: _onnx_atan2}
 
 
 class _Writing:

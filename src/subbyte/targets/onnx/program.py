@@ -27,6 +27,7 @@ from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
+from subbyte.targets.onnx.fourier import TRANSLATIONS as OF_FOURIER
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
@@ -34,6 +35,7 @@ from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
 from subbyte.targets.onnx.torchlib import read_operators_once
 
 OPSET = 21
+TABLE = TRANSLATIONS | POOLING | OF_RESIZING | OF_FOURIER | OF_DETECTORS
 INPUT = "input"
 FLIPS = 0.05  # share of an output's energy that roundings to the next integer can make up
 
@@ -168,7 +170,7 @@ def _written(
                 (*args, {}),  # behind which a dictionary is one of the arguments
                 dynamo=True,
                 dynamic_shapes=shapes,
-                custom_translation_table=TRANSLATIONS | POOLING | OF_RESIZING | OF_DETECTORS,
+                custom_translation_table=TABLE,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=outputs,
