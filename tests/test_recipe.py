@@ -27,6 +27,7 @@ def test_the_defaults() -> None:
         "ranges": "mse",
         "method": "auto",
         "equalize": False,
+        "balance": True,
         "first_last": 8,
         "overrides": {},
         "regions": None,

@@ -234,6 +234,8 @@ def test_batch_norm_statistics_belong_to_the_weights(tmp_path: Path) -> None:
 def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
     subbyte.save(quantized_small(), tmp_path / "a.safetensors")
     with pytest.raises(SubbyteError, match=r"give a torch\.nn\.Module"):
+        subbyte.load("model.pt", tmp_path / "a.safetensors")
+    with pytest.raises(SubbyteError, match=r"model\.onnx"):
         subbyte.load("model.onnx", tmp_path / "a.safetensors")
 
 
