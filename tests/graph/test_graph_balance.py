@@ -45,7 +45,7 @@ def test_small_channels_keep_their_signal(act: str) -> None:
 
 
 def test_a_saved_model_keeps_its_factors(tmp_path: Path) -> None:
-    model, x = Unlike(nn.SiLU()).eval(), noise(4)
+    model, x = Unlike(nn.SiLU()).eval(), noise(32)
     quantized = subbyte.quantize(model, [x])
     subbyte.save(quantized, tmp_path / "saved.safetensors")
     loaded = subbyte.load(model, tmp_path / "saved.safetensors")
@@ -57,7 +57,7 @@ def test_like_channels_and_shared_weights_are_left_as_they_are() -> None:
     like = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)
     )
-    x = noise(8)
+    x = noise(32)
     assert not subbyte.quantize(like.eval(), [x]).float_model.factors
 
     class Twice(nn.Module):
@@ -72,3 +72,8 @@ def test_like_channels_and_shared_weights_are_left_as_they_are() -> None:
 
     names = {site.node for site in sites(capture(Twice().eval(), (x,)))}
     assert names == {"conv2d"}  # the first convolution's result alone
+
+
+def test_channels_of_which_little_was_seen_are_left_as_they_are() -> None:
+    model = Unlike(nn.SiLU()).eval()
+    assert not subbyte.quantize(model, [noise(16)]).float_model.factors  # 2,304 values

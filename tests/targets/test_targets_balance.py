@@ -15,7 +15,7 @@ from unlike import ACTIVATIONS, Unlike, decibels, noise
 def test_files_compute_what_the_simulation_does(
     act: str, target: str | None, tmp_path: Path
 ) -> None:
-    x, path = noise(4), tmp_path / "model.onnx"
+    x, path = noise(32), tmp_path / "model.onnx"
     quantized = subbyte.quantize(Unlike(ACTIVATIONS[act]).eval(), [x])
     assert quantized.float_model.factors
     subbyte.export(quantized, path, x, target=target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,11 @@ from subbyte.utils.progress import Progress
 IMAGES = 32
 APART = 8.0  # times smaller than the largest channel: then channels are scaled
 MOST = 2.0**10  # a factor
+ROOM = 2.0  # times what was seen of a channel, which other images go beyond
+VALUES = 4096  # of a channel must have been seen, so that its range is known
+SIDE = 0.25  # of the longer side of a range, which the shorter one may have
+
+Ends = tuple[torch.Tensor, torch.Tensor]  # each (channels,)
 
 
 @torch.no_grad()
@@ -25,9 +31,10 @@ def with_like_channels(
 ) -> FloatModel:
     """The same model, in which channels that differ by much in range are scaled alike.
 
-    Where a channel's largest magnitude is less than an eighth of the largest one's, all channels of
-    the tensor are divided by the power of two that is nearest to their share of it. The first
-    `IMAGES` images do. A model without such tensors is given back as it is.
+    Each channel is divided by the least power of two with which it stays within the range of the
+    whole tensor, where some channel of the tensor can be divided by an eighth or less, and where at
+    least `VALUES` values of each channel are seen on the first `IMAGES` images. A model without
+    such tensors is given back as it is.
 
     Args:
         float_model: The model.
@@ -37,37 +44,52 @@ def with_like_channels(
     found = sites(float_model)
     if not found:
         return float_model
-    largest = _largest(float_model, found, batches, progress)
-    factors = {key: _factors(value) for key, value in largest.items()}
+    ends = _ends(float_model, found, batches, progress)
+    factors = {key: _factors(*both) for key, both in ends.items()}
     return balanced(float_model, {k: f for k, f in factors.items() if float(f.min()) <= 1 / APART})
 
 
-def _largest(
+def _ends(
     float_model: FloatModel,
     found: list[Site],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
-) -> dict[str, torch.Tensor]:
-    """The largest magnitude of each channel, (channels,), by the key of a site that ran."""
-    largest: dict[str, torch.Tensor] = {}
+) -> dict[str, Ends]:
+    """The least and the most of each channel, by the key of a site; 0 lies between.
+
+    Sites of which too few values were seen are left out.
+    """
+    ends: dict[str, Ends] = {}
+    counts: Counter[str] = Counter()
     by_node = {(site.region, site.node, site.side): site.key for site in found}
 
     def observe(node: Node, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         for side, value in ((INPUT, inputs), (RESULT, outputs)):
             key = by_node.get((*node, side))
             if key is not None and value.numel():
-                most = value.abs().transpose(0, 1).flatten(1).amax(1)
-                largest[key] = torch.maximum(most, largest.get(key, most))
+                rows = value.transpose(0, 1).flatten(1)
+                low, high = rows.aminmax(dim=1)
+                counts[key] += rows.shape[1]
+                before = ends.get(key, (torch.zeros_like(low), torch.zeros_like(high)))
+                ends[key] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
 
     chunks = list(in_chunks(batches, IMAGES, IMAGES_AT_ONCE))
     with observed(float_model, {(site.region, site.node) for site in found}, observe):
         for args in progress.track(chunks, "ranges of channels"):
             float_model(*args)
-    return largest
+    return {key: both for key, both in ends.items() if counts[key] >= VALUES}
 
 
-def _factors(largest: torch.Tensor) -> torch.Tensor:
-    """Powers of two near each channel's share of the largest magnitude, at most 1."""
-    share = (largest / largest.max().clamp(min=TINY)).clamp(min=1 / MOST)
-    share = torch.where(largest > 0, share, torch.ones_like(share))
-    return 2.0 ** share.log2().round()
+def _factors(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Powers of two, at most 1, by which channels fit into the range of the whole tensor.
+
+    The shorter side of this range grows to `SIDE` of the longer one. Without that, channels of
+    SiLU, all of which reach its minimum, could not be divided; with more of it, the integers of
+    the largest channel would become fewer. A channel gets room for `ROOM` times what was seen of
+    it: the range of a tensor is known better than that of each channel.
+    """
+    least, most = low.min(), high.max()
+    least, most = torch.minimum(least, -SIDE * most), torch.maximum(most, -SIDE * least)
+    share = torch.maximum(low / least.clamp(max=-TINY), high / most.clamp(min=TINY))
+    share = torch.where(share > 0, (ROOM * share).clamp(min=1 / MOST, max=1), 1.0)
+    return 2.0 ** share.log2().ceil()
