@@ -16,6 +16,7 @@ from subbyte.placement.simulation import Simulation, simulate
 
 # A mean over n images is wrong by chance, which adds 1 / n of the loss where nothing else is wrong.
 CHANCE = 3.0  # times as much is allowed
+CLEAR = 0.2  # of the loss: less is no harm worth to tell from chance
 LOST = 1.5  # times the error of a column
 UNSEEN = 1e-3  # of a column's energy: an error below it is none
 
@@ -25,8 +26,8 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
 
     Where outputs saturate, their mean is wrong because of the saturated ones, on which a correction
     has no effect: it makes the others wrong. So images that had no part in it judge. If their loss
-    has grown by more than its standard error, and by more than the chance of a mean over few images
-    explains, the biases stay. So they do where a column of the outputs has clearly lost, whatever
+    has grown by more than its standard error, and clearly by more than the chance of a mean over
+    few images explains, the biases stay. So they do where a column of the outputs has clearly lost, whatever
     the others gain: a detector's few objects are in one column (objectness), of which a mean over
     all boxes, nearly all background, says nothing. Outputs that are not one row an image are not
     judged.
@@ -45,7 +46,7 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     trial_outputs = _outputs(_with(simulation, trial), correction)
     after = _losses(correction, trial_outputs)
     assert after is not None
-    chance = before * (CHANCE / correction.learned) if correction.learned else 0.0
+    chance = before * max(CHANCE / max(correction.learned, 1), CLEAR)
     lost = _a_column_lost(correction, trial_outputs)
     kept = not lost and not has_grown(before + chance, after)
     losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
