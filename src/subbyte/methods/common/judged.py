@@ -16,7 +16,7 @@ from subbyte.placement.simulation import Simulation, simulate
 
 # A mean over n images is wrong by chance, which adds 1 / n of the loss where nothing else is wrong.
 CHANCE = 3.0  # times as much is allowed
-CLEAR = 0.2  # of the loss: less is no harm worth to tell from chance
+CLEAR = 0.2  # of the loss: growth by less is taken for chance
 LOST = 1.5  # times the error of a column
 UNSEEN = 1e-3  # of a column's energy: an error below it is none
 
@@ -27,10 +27,10 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     Where outputs saturate, their mean is wrong because of the saturated ones, on which a correction
     has no effect: it makes the others wrong. So images that had no part in it judge. If their loss
     has grown by more than its standard error, and clearly by more than the chance of a mean over
-    few images explains, the biases stay. So they do where a column of the outputs has clearly lost, whatever
-    the others gain: a detector's few objects are in one column (objectness), of which a mean over
-    all boxes, nearly all background, says nothing. Outputs that are not one row an image are not
-    judged.
+    few images explains, the biases stay. So they do where a column of the outputs has clearly
+    lost, whatever the others gain: a detector's few objects are in one column (objectness), of
+    which a mean over all boxes, nearly all background, says nothing. Outputs that are not one row
+    an image are not judged.
 
     Args:
         simulation: With all parameters.
