@@ -17,6 +17,8 @@ from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.placement.simulation import Simulation
 from subbyte.targets import onnxruntime
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 X = torch.randn(32, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 RANGE = subbyte.Recipe(method="range", **FITTING)
 

@@ -9,6 +9,8 @@ from targets_helpers import RUNTIMES, placed_for, run
 import subbyte
 from unlike import ACTIVATIONS, Unlike, decibels, noise
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", None])
 @pytest.mark.parametrize("act", ["SiLU", "hardswish", "leaky ReLU"])

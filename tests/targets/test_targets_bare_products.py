@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import subbyte
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 
 class Attention(nn.Module):
     """One head whose queries, keys and values have no bias: five products."""

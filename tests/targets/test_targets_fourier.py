@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import subbyte
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "rfft": lambda x: torch.fft.rfft(x).abs(),
     "angle": lambda x: torch.fft.rfft(x).angle().cos() + torch.fft.fft(x).angle()[..., :4],

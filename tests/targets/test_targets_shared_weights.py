@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import subbyte
 from processor import FITTING
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 Use = Callable[[Tensor, Tensor], Tensor]
 
 
