@@ -14,6 +14,8 @@ import subbyte
 from subbyte.api import capture, unquantized
 from subbyte.targets.onnx.export import export_float
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 # Kernel, stride, padding: windows that are whole, that reach over the edge by 1 or 2, that would
 # begin within the padding behind it and so are left out, and that have gaps between them.
 WINDOWS = [(2, 2, 0), (3, 2, 1), (3, 2, 0), (2, 2, 1), (3, 3, 1), (4, 3, 2), (1, 2, 0), (2, 3, 0)]

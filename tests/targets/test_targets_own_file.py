@@ -15,6 +15,8 @@ from subbyte.errors import SubbyteError
 from subbyte.targets.onnx.files import save
 from subbyte.targets.onnx.own_file import is_worth_it
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 
 class TwoHeads(nn.Module):
     """Two heads, each with a flattening of its own of the same tensor."""

@@ -16,6 +16,8 @@ import subbyte
 from subbyte.graph.operators import A
 from subbyte.placement.simulation import Simulation
 
+pytestmark = pytest.mark.slow  # many files, each run in both runtimes
+
 Trained = Callable[[nn.Module], nn.Module]
 
 
