@@ -29,3 +29,20 @@ def test_a_column_that_loses_is_not_made_up_for_by_another(off: float, kept: boo
     assert ("bias" in params.biases) is kept
     losses = params.reported["output_correction"]
     assert losses["loss"] < losses["loss_before"]
+
+
+def test_images_that_all_judge_are_not_excused_by_chance() -> None:
+    """Without images apart, logits that are wrong by twice as much are no chance."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).eval()
+    x = torch.randn(IMAGES, 4)
+    simulation = subbyte.quantize(model, [x], subbyte.Recipe(method="range"))
+    with torch.no_grad():
+        right, off = model(x), torch.tensor([0.2, 0.0, 0.0])
+        bias = model.bias.detach() + 1.4 * off
+    before = Judging([(x,)], [right + off], 0)
+    expected = Expected({}, {}, Judging([(x,)], [right], 0))
+    correction = Correction({"bias": bias}, {"bias": bias}, 0, expected, before)
+    losses = with_correction(simulation, correction).reported["output_correction"]
+    assert 1.5 < losses["loss"] / losses["loss_before"] < 3
+    assert losses["kept"] is False

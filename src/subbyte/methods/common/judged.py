@@ -46,9 +46,9 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     trial_outputs = _outputs(_with(simulation, trial), correction)
     after = _losses(correction, trial_outputs)
     assert after is not None
-    chance = before * max(CHANCE / max(correction.learned, 1), CLEAR)
+    chance = CHANCE / correction.learned if correction.learned else 0.0  # none where all judge
     lost = _a_column_lost(correction, trial_outputs)
-    kept = not lost and not has_grown(before + chance, after)
+    kept = not lost and not has_grown(before * (1 + max(chance, CLEAR)), after)
     losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
     params = params.with_reported(output_correction={"kept": kept, **losses})
     return params.with_biases(correction.biases) if kept else params
