@@ -8,17 +8,15 @@ of two, and the layer's own weights by its inverse: the model computes the same 
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from subbyte.graph.float_model import FloatModel, structure_of
-from subbyte.graph.layers import carries_data, find_layers
+from subbyte.graph.float_model import FloatModel, rewritten
+from subbyte.graph.layers import carries_data, own_layers
 from subbyte.graph.operators import (
     CONV,
     MUL,
@@ -26,9 +24,12 @@ from subbyte.graph.operators import (
     A,
     add_constant,
     get_tensor,
+    groups_of,
     put_tensor,
     tensor_readers,
+    weight_of,
 )
+from subbyte.numerics.qspec import along
 
 INPUT, RESULT = "input", "result"
 CHANNELS = 1  # the dimension
@@ -64,10 +65,10 @@ def sites(float_model: FloatModel) -> list[Site]:
     for name in float_model.region_names:
         region = float_model.region(name)
         data = carries_data(region.graph)
-        own = _own_layers(region)
+        own = set(own_layers(region.graph, CONV))
         for node in region.graph.nodes:
             if node in own and node.args[0] in data:
-                if _is_depthwise(region, node) and _can_divide(region, node.args[0]):
+                if _is_depthwise(region, node) and _can_divide(own, node.args[0]):
                     found.append(Site(name, node.name, INPUT))
                 if _is_curved(node):
                     found.append(Site(name, node.name, RESULT))
@@ -84,58 +85,35 @@ def balanced(float_model: FloatModel, factors: Factors) -> FloatModel:
     chosen = [site for site in sites(float_model) if site.key in factors]
     if not chosen:
         return float_model
-    regions = {}
-    for name in float_model.region_names:
-        region = float_model.region(name)
-        region = fx.GraphModule(region, copy.deepcopy(region.graph))
+
+    def rewrite(name: str, region: fx.GraphModule) -> None:
         nodes = {node.name: node for node in region.graph.nodes}
+        own = set(own_layers(region.graph, CONV))
         for site in (site for site in chosen if site.region == name):
-            scale = _scale_input if site.side == INPUT else _scale_result
-            scale(region, nodes[site.node], factors[site.key])
-        region.graph.lint()
-        region.recompile()
-        regions[name] = region
-    layers = {name: tuple(find_layers(region.graph)) for name, region in regions.items()}
-    return replace(
-        float_model,
-        model=structure_of(float_model.model, regions),
-        layers=layers,
-        factors=dict(factors),
-    )
+            if site.side == INPUT:
+                _scale_input(region, nodes[site.node], own, factors[site.key])
+            else:
+                _scale_result(region, nodes[site.node], factors[site.key])
 
-
-def _own_layers(region: fx.GraphModule) -> set[fx.Node]:
-    """The convolutions whose weight and bias are parameters that nothing else reads."""
-    read = Counter(str(node.target) for node in region.graph.nodes if node.op == "get_attr")
-
-    def is_own(value: Any) -> bool:
-        return value is None or (
-            isinstance(value, fx.Node)
-            and value.op == "get_attr"
-            and read[str(value.target)] == len(value.users) == 1
-        )
-
-    nodes = [node for node in region.graph.nodes if node.target in CONV]
-    return {node for node in nodes if all(is_own(value) for value in node.args[1:3])}
+    return replace(rewritten(float_model, rewrite), factors=dict(factors))
 
 
 def _is_depthwise(region: fx.GraphModule, node: fx.Node) -> bool:
     """Whether each channel that a convolution reads has weights of its own."""
-    weight = _weight(region, node)
-    groups = node.args[6] if len(node.args) > 6 else 1
+    weight = weight_of(region, node)
     value = node.args[0].meta.get("val")  # type: ignore[union-attr]
     batched = isinstance(value, torch.Tensor) and value.dim() == weight.dim()
-    return batched and weight.shape[1] == 1 and isinstance(groups, int) and groups > 1
+    return batched and weight.shape[1] == 1 and groups_of(node) > 1
 
 
-def _can_divide(region: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether one layer reads a tensor, which a convolution or a function gives.
+def _can_divide(own: Set[fx.Node], node: fx.Node) -> bool:
+    """Whether one layer reads a tensor, which a convolution of its own or a function gives.
 
     Behind a limit (ReLU6) a factor would stand between the convolution and its kernel's end.
     """
     if len(tensor_readers(node)) != 1:
         return False
-    return node.target in MUL | (POINTWISE - HOMOGENEOUS) or _before(region, node) is not None
+    return node.target in MUL | (POINTWISE - HOMOGENEOUS) or _before(own, node) is not None
 
 
 def _is_curved(node: fx.Node) -> bool:
@@ -146,69 +124,74 @@ def _is_curved(node: fx.Node) -> bool:
     return bool(functions) and len(functions) + len(gated) == len(readers)
 
 
-def _weight(region: fx.GraphModule, node: fx.Node) -> torch.Tensor:
-    source = node.args[1]
-    assert isinstance(source, fx.Node)
-    return get_tensor(region, source)
+def _scale_input(
+    region: fx.GraphModule, node: fx.Node, own: Set[fx.Node], factors: torch.Tensor
+) -> None:
+    """Divide what a depthwise convolution reads by channel, and multiply its weights.
 
-
-def _scale_input(region: fx.GraphModule, node: fx.Node, factors: torch.Tensor) -> None:
-    """Divide what a depthwise convolution reads by channel, and multiply its weights."""
-    weight, source = _weight(region, node), node.args[0]
+    Args:
+        region: The region.
+        node: The depthwise convolution.
+        own: The convolutions whose parameters nothing else reads.
+        factors: (channels,).
+    """
+    weight, source = weight_of(region, node), node.args[0]
     assert isinstance(source, fx.Node)
     factors = factors.to(weight)
     rows = factors.repeat_interleave(len(weight) // len(factors))
-    _put(region, node.args[1], weight * _along(rows, weight, 0))
-    first = _before(region, source)
+    _put(region, node.args[1], weight * along(rows, weight, 0))
+    first = _before(own, source)
     if first is not None:
         _divide_rows(region, first, factors)
         return
-    value = source.meta["val"]
-    with region.graph.inserting_before(node):
-        name = f"{node.name}_balance"
-        constant = add_constant(region, node, name, _along(1 / factors, value, CHANNELS))
-        scaled = region.graph.call_function(A.mul.Tensor, (source, constant))
-    scaled.meta = dict(source.meta)
+    scaled = _multiplied(region, source, node, 1 / factors)
     node.replace_input_with(source, scaled)
 
 
 def _scale_result(region: fx.GraphModule, node: fx.Node, factors: torch.Tensor) -> None:
     """Divide what a convolution gives by channel, and multiply it for those that read it."""
-    factors = factors.to(_weight(region, node))
-    _divide_rows(region, node, factors)
+    _divide_rows(region, node, factors.to(weight_of(region, node)))
     readers = list(node.users)
-    with region.graph.inserting_before(node.next):
-        value = node.meta["val"]
-        name = f"{node.name}_balance"
-        constant = add_constant(region, node.next, name, _along(factors, value, CHANNELS))
-        scaled = region.graph.call_function(A.mul.Tensor, (node, constant))
-    scaled.meta = dict(node.meta)
+    scaled = _multiplied(region, node, node.next, factors)
     for reader in readers:
         reader.replace_input_with(node, scaled)
 
 
-def _before(region: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+def _multiplied(
+    region: fx.GraphModule, node: fx.Node, before: fx.Node, factors: torch.Tensor
+) -> fx.Node:
+    """A tensor times a factor for each channel.
+
+    Args:
+        region: The region.
+        node: What gives the tensor.
+        before: The node in front of which the product stands.
+        factors: (channels,).
+    """
+    value = node.meta["val"]
+    with region.graph.inserting_before(before):
+        own = along(factors.to(value.device, value.dtype), value, CHANNELS)
+        constant = add_constant(region, before, f"{node.name}_balance", own)
+        scaled = region.graph.call_function(A.mul.Tensor, (node, constant))
+    scaled.meta = dict(node.meta)
+    return scaled
+
+
+def _before(own: Set[fx.Node], node: fx.Node) -> fx.Node | None:
     """The convolution that gives a tensor, past functions through which a factor passes."""
     while node.target in HOMOGENEOUS and isinstance(node.args[0], fx.Node):
         node = node.args[0]
         if len(node.users) != 1:
             return None
-    return node if node in _own_layers(region) and len(node.users) == 1 else None
+    return node if node in own and len(node.users) == 1 else None
 
 
 def _divide_rows(region: fx.GraphModule, node: fx.Node, factors: torch.Tensor) -> None:
     for source in node.args[1:3]:
         if isinstance(source, fx.Node):
             value = get_tensor(region, source)
-            _put(region, source, value / _along(factors, value, 0))
+            _put(region, source, value / along(factors, value, 0))
 
 
 def _put(region: fx.GraphModule, source: Any, value: torch.Tensor) -> None:
     put_tensor(region, str(source.target), value)
-
-
-def _along(factors: torch.Tensor, value: torch.Tensor, axis: int) -> torch.Tensor:
-    """Factors in a shape that multiplies a tensor along a dimension."""
-    shape = [1] * value.dim()
-    shape[axis] = -1
-    return factors.reshape(shape)

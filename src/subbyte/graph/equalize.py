@@ -6,17 +6,15 @@ section 4.1.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from subbyte.graph.float_model import FloatModel, structure_of
-from subbyte.graph.layers import find_layers
+from subbyte.graph.float_model import FloatModel, rewritten
+from subbyte.graph.layers import own_layers
 from subbyte.graph.operators import (
     CONV,
     LINEAR,
@@ -25,10 +23,12 @@ from subbyte.graph.operators import (
     add_constant,
     clamp_of,
     get_tensor,
+    groups_of,
     is_global_pool,
     is_move,
     put_tensor,
     rank_of,
+    weight_of,
 )
 
 ROUNDS = 1000
@@ -68,16 +68,7 @@ class _Pair:
 
 def equalized(float_model: FloatModel) -> FloatModel:
     """The same model with equalized weights; the one that is given is left as it is."""
-    regions = {name: _copied(float_model.region(name)) for name in float_model.region_names}
-    for region in regions.values():
-        equalize(region)
-    layers = {name: tuple(find_layers(region.graph)) for name, region in regions.items()}
-    return replace(float_model, model=structure_of(float_model.model, regions), layers=layers)
-
-
-def _copied(region: fx.GraphModule) -> fx.GraphModule:
-    """A region of its own, whose parameters can be replaced."""
-    return fx.GraphModule(region, copy.deepcopy(region.graph))
+    return rewritten(float_model, lambda _, region: equalize(region))
 
 
 def equalize(module: fx.GraphModule) -> None:
@@ -103,21 +94,9 @@ def equalize(module: fx.GraphModule) -> None:
 
 def _pairs(module: fx.GraphModule) -> list[_Pair]:
     """All pairs of layers that can be equalized, in the graph's order."""
-    read = Counter(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
-    layers = [node for node in module.graph.nodes if _is_own(node, read)]
+    layers = own_layers(module.graph, CONV | LINEAR)
     found = (_pair(module, node) for node in layers)
     return [pair for pair in found if pair is not None and pair.second in layers]
-
-
-def _is_own(node: fx.Node, read: Counter[str]) -> bool:
-    """Whether a node is a layer whose weight and bias are parameters that nothing else reads."""
-    if node.target not in CONV | LINEAR:
-        return False
-    constants: list[Any] = [a for a in node.args[1:3] if a is not None]
-    return all(
-        isinstance(a, fx.Node) and a.op == "get_attr" and read[str(a.target)] == len(a.users) == 1
-        for a in constants
-    )
 
 
 def _pair(module: fx.GraphModule, first: fx.Node) -> _Pair | None:
@@ -128,7 +107,7 @@ def _pair(module: fx.GraphModule, first: fx.Node) -> _Pair | None:
         if reader.target in CONV | LINEAR:
             if reader.args[0] is not node or axis != _channel_axis(module, reader, node):
                 return None
-            scale = torch.ones(len(_weight(module, first)), dtype=torch.float64)
+            scale = torch.ones(len(weight_of(module, first)), dtype=torch.float64)
             return _Pair(first, reader, axis, clamps, scale)
         limits = clamp_of(reader)
         if limits is not None and limits[0] == 0:
@@ -139,17 +118,11 @@ def _pair(module: fx.GraphModule, first: fx.Node) -> _Pair | None:
     return None
 
 
-def _weight(module: fx.GraphModule, layer: fx.Node) -> torch.Tensor:
-    node = layer.args[1]
-    assert isinstance(node, fx.Node)
-    return get_tensor(module, node)
-
-
 def _channel_axis(module: fx.GraphModule, layer: fx.Node, tensor: fx.Node) -> int:
     """Which dimension of `tensor`, the input or result of a layer, its channels are along."""
     rank = rank_of(tensor)
     assert rank is not None
-    return rank + 1 - _weight(module, layer).dim()
+    return rank + 1 - weight_of(module, layer).dim()
 
 
 def _passes(node: fx.Node, source: fx.Node, axis: int) -> bool:
@@ -200,8 +173,8 @@ def _balance(module: fx.GraphModule, pairs: list[_Pair]) -> None:
 
 def _magnitudes(module: fx.GraphModule, layer: fx.Node) -> torch.Tensor:
     """The largest magnitude over all positions of a kernel, (groups, outputs, inputs of each)."""
-    weight = _weight(module, layer).detach().cpu().double().abs()
-    groups: Any = layer.args[6] if len(layer.args) > 6 else 1
+    weight = weight_of(module, layer).detach().cpu().double().abs()
+    groups = groups_of(layer)
     outputs, inputs = weight.shape[:2]
     largest = weight.reshape(outputs, inputs, -1).amax(2)
     return largest.reshape(groups, outputs // groups, inputs)
@@ -227,7 +200,7 @@ def _scale_rows(module: fx.GraphModule, pair: _Pair) -> None:
 
 
 def _scale_columns(module: fx.GraphModule, pair: _Pair) -> None:
-    weight, sizes = _weight(module, pair.second), _magnitudes(module, pair.second)
+    weight, sizes = weight_of(module, pair.second), _magnitudes(module, pair.second)
     groups = len(sizes)
     scale = _spread(pair.scale, sizes).reshape(groups, 1, -1, *[1] * (weight.dim() - 2))
     by_group = weight.double().reshape(groups, -1, *weight.shape[1:])
@@ -241,7 +214,7 @@ def _limit_channels(module: fx.GraphModule, clamp: fx.Node, pair: _Pair) -> None
     limits, value = clamp_of(clamp), clamp.meta["val"]
     assert limits is not None
     scale = pair.scale.repeat_interleave(value.shape[pair.axis] // len(pair.scale))
-    device = _weight(module, pair.first).device
+    device = weight_of(module, pair.first).device
     high = (limits[1] / scale).reshape(-1, *[1] * (value.dim() - 1 - pair.axis))
     high, low = (end.to(device, value.dtype) for end in (high, torch.zeros(())))
     ends = [

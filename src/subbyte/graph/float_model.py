@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.graph.flow import WHOLE, Flow
-from subbyte.graph.layers import FoundLayer
+from subbyte.graph.layers import FoundLayer, find_layers
 
 
 class Regional(Protocol):
@@ -115,6 +115,26 @@ class FloatModel:
     def device(self) -> torch.device:
         """Where the model lies."""
         return device_of(self.model)
+
+
+def rewritten(
+    float_model: FloatModel, rewrite: Callable[[str, fx.GraphModule], None]
+) -> FloatModel:
+    """The same model with other regions; the one that is given is left as it is.
+
+    Args:
+        float_model: The model.
+        rewrite: Changes a copy of a region in place, given the region's name too.
+    """
+    regions = {}
+    for name in float_model.region_names:
+        region = float_model.region(name)
+        regions[name] = fx.GraphModule(region, copy.deepcopy(region.graph))
+        rewrite(name, regions[name])
+        regions[name].graph.lint()
+        regions[name].recompile()
+    layers = {name: tuple(find_layers(region.graph)) for name, region in regions.items()}
+    return replace(float_model, model=structure_of(float_model.model, regions), layers=layers)
 
 
 def called(

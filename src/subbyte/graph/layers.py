@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +69,26 @@ def find_layers(graph: fx.Graph) -> list[FoundLayer]:
             if product is not None:
                 found.append(_product(product, found))
     return found
+
+
+def own_layers(graph: fx.Graph, kinds: Collection[Any]) -> list[fx.Node]:
+    """The layers whose weight and bias are parameters that nothing else reads.
+
+    Args:
+        graph: The graph of a region.
+        kinds: The operators that count as layers.
+    """
+    read = Counter(str(node.target) for node in graph.nodes if node.op == "get_attr")
+
+    def is_own(value: Any) -> bool:
+        return value is None or (
+            isinstance(value, fx.Node)
+            and value.op == "get_attr"
+            and read[str(value.target)] == len(value.users) == 1
+        )
+
+    nodes = (node for node in graph.nodes if node.target in kinds)
+    return [node for node in nodes if all(map(is_own, node.args[1:3]))]
 
 
 def carries_data(graph: fx.Graph) -> set[fx.Node]:

@@ -209,6 +209,13 @@ def get_tensor(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
     return value
 
 
+def weight_of(module: fx.GraphModule, layer: fx.Node) -> torch.Tensor:
+    """The weight of a convolution or linear layer whose weight is a parameter."""
+    node = layer.args[1]
+    assert isinstance(node, fx.Node)
+    return get_tensor(module, node)
+
+
 def put_tensor(module: fx.GraphModule, name: str, value: torch.Tensor) -> None:
     """Set a parameter to a value.
 
