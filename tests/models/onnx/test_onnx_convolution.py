@@ -41,6 +41,7 @@ def test_a_convolution_in_one_dimension(tmp_path: Path) -> None:
         {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
         {"strides": [2, 2], "pads": [0, 1, 1, 1]},
         {"strides": [2, 2], "pads": [1, 0, 0, 1]},
+        {"strides": [2, 2], "pads": [2, 2, 0, 0], "output_padding": [1, 1]},
         {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
         {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
         {"strides": [2, 3], "output_shape": [12, 24]},

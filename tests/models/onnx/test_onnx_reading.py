@@ -32,6 +32,11 @@ def test_weights_among_the_inputs_are_weights(tmp_path: Path) -> None:
     assert load_onnx(tmp_path / "model.onnx").input_names == ("x",)
 
 
+@pytest.mark.parametrize("name", ["self", "nodes", "constants", "merged"])
+def test_a_weight_may_have_any_name(name: str, tmp_path: Path) -> None:
+    check(proto([("Conv", f"x {name}", "y")], constants={name: WEIGHT["w"]}), tmp_path)
+
+
 def test_weights_as_nodes_and_behind_an_identity(tmp_path: Path) -> None:
     value = onnx.numpy_helper.from_array(WEIGHT["w"])
     nodes: list[Node] = [

@@ -21,7 +21,6 @@ def with_biases(network: Network) -> Network:
     constants = dict(network.constants)
     uses = {name: node for node in network.nodes for name in node.inputs}
     layers: dict[str, Node] = {}  # by the output that they have
-    dropped: set[str] = set()
     for node in network.nodes:
         if node.operator not in LAYERS or node.inputs[1] not in constants:
             continue
@@ -31,15 +30,9 @@ def with_biases(network: Network) -> Network:
             joined = _joined(layer, after, constants, readers[layer.inputs[1]])
             if joined is None:
                 break
-            dropped.add(layer.outputs[0])
             layer = joined
         layers[layer.outputs[0]] = layer
-    nodes = [
-        layers.get(node.outputs[0], node)
-        for node in network.nodes
-        if node.outputs[0] not in dropped
-    ]
-    return network.with_nodes(nodes, **constants)
+    return network.joined(layers, constants)
 
 
 def _joined(layer: Node, after: Node, constants: dict[str, np.ndarray], shared: int) -> Node | None:

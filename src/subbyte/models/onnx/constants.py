@@ -31,7 +31,7 @@ def folded(network: Network) -> Network:
             constants.update(_computed(node, constants))
         else:
             nodes.append(node)
-    return network.with_nodes(nodes, **constants)
+    return network.with_nodes(nodes, constants)
 
 
 def unsupported(node: Node) -> SubbyteError:

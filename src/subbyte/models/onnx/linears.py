@@ -19,7 +19,6 @@ def with_linears(network: Network) -> Network:
     constants = dict(network.constants)
     readers_of = {name: node for node in network.nodes for name in node.inputs}
     replaced: dict[str, Node] = {}
-    dropped: set[str] = set()
     for node in network.nodes:
         layer = _layer(node, constants)
         if layer is None:
@@ -27,17 +26,11 @@ def with_linears(network: Network) -> Network:
         after = readers_of.get(node.outputs[0])
         bias = _bias(node, after, constants) if readers[node.outputs[0]] == 1 else ""
         if after is not None and bias and len(layer.inputs) == 2:
-            dropped.add(node.outputs[0])
             layer = replace(layer, inputs=(*layer.inputs, bias), outputs=after.outputs)
             replaced[after.outputs[0]] = layer
         else:
             replaced[node.outputs[0]] = layer
-    nodes = [
-        replaced.get(node.outputs[0], node)
-        for node in network.nodes
-        if node.outputs[0] not in dropped
-    ]
-    return network.with_nodes(nodes, **constants)
+    return network.joined(replaced, constants)
 
 
 def _layer(node: Node, constants: dict[str, np.ndarray]) -> Node | None:

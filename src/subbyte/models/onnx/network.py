@@ -77,9 +77,27 @@ class Network:
     constants: Mapping[str, np.ndarray]
     ranks: tuple[int | None, ...] = ()
 
-    def with_nodes(self, nodes: list[Node], **constants: np.ndarray) -> Network:
-        """The same with other nodes, without those and the constants that nothing reads."""
-        return pruned(replace(self, nodes=tuple(nodes), constants={**self.constants, **constants}))
+    def with_nodes(
+        self, nodes: list[Node], constants: Mapping[str, np.ndarray] | None = None
+    ) -> Network:
+        """The same with other nodes, without those and the constants that nothing reads.
+
+        Args:
+            nodes: The nodes.
+            constants: All of them; `None`: those that there are.
+        """
+        known = self.constants if constants is None else constants
+        return pruned(replace(self, nodes=tuple(nodes), constants=known))
+
+    def joined(self, merged: Mapping[str, Node], constants: Mapping[str, np.ndarray]) -> Network:
+        """The same where single nodes do what several did.
+
+        Args:
+            merged: What such a node gives → the node; it stands where that was given before.
+            constants: All of them.
+        """
+        nodes = [merged.get(node.outputs[0], node) for node in self.nodes]
+        return self.with_nodes(nodes, constants)
 
     def readers(self) -> Counter[str]:
         """How often each value is read; an output of the network counts as read."""

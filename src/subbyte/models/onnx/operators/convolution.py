@@ -43,13 +43,12 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
         return TRANSPOSED[rank](
             x, weight, bias, strides, padding, grown, node.get("group", 1), dilations
         )
-    whole = TRANSPOSED[rank](x, weight, bias, strides, 0, 0, node.get("group", 1), dilations)
+    whole = TRANSPOSED[rank](x, weight, None, strides, 0, 0, node.get("group", 1), dilations)
     grow: list[int] = []
     for axis in range(rank):
         grow = [-starts[axis], extra[axis] - ends[axis], *grow]
-    if bias is not None and any(n > 0 for n in grow):
-        raise NotImplementedError("an output padding with a bias beyond the stride")
-    return F.pad(whole, grow)
+    whole = F.pad(whole, grow)
+    return whole if bias is None else whole + bias.reshape(-1, *[1] * rank)
 
 
 def pads_of(
