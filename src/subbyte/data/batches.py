@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
 from subbyte.errors import SubbyteError
+from subbyte.utils.precision import as_float32
 
 _FORMS = (
     "a tensor, a list of images (each a tensor [C, H, W]), a tuple of the model's arguments "
@@ -72,11 +73,7 @@ class ArgumentsOf:
 
     def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         args = to_device(args, self.device)
-        if self.float32:
-            args = pytree.tree_map(
-                lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, args
-            )
-        return args
+        return as_float32(args) if self.float32 else args
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

@@ -45,7 +45,7 @@ def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
     as the model's family does.
     """
     distinct = set(sizes)
-    letterbox = family_of(model).letterbox(model, distinct)
+    letterbox = own_letterbox(model, distinct)
     if len(distinct) == 1 and not letterbox.by_model:
         return Letterbox(next(iter(distinct)))
     return letterbox

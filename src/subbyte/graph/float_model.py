@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.graph.flow import WHOLE, Flow
 from subbyte.graph.layers import FoundLayer, find_layers
+from subbyte.utils.precision import as_float32
 
 
 class Regional(Protocol):
@@ -233,13 +234,6 @@ def structure_of(model: nn.Module, regions: Mapping[str, fx.GraphModule]) -> nn.
     for tensor in [*model.parameters(), *model.buffers()]:
         memo.setdefault(id(tensor), shared(tensor))
     return copy.deepcopy(model, memo)
-
-
-def as_float32(value: Any) -> Any:
-    """Tensors of floats in float32, wherever they are in lists, tuples and dictionaries."""
-    return pytree.tree_map(
-        lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, value
-    )
 
 
 def with_types(value: Any, types: Sequence[torch.dtype]) -> Any:

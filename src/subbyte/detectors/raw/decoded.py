@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from subbyte.detection import Outputs
-from subbyte.detectors.raw.geometry import corners, in_pixels
+from subbyte.detectors.raw.geometry import placed
 from subbyte.detectors.raw.parts import Parts, columns, parts_of
 from subbyte.detectors.raw.scores import scores_of
 
@@ -55,8 +55,7 @@ def decode(outputs: Outputs, found: Parts, size: Size) -> tuple[Tensor, Tensor]:
         found: That, as `read` has it.
         size: Height and width of the network's input.
     """
-    boxes = corners(found.boxes, outputs.how)
-    boxes = in_pixels(boxes, size) if outputs.is_relative else boxes
+    boxes = placed(found.boxes, outputs, size)
     return boxes, scores_of(outputs, found.classes, found.objectness)
 
 

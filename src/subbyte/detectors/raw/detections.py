@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from subbyte.detection import Outputs
-from subbyte.detectors.raw.geometry import corners, in_pixels
+from subbyte.detectors.raw.geometry import placed
 from subbyte.detectors.raw.parts import Parts
 
 Size = tuple[int, int]
@@ -46,8 +46,7 @@ def decode(outputs: Outputs, found: Parts, size: Size) -> tuple[Tensor, Tensor]:
     """
     assert outputs.classes is not None
     assert found.objectness is not None
-    boxes = corners(found.boxes, outputs.how)
-    boxes = in_pixels(boxes, size) if outputs.is_relative else boxes
+    boxes = placed(found.boxes, outputs, size)
     numbers = torch.arange(outputs.classes, dtype=found.classes.dtype, device=found.classes.device)
     return boxes, (found.classes == numbers).to(boxes.dtype) * found.objectness
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from subbyte.detection import Outputs
+
 
 def corners(boxes: Tensor, form: str) -> Tensor:
     """Boxes [..., 4] of a form as x0, y0, x1, y1.
@@ -22,6 +24,18 @@ def corners(boxes: Tensor, form: str) -> Tensor:
     if form == "xywh":
         return torch.cat([first, first + second], -1)
     return torch.cat([first - second / 2, first + second / 2], -1)
+
+
+def placed(boxes: Tensor, outputs: Outputs, size: tuple[int, int]) -> Tensor:
+    """Decoded boxes [..., 4] of the form and unit that `outputs` says, as corners in pixels.
+
+    Args:
+        boxes: The boxes.
+        outputs: What the network gives.
+        size: Height and width of the network's input.
+    """
+    found = corners(boxes, outputs.how)
+    return in_pixels(found, size) if outputs.is_relative else found
 
 
 def in_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:

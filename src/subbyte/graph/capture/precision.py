@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import copied, try_model
 from subbyte.graph.capture.place import complaint
-from subbyte.graph.float_model import as_float32
+from subbyte.utils.precision import as_float32
 
 
 def in_float32(
@@ -34,8 +34,7 @@ def in_float32(
         return model, args, None
     copy = copied(model)
     with torch.no_grad():
-        try_model(copy, args)
-        given = pytree.tree_leaves(copy(*args))
+        given = pytree.tree_leaves(try_model(copy, args))
         args = as_float32(args)
         _convert(copy)
         try:
