@@ -15,9 +15,9 @@ from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.output_loss import divergence, divergences, has_grown
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
-from subbyte.methods.finetune.lessons import Lesson, Lessons
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData
+from subbyte.methods.finetune.training_steps import StepPart, TrainingSteps
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, simulate
@@ -98,12 +98,12 @@ def tune(
     student = simulate(float_model, placement, params)
     teacher = simulate(float_model, placement, QuantParams())
     at_once, seed = max(1, PIXELS_IN_MEMORY // data.pixels), context.seed + 1
-    lessons = Lessons(teacher, feature_keys(student), data, tuning.batch, at_once, seed)
+    training = TrainingSteps(teacher, feature_keys(student), data, tuning.batch, at_once, seed)
     before = _losses(student, data)
     refused: dict[float, str] = {}
     for factor in tuning.rate_factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
-        why = _learn(student, lessons, own, data, before, context)
+        why = _learn(student, training, own, data, before, context)
         if why is None:
             losses = _losses(student, data)
             if not has_grown(before, losses):
@@ -116,7 +116,7 @@ def tune(
 
 def _learn(
     student: Simulation,
-    lessons: Lessons,
+    training: TrainingSteps,
     tuning: Tuning,
     data: TuningData,
     before: torch.Tensor,
@@ -126,7 +126,7 @@ def _learn(
 
     Args:
         student: Has what was learned in the end.
-        lessons: What it learns from.
+        training: What it learns from.
         tuning: How it is done.
         data: The images.
         before: The losses of the images held out before.
@@ -140,12 +140,12 @@ def _learn(
         for step in context.progress.track(range(steps), "tuning the network"):
             adam.zero_grad(set_to_none=False)
             strength = tuning.features * (1 - step / steps)
-            for lesson in lessons.at(step):
+            for part in training.at(step):
                 with torch.enable_grad(), parameters.in_place():
-                    loss = _loss(student, lesson, lessons.features, strength)
+                    loss = _loss(student, part, training.features, strength)
                     if not math.isfinite(float(loss.detach())):
                         return "its loss was not a number"
-                    torch.autograd.backward(loss * lesson.share)
+                    torch.autograd.backward(loss * part.share)
             adam.step()
             schedule.step()
             if step + 1 == steps // CHECKED_AFTER:
@@ -165,19 +165,19 @@ def _share_of_rate(step: int, steps: int) -> float:
 
 
 def _loss(
-    student: Simulation, lesson: Lesson, features: Sequence[str], strength: float
+    student: Simulation, part: StepPart, features: Sequence[str], strength: float
 ) -> torch.Tensor:
     """How far outputs and features are from the float network's.
 
     Args:
         student: Computes with what is learned.
-        lesson: What it learns from.
+        part: What it learns from.
         features: The keys of what blocks read.
         strength: What the error of features counts.
     """
     with recorded(student, features) as found:
-        loss = divergence(student.raw(*lesson.args), lesson.targets)
-    return loss + strength * distance(found, lesson.features, lesson.energies) if found else loss
+        loss = divergence(student.raw(*part.args), part.targets)
+    return loss + strength * distance(found, part.features, part.energies) if found else loss
 
 
 def _mean(losses: torch.Tensor) -> float | None:

@@ -20,7 +20,7 @@ KEPT = 2**27  # bytes, of the first steps
 
 
 @dataclass(frozen=True)
-class Lesson:
+class StepPart:
     """Some of a step's images.
 
     Attributes:
@@ -44,8 +44,8 @@ class Lesson:
         return sum(x.nbytes for x in leaves if isinstance(x, torch.Tensor))
 
 
-class Lessons:
-    """The lessons of all steps, which any number of students take from the first one on.
+class TrainingSteps:
+    """All steps, which any number of students take from the first one on.
 
     Attributes:
         features: The keys of what blocks read.
@@ -67,7 +67,7 @@ class Lessons:
             features: The keys of what blocks read.
             data: The images.
             batch: Images in a step.
-            at_once: Images in a lesson, at most.
+            at_once: Images in one part of a step, at most.
             seed: Of what is drawn.
         """
         self.features = features
@@ -75,11 +75,11 @@ class Lessons:
         self._generator = torch.Generator().manual_seed(seed)
         self._batches = _batches(data.learned, batch, self._generator)
         self._begun: list[tuple[torch.Tensor, torch.Tensor]] = []  # images, and what draws began at
-        self._kept: dict[int, list[Lesson]] = {}
+        self._kept: dict[int, list[StepPart]] = {}
         self._room = KEPT
 
-    def at(self, step: int) -> Iterator[Lesson]:
-        """The lessons of a step, one after the other; of the first student's steps in order."""
+    def at(self, step: int) -> Iterator[StepPart]:
+        """The parts of a step, one after the other; the first student takes steps in order."""
         if step in self._kept:
             yield from self._kept[step]
             return
@@ -89,21 +89,21 @@ class Lessons:
         generator, given = torch.Generator(), []
         generator.set_state(state)
         for part in torch.split(chosen, self._at_once):
-            lesson = self._lesson(self._data.varied(part, generator), len(part) / len(chosen))
-            self._room -= lesson.size
+            made = self._part(self._data.varied(part, generator), len(part) / len(chosen))
+            self._room -= made.size
             if self._room >= 0:
-                given.append(lesson)
-            yield lesson
+                given.append(made)
+            yield made
         if self._room >= 0:
             self._kept[step] = given
         if step == len(self._begun) - 1:
             self._generator.set_state(generator.get_state())
 
     @torch.no_grad()
-    def _lesson(self, args: list[Any], share: float) -> Lesson:
+    def _part(self, args: list[Any], share: float) -> StepPart:
         with recorded(self._teacher, self.features) as expected:
             targets = self._teacher.raw(*args)
-        return Lesson(args, targets, expected, energies_of(expected), share)
+        return StepPart(args, targets, expected, energies_of(expected), share)
 
 
 def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
