@@ -20,13 +20,20 @@ from subbyte.calibration.biased_layers import (
     last_layers,
     observed,
 )
-from subbyte.graph.batch import IMAGES_AT_ONCE, batch_size, cut, in_batch, in_chunks
+from subbyte.graph.batch import (
+    EVERY,
+    IMAGES_AT_ONCE,
+    batch_size,
+    cut,
+    in_batch,
+    in_chunks,
+    is_held_out,
+)
 from subbyte.graph.float_model import Regional
 from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
 
 ALL = sys.maxsize
-EVERY = 5  # of so many chunks of images, the last one judges
 JUDGING = 64  # images, at most
 NUMBERS = 2**24  # of the outputs that are kept of a chunk, at most; of one image they always are
 
@@ -194,7 +201,7 @@ def recorded(
 
 def _judges(chunk: int, chunks: int) -> bool:
     """Whether a chunk of so many judges: every fifth one, or the last of fewer."""
-    return chunk % EVERY == EVERY - 1 if chunks >= EVERY else chunk == chunks - 1
+    return is_held_out(chunk) if chunks >= EVERY else chunk == chunks - 1
 
 
 def _keep(judging: Judging, args: tuple[Any, ...], outputs: Any) -> None:

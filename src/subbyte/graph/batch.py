@@ -16,6 +16,7 @@ from subbyte.errors import SubbyteError
 
 T = TypeVar("T")
 IMAGES_AT_ONCE = 32  # through a network, where its values are not kept
+EVERY = 5  # of so many chunks of images, the last one is held out
 
 
 def are_images(argument: object) -> bool:
@@ -117,6 +118,11 @@ def _is_planes(leaf: object) -> bool:
 def images_of_pixels(args: tuple[Any, ...], pixels: int) -> int:
     """How many images such as those in `args` have so many pixels together; at least 1."""
     return max(1, pixels // pixels_of(args))
+
+
+def is_held_out(chunk: int) -> bool:
+    """Whether a chunk of images judges what was fitted to the others, by its number."""
+    return chunk % EVERY == EVERY - 1
 
 
 def in_batch(leaf: object, size: int) -> bool:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from subbyte.graph.batch import IMAGES_AT_ONCE
-
-EVERY = 5  # of so many chunks, the last one is held out
+from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, is_held_out
 
 
 def chunks(count: int) -> list[slice]:
     """All of so many images in chunks, as many as there have to be for some to be held out."""
     size = min(IMAGES_AT_ONCE, max(1, count // EVERY))
     return [slice(i, min(i + size, count)) for i in range(0, count, size)]
-
-
-def is_held_out(chunk: int) -> bool:
-    """Whether a chunk judges, by its number."""
-    return chunk % EVERY == EVERY - 1
 
 
 def held_out_images(count: int) -> torch.Tensor:

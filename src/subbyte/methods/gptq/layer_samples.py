@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from subbyte.graph.batch import EVERY, is_held_out
 from subbyte.methods.common.hessian import HessianAccumulator
 from subbyte.methods.common.samples import (
     Geometry,
@@ -16,7 +17,7 @@ from subbyte.methods.common.samples import (
     positions,
     rows_wanted,
 )
-from subbyte.methods.gptq.chunks import EVERY, chunks, is_held_out
+from subbyte.methods.gptq.chunks import chunks
 from subbyte.methods.gptq.order import Operand
 from subbyte.methods.gptq.region_values import Collected, RegionValues
 
