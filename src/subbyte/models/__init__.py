@@ -92,9 +92,11 @@ def load(config: ModelConfig) -> ModelSpec:
     Raises:
         SubbyteError: The name is unknown, or weights cannot be had, read or fitted.
     """
+    from subbyte.models.checkpoint import notes_of
+
     with _same_random_numbers():
         spec = _loader(config)(config)
-    notes = (*spec.notes, *_of_weights(config))
+    notes = (*spec.notes, *notes_of([config.checkpoint], config.checkpoint_key))
     return dataclasses.replace(spec, module=spec.module.float().eval(), notes=notes)
 
 
@@ -141,16 +143,6 @@ def is_classifier(config: ModelConfig) -> bool:
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
     return config.name is not None and config.outputs is None and not named
-
-
-def _of_weights(config: ModelConfig) -> Iterator[str]:
-    """What must be known of a checkpoint's weights, unless the user chose them by their key."""
-    from subbyte.models.checkpoint import other_weights
-
-    if config.checkpoint is not None and config.checkpoint_key is None:
-        note = other_weights(config.checkpoint)
-        if note is not None:
-            yield note
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:

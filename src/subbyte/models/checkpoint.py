@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -86,6 +86,19 @@ def other_weights(path: Path) -> str | None:
         f"the weights are those under {taken} in {path.name}, which holds others of the same "
         f"form under {', '.join(named)}: checkpoint_key, as {found[0]}, takes these"
     )
+
+
+def notes_of(files: Iterable[Path | None], key: str | None) -> list[str]:
+    """What must be known of the weights in some files, unless the user chose them by their key.
+
+    Args:
+        files: Checkpoints; `None` where none is given.
+        key: The key that was asked for.
+    """
+    if key is not None:
+        return []
+    found = [other_weights(file) for file in files if file is not None]
+    return [note for note in found if note is not None]
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

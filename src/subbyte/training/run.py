@@ -11,9 +11,9 @@ import yaml
 
 from subbyte.data import open_detection
 from subbyte.errors import SubbyteError
-from subbyte.models.checkpoint import other_weights
+from subbyte.models.checkpoint import notes_of
 from subbyte.models.ssd import SSD
-from subbyte.training.config import Training, TrainingExperiment
+from subbyte.training.config import TrainingExperiment
 from subbyte.training.evaluate import figures
 from subbyte.training.parallel import is_first
 from subbyte.training.ssd import train
@@ -71,7 +71,8 @@ def run(
             "nothing says what is on the images to train on: give data.annotations.calibration, a "
             "JSON file in COCO's form"
         )
-    notes = [*_of_weights(asked.training), *data.notes]
+    start = asked.training
+    notes = [*notes_of([start.checkpoint, start.backbone], start.checkpoint_key), *data.notes]
     if data.overlap:
         notes.append(f"{data.overlap} of the images trained on are evaluated too")
     if data.skipped:
@@ -91,15 +92,6 @@ def run(
     if is_first():
         write_text(folder / FILE, dump(asked))
     return Result(folder, _metrics(trained.rows), trained.rows, notes)
-
-
-def _of_weights(training: Training) -> list[str]:
-    """What must be known of the weights to start from, unless the user chose them by their key."""
-    files = (training.checkpoint, training.backbone)
-    if training.checkpoint_key is not None:
-        return []
-    found = [other_weights(file) for file in files if file is not None]
-    return [note for note in found if note is not None]
 
 
 def dump(asked: TrainingExperiment) -> str:
