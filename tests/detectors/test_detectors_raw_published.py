@@ -14,11 +14,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from published import OnnxNetwork
 from subbyte import api
 from subbyte.detection import Outputs, Preprocessing
 from subbyte.detectors import letterbox_for
 from subbyte.detectors.raw_outputs import raw_detector
+from subbyte.models.onnx.load import load_onnx
 from subbyte.targets import base as targets
 from subbyte.targets.onnx.export import export_float
 
@@ -99,7 +99,7 @@ def by_hand(name: str, batch: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
 def test_float_files_give_the_detections_of_the_original(name: str, tmp_path: Path) -> None:
     """All of them, with class, an IoU of 0.99 and a score within 0.001, in batches of 1 and 4."""
     outputs, preprocessing, _ = CASES[name]
-    network = OnnxNetwork(Path(str(DATA)) / f"detectors/{name}.onnx").eval()
+    network = load_onnx(Path(str(DATA)) / f"detectors/{name}.onnx")
     model = raw_detector(network, Outputs(**outputs), Preprocessing(**preprocessing))
     images = images_of_coco(8)
     model.tried(images[:2])
