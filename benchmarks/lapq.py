@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.optimize
@@ -23,8 +23,8 @@ from cifar10 import resnet20
 from subbyte import api, targets
 from subbyte.app.arguments import recipe_of
 from subbyte.data.batches import ArgumentsOf
+from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods import lapq
-from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.scale_search.chunks import Chunk, chunks_of
 from subbyte.methods.scale_search.network import mean_loss
 from subbyte.methods.scale_search.scale_vector import ScaleVector
@@ -59,6 +59,11 @@ def compare(module: torch.nn.Module, batches: ArgumentsOf, options: argparse.Nam
     ours = _ours(simulate(float_model, placement, start.params), chunks)
     plain = _plain(simulate(float_model, placement, start.params), chunks, options.evaluations)
     print(f"\nratio of the seconds: {ours / plain:.3f}")
+
+
+def divergence(outputs: Any, chunk: Chunk) -> torch.Tensor:
+    """How far outputs are from the float model's."""
+    return loss_of_outputs().mean(outputs, chunk.targets, chunk.args)
 
 
 class _Counting(Silent):

@@ -19,7 +19,7 @@ from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.observe import weight_sqnr_db
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detection import Outputs, Preprocessing
-from subbyte.detectors import regions_of, training_loss, try_out
+from subbyte.detectors import output_loss, regions_of, training_loss, try_out
 from subbyte.detectors.raw_outputs import RawDetector, of_sentence, raw_detector
 from subbyte.errors import SubbyteError
 from subbyte.graph.balance import balanced
@@ -28,7 +28,7 @@ from subbyte.graph.equalize import equalized
 from subbyte.graph.float_model import FloatModel, device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.methods.common.context import Context, LabelLoss
-from subbyte.methods.common.output_loss import label_loss
+from subbyte.methods.common.label_loss import label_loss
 from subbyte.methods.common.resume import claim
 from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.fake_quantize import Quantizer
@@ -114,7 +114,10 @@ def capture(
         SubbyteError: It cannot be captured.
     """
     model = _module(model)
-    return capture_model(model, args, regions_of(model) if regions is None else regions)
+    regions = regions_of(model) if regions is None else regions
+    float_model = capture_model(model, args, regions)
+    loss = output_loss(model, float_model.region_names)
+    return float_model if loss is None else replace(float_model, output_loss=loss)
 
 
 def quantize_captured(

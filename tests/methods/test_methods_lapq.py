@@ -11,7 +11,7 @@ from methods_helpers import model
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, quantize
-from subbyte.methods.common.output_loss import divergence
+from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods.lapq import EXPONENTS, lowest
 from subbyte.utils.progress import Silent
 
@@ -29,7 +29,7 @@ def recipe(**options: object) -> Recipe:
 
 def loss(quantized: nn.Module) -> float:
     with torch.no_grad():
-        return float(divergence(quantized(IMAGES), model()(IMAGES)))
+        return float(loss_of_outputs().mean(quantized(IMAGES), model()(IMAGES), ()))
 
 
 @pytest.mark.parametrize("start", ["lp", "laplace", {"name": "lp", "p": 2}])

@@ -14,7 +14,7 @@ BATCHES = [torch.randn(8, 4, generator=torch.Generator().manual_seed(0))]
 
 def test_auto_keeps_its_options() -> None:
     recipe = Recipe(method={"name": "auto", "images": 3})
-    assert methods.resolve(recipe) == Choice("bias_correction", {"images": 3})
+    assert methods.resolve(recipe) == Choice("bias_correction", {"judge_ranges": True, "images": 3})
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from subbyte import Recipe, SubbyteError, export, load, quantize, save
+from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods import subbyte as method
-from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TuningData
 from subbyte.methods.subbyte import Options, steps_for, tuning_of
@@ -55,7 +55,7 @@ def recipe(**options: float) -> Recipe:
 
 def distance(quantized: nn.Module) -> float:
     with torch.no_grad():
-        return float(divergence(quantized(OTHERS), model()(OTHERS)))
+        return float(loss_of_outputs().mean(quantized(OTHERS), model()(OTHERS), ()))
 
 
 @pytest.fixture(scope="module")

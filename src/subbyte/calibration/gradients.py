@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from subbyte.graph.batch import batch_size, in_batch, in_chunks
+from subbyte.graph.batch import batch_size, in_chunks
 from subbyte.numerics.value_gradients import ValueGradients
 from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
@@ -25,11 +24,9 @@ def value_gradients(
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
 ) -> dict[str, ValueGradients]:
-    """For some activations the mean squared gradients of the model's outputs, by their values.
+    """For some activations what a squared error in their values costs by the model's output loss.
 
-    The gradient is that of the sum of all outputs with random signs, whose square is in expectation
-    the sum of the squared gradients of each one (Hutchinson 1990). The first `IMAGES` images do:
-    gradients differ more within one than between.
+    The first `IMAGES` images do: gradients differ more within one than between.
 
     Args:
         simulation: Weights may be quantized; activations are in float.
@@ -43,10 +40,11 @@ def value_gradients(
         for key, gradients in found.items():
             handle = simulation.quantizer(key).register_forward_hook(_watch(gradients))
             hooks.callback(handle.remove)
-        first = 0
+        first, loss = 0, simulation.float_model.output_loss
         for args in progress.track(chunks, "weighing activations"):
-            total = random_sum(simulation.raw(*args), range(first, first + batch_size(args)))
-            first += batch_size(args)
+            images = range(first, first + batch_size(args))
+            total = loss.random_sum(simulation.raw(*args), args, images)
+            first = images.stop
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
     return found
@@ -62,26 +60,3 @@ def _watch(gradients: ValueGradients) -> Any:
         return x
 
     return hook
-
-
-def random_sum(outputs: Any, images: range) -> torch.Tensor:
-    """The sum of all numbers in `outputs`, each with a random sign that depends on its image alone.
-
-    Args:
-        outputs: What a model gives for a batch.
-        images: The numbers of the batch's images.
-    """
-    generators = [torch.Generator().manual_seed(image) for image in images]
-    total = torch.zeros(())
-    for leaf in pytree.tree_leaves(outputs):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-            total = total.to(leaf) + (leaf * _signs(leaf, generators)).sum()
-    return total
-
-
-def _signs(leaf: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-    """Random signs in the shape of `leaf`, one generator an image where it has a row for each."""
-    if not in_batch(leaf, len(generators)):
-        return (torch.randint(0, 2, leaf.shape, generator=generators[0]) * 2 - 1).to(leaf)
-    rows = [torch.randint(0, 2, leaf.shape[1:], generator=own) for own in generators]
-    return (torch.stack(rows) * 2 - 1).to(leaf)

@@ -124,7 +124,13 @@ def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
         rule: The range rule.
         sample: What was seen of it.
     """
-    scale, zero_point = ranges.choose(rule.name, rule.options, sample, spec)
+    return with_range(spec, *ranges.choose(rule.name, rule.options, sample, spec), sample)
+
+
+def with_range(
+    spec: QSpec, scale: torch.Tensor, zero_point: torch.Tensor, sample: ranges.Sample
+) -> TensorQParams:
+    """The parameters of an activation with this scale and zero point, its SQNR among them."""
     return TensorQParams(scale, zero_point, None, sample_sqnr_db(sample, scale, zero_point, spec))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from subbyte.detectors.base import TrainingLoss, family_of
 from subbyte.detectors.letterbox import Letterbox, Sizes
 from subbyte.graph.float_model import Regional
+from subbyte.graph.output_loss import OutputLoss
 
 REGIONS = "subbyte_regions"  # the attribute by which a model names its own regions
 
@@ -54,6 +55,17 @@ def letterbox_for(model: nn.Module, sizes: Sizes) -> Letterbox:
 def own_letterbox(model: nn.Module, sizes: Sizes) -> Letterbox:
     """How a detector's family brings images of these sizes (height, width) to one."""
     return family_of(model).letterbox(model, set(sizes))
+
+
+def output_loss(model: nn.Module, regions: tuple[str, ...]) -> OutputLoss | None:
+    """What an error in the raw outputs of a detector's regions costs; `None`: nothing is known.
+
+    Args:
+        model: The detector.
+        regions: Those that are captured.
+    """
+    family = family_of(model)
+    return family.output_loss(model) if regions == family.regions(model) else None
 
 
 def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:

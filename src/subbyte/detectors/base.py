@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from subbyte.detectors.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import Regional
+from subbyte.graph.output_loss import OutputLoss
 
 PACKAGE = __name__.rpartition(".")[0]
 
@@ -81,6 +82,8 @@ class Family:
             outside of the model.
         training_loss: `(captured, original) -> TrainingLoss`, of the raw outputs, or `None`;
             `original` is the user's model.
+        output_loss: `model -> OutputLoss`, what an error in the raw outputs of `regions` costs, or
+            `None`.
         letterbox: `(model, sizes) -> Letterbox`, how a file takes images of several sizes (height,
             width).
         label_count: How many labels a model has, the background among them; `None`: unknown.
@@ -96,6 +99,7 @@ class Family:
     regions: Callable[[nn.Module], tuple[str, ...] | None] = lambda _: None
     boxes: Callable[[Any, Tensor], nn.Module] | None = None
     training_loss: Callable[[Regional, nn.Module], TrainingLoss | None] = lambda *_: None
+    output_loss: Callable[[Any], OutputLoss | None] = lambda _: None
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
     label_count: Callable[[Any], int | None] = lambda _: None
     whole: bool = True

@@ -13,6 +13,7 @@ from subbyte.detection import Outputs, Preprocessing, preprocessing_of
 from subbyte.detectors.base import Deployment, Family, Order
 from subbyte.detectors.common.nms import OUTPUTS, Detections, clipped
 from subbyte.detectors.common.one_stage import images_of, one_stage, size_of
+from subbyte.detectors.common.output_loss import Readable, detection_loss, sides
 from subbyte.detectors.letterbox import HeightWidth, Letterbox, Sizes
 from subbyte.detectors.raw import decode
 from subbyte.detectors.raw.check import check
@@ -20,6 +21,7 @@ from subbyte.detectors.raw.images import FileInput, Normalization, is_whole, let
 from subbyte.detectors.raw.select import select
 from subbyte.detectors.raw.taken import numbers, tensors_of
 from subbyte.graph.float_model import Regional
+from subbyte.graph.output_loss import Args, OutputLoss
 
 REGION = "network"
 
@@ -164,6 +166,15 @@ def _deployment(
     return one_stage(given, network, _boxes(model, images) if postprocess else None, images)
 
 
+def _output_loss(model: RawDetector) -> OutputLoss:
+    def read(raw: Any, args: Args) -> Readable:
+        sizes = {size_of(image) for image in args[0]}
+        boxes, scores = decode(model.outputs, raw, letterbox_of(model.preprocessing, sizes).size)
+        return Readable(boxes, sides(boxes), scores)
+
+    return detection_loss(read)
+
+
 def _label_count(model: RawDetector) -> int | None:
     return None if model.classes is None else model.classes + 1
 
@@ -178,6 +189,7 @@ FAMILY = Family(
     regions=lambda _: (REGION,),
     deployment=_deployment,
     boxes=_boxes,
+    output_loss=_output_loss,
     letterbox=_letterbox,
     label_count=_label_count,
     tried=lambda model, images: model.tried(images),

@@ -23,8 +23,15 @@ from subbyte.detectors.common.one_stage import (
     one_stage,
     size_of,
 )
+from subbyte.detectors.common.output_loss import of_anchors
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
 from subbyte.graph.float_model import Regional
+
+
+def scores_of(logits: Tensor, centredness: Tensor | None = None) -> Tensor:
+    """Scores [N, A, classes] of logits, and of FCOS's centredness [N, A, 1]."""
+    scores = logits.sigmoid()
+    return scores if centredness is None else torch.sqrt(scores * centredness.sigmoid())
 
 
 class RetinaNetBoxes(nn.Module):
@@ -48,9 +55,7 @@ class RetinaNetBoxes(nn.Module):
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Detections:
         """Boxes [N, K, 4] in pixels, scores [N, K], labels [N, K], count [N]."""
-        scores = outputs["cls_logits"].sigmoid()
-        if "bbox_ctrness" in outputs:
-            scores = torch.sqrt(scores * outputs["bbox_ctrness"].sigmoid())
+        scores = scores_of(outputs["cls_logits"], outputs.get("bbox_ctrness"))
         parts = zip(
             torch.split(scores, self.lengths, 1),
             torch.split(outputs["bbox_regression"], self.lengths, 1),
@@ -110,5 +115,6 @@ FAMILY = Family(
     deployment=_deployment,
     boxes=_boxes,
     training_loss=loss_in_training,
+    output_loss=lambda _: of_anchors(scores_of),
     label_count=_label_count,
 )

@@ -26,9 +26,11 @@ from subbyte.detectors.common.one_stage import (
     one_stage,
     size_of,
 )
+from subbyte.detectors.common.output_loss import of_anchors
 from subbyte.detectors.common.preprocessing import ImagePreprocessing, preprocessing_of
 from subbyte.detectors.letterbox import Letterbox, Sizes, ratio_kept
 from subbyte.graph.float_model import Regional
+from subbyte.graph.output_loss import OutputLoss
 from subbyte.models import ssd as own
 from subbyte.postprocessing import ATTRIBUTE, Anchored
 
@@ -143,6 +145,15 @@ def _boxes(anchored: Anchored, images: Tensor) -> SsdBoxes:
     return SsdBoxes(anchored, size_of(images)).to(images.device)
 
 
+def _output_loss(model: Any) -> OutputLoss:
+    declared = _declared(model)
+    if declared is None:
+        per_side = tuple(model.box_coder.weights)
+    else:
+        per_side = tuple(1 / declared.variances[i] for i in (0, 0, 1, 1))
+    return of_anchors(lambda logits: logits.softmax(-1)[..., 1:], per_side)
+
+
 def _letterbox(model: Any, sizes: Sizes) -> Letterbox:
     declared = _declared(model)
     if declared is not None:
@@ -171,6 +182,7 @@ FAMILY = Family(
     deployment=_deployment,
     boxes=lambda model, images: _boxes(anchored_of(model, images), images),
     training_loss=loss_in_training,
+    output_loss=_output_loss,
     letterbox=_letterbox,
     label_count=_label_count,
 )

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.graph.flow import WHOLE, Flow
 from subbyte.graph.layers import FoundLayer, find_layers
+from subbyte.graph.output_loss import OutputLoss, loss_of_outputs
 from subbyte.utils.precision import as_float32
 
 
@@ -72,6 +73,7 @@ class FloatModel:
         output_types: Of the floats that the user's model gives, where its own tensors are not all
             in float32; `None` elsewhere. This one computes and gives float32.
         factors: By what channels were divided to have like ranges, as `graph.balance` says.
+        output_loss: What an error in its raw outputs costs.
     """
 
     original: nn.Module
@@ -84,6 +86,7 @@ class FloatModel:
     fingerprints: Mapping[str, str]
     output_types: tuple[torch.dtype, ...] | None = None
     factors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    output_loss: OutputLoss = field(default_factory=loss_of_outputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FloatModel:
         """Itself: nothing changes it, so that copies of what is made from it can share it."""

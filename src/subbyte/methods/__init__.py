@@ -61,7 +61,8 @@ def resolve(recipe: Recipe) -> Choice:
         raise unknown("method", asked.name, method_names())
     if asked.name != "auto":
         return asked
-    return Choice(BELOW_8 if (recipe.lowest_bits() or 8) < 8 else AT_8, asked.options)
+    name = BELOW_8 if (recipe.lowest_bits() or 8) < 8 else AT_8
+    return Choice(name, {"judge_ranges": True, **asked.options})
 
 
 def method(name: str) -> Method:

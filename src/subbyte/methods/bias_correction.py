@@ -14,6 +14,7 @@ from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.judged import with_correction
+from subbyte.methods.common.judged_ranges import are_free, judged_ranges
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import simulate
@@ -25,11 +26,14 @@ class Options(Checked):
 
     Attributes:
         images: How many of the calibration images the means are taken over.
+        judge_ranges: Where the recipe leaves the activations' ranges to the default rule, images
+            held out choose among it, wider ranges and plainer rules.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int = Field(256, ge=1)
+    judge_ranges: bool = False
 
 
 def quantize(
@@ -52,8 +56,10 @@ def quantize(
     params = QuantParams(weight_ranges(float_model, placement, progress))
     params, expected = correct_biases(float_model, placement, params, batches, images, progress)
     simulation = simulate(float_model, placement, params)
-    found, _ = activation_ranges(simulation, batches, progress)
-    params = params.with_tensors(found)
-    simulation = simulate(float_model, placement, params)
+    found, seen = activation_ranges(simulation, batches, progress)
+    simulation = simulate(float_model, placement, params.with_tensors(found))
+    if options.judge_ranges and are_free(placement):
+        params = judged_ranges(simulation, seen, batches)
+        simulation = simulate(float_model, placement, params)
     correction = correct_outputs(simulation, expected, batches, images, progress)
     return with_correction(simulation, correction)

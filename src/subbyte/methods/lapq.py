@@ -27,9 +27,8 @@ from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
-from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.scale_search.chunks import Chunk, Targets, chunks_of
-from subbyte.methods.scale_search.network import OutputLoss, ScaledNetwork, mean_loss
+from subbyte.methods.scale_search.network import ChunkLoss, ScaledNetwork, mean_loss
 from subbyte.methods.scale_search.powell import powell
 from subbyte.methods.scale_search.scale_vector import ScaleVector, Search
 from subbyte.numerics import ranges
@@ -118,7 +117,7 @@ def quantize(
 
 def _objective(
     float_model: FloatModel, batches: ArgumentsOf, options: Options, context: Context
-) -> tuple[list[Chunk], OutputLoss]:
+) -> tuple[list[Chunk], ChunkLoss]:
     """The images with what outputs are compared with, and by what loss."""
     targets = options.targets
     if context.loss is None:
@@ -129,14 +128,17 @@ def _objective(
             )
         targets = "outputs"
     chunks, labelled = chunks_of(float_model, batches, options.images, targets)
-    return chunks, context.loss if labelled and context.loss is not None else divergence
+    by_labels, by_outputs = context.loss, float_model.output_loss.mean
+    if labelled and by_labels is not None:
+        return chunks, lambda outputs, chunk: by_labels(outputs, chunk.targets)
+    return chunks, lambda outputs, chunk: by_outputs(outputs, chunk.targets, chunk.args)
 
 
 def search(
     simulation: Simulation,
     vector: ScaleVector,
     chunks: Sequence[Chunk],
-    loss: OutputLoss,
+    loss: ChunkLoss,
     options: Options,
     progress: Progress,
 ) -> float:
@@ -148,7 +150,7 @@ def search(
         simulation: Its scales are left at the best setting.
         vector: Of this simulation.
         chunks: The images.
-        loss: Of the outputs and a chunk's targets.
+        loss: Of the outputs for a chunk.
         options: The method's.
         progress: Shows how far it is.
     """
@@ -178,7 +180,7 @@ def start_by_exponent(
     simulation: Simulation,
     batches: ArgumentsOf,
     chunks: Sequence[Chunk],
-    loss: OutputLoss,
+    loss: ChunkLoss,
     progress: Progress,
 ) -> SampleOfKey:
     """The ranges of least |Q(x) − x|^p with the p at which a parabola over the losses is lowest.
@@ -189,7 +191,7 @@ def start_by_exponent(
         simulation: Without parameters; it gets those of the best p.
         batches: The calibration images.
         chunks: Those on which the loss is looked at.
-        loss: Of the outputs and a chunk's targets.
+        loss: Of the outputs for a chunk.
         progress: Shows how far it is.
 
     Returns:

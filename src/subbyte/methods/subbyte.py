@@ -16,6 +16,7 @@ from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
+from subbyte.methods.common.judged_ranges import are_free, judged_ranges
 from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
@@ -47,6 +48,8 @@ class Options(Checked):
         integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
             more; 0: they stay.
         features: What the error of what blocks read counts in the tuning at first.
+        judge_ranges: Where the recipe leaves the activations' ranges to the default rule, images
+            held out choose among it, wider ranges and plainer rules.
         cache_memory: GB of values between layers that are kept in memory; beyond, they lie in
             temporary files.
     """
@@ -59,6 +62,7 @@ class Options(Checked):
     batch: int = Field(32, ge=1)
     integers: float = Field(0.02, ge=0, le=1)
     features: float = Field(100.0, ge=0)
+    judge_ranges: bool = False
     cache_memory: float = Field(2.0, ge=0)
 
 
@@ -81,6 +85,10 @@ def quantize(
     params = QuantParams(weight_ranges(float_model, placement, context.progress))
     simulation = simulate(float_model, placement, QuantParams())
     found, seen = activation_ranges(simulation, batches, context.progress)
+    if options.judge_ranges and are_free(placement):
+        simulation = simulate(float_model, placement, QuantParams(found))
+        judged = judged_ranges(simulation, seen, batches)
+        found, params = dict(judged.tensors), params.with_reported(**judged.reported)
     params = with_room_for_biases(float_model, placement, params.with_tensors(found))
     give_back()
     images = list(in_chunks(batches, options.images, IMAGES_AT_ONCE))

@@ -41,7 +41,7 @@ class QuantParams:
             is missing stays in float.
         biases: Biases that differ from the float model's, by the parameter's qualified name.
         reported: What a method reports of its work, as plain data: `blocks`, `tuning`,
-            `output_correction`.
+            `output_correction`, `ranges`.
     """
 
     tensors: Mapping[str, TensorQParams] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.capture.export import mismatch
 from subbyte.graph.capture.place import complaint
 from subbyte.graph.float_model import FloatModel, Regional
-from subbyte.methods.common.output_loss import check_logits
+from subbyte.methods.common.label_loss import check_logits
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as targets_

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subbyte.errors import SubbyteError
-from subbyte.methods.common.output_loss import check_logits, label_loss
+from subbyte.methods.common.label_loss import check_logits, label_loss
 
 
 def test_logits_are_passed_on() -> None:
@@ -37,3 +37,19 @@ def test_loss_is_the_mean_cross_entropy_with_the_labels() -> None:
         assert float(label_loss(logits, labels)) == pytest.approx(expected)
     with pytest.raises(SubbyteError, match="labels go from 0 to 2 and the model has 2 classes"):
         label_loss(logits, torch.tensor([0, 2]))
+
+
+def test_the_loss_by_labels_is_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(label_loss(logits, [0, 0])) == pytest.approx(expected)
+
+
+def test_labels_that_do_not_fit_are_refused() -> None:
+    logits = torch.zeros(2, 3)
+    with pytest.raises(SubbyteError, match="the labels go from 0 to 3 and the model has 3 classes"):
+        label_loss(logits, [0, 3])
+    with pytest.raises(SubbyteError, match="and not logits"):
+        label_loss(logits[:, :, None], [0, 1])
+    with pytest.raises(SubbyteError, match="the model returns a list and not logits"):
+        label_loss([logits], [0, 1])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from subbyte import Recipe, quantize
+from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods.common.context import Context
-from subbyte.methods.common.output_loss import divergence
 from subbyte.methods.finetune import tune as tune_module
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
@@ -73,7 +74,7 @@ def outputs(before: Simulation, params: QuantParams | None = None) -> torch.Tens
 
 def loss(before: Simulation, params: QuantParams) -> float:
     with torch.no_grad():
-        return float(divergence(outputs(before, params), model()(IMAGES)))
+        return float(loss_of_outputs().mean(outputs(before, params), model()(IMAGES), ()))
 
 
 def with_weights(
@@ -127,16 +128,20 @@ def test_large_images_are_learned_from_a_few_at_a_time(
 ) -> None:
     own, found = data_of(rounded), []
     monkeypatch.setattr(TuningData, "varied", lambda self, part, _: self.images(part))
+    plain = loss_of_outputs()
     for pixels, most in ((tune_module.PIXELS_IN_MEMORY, 16), (5 * own.pixels, 5)):
         sizes: list[int] = []
 
-        def counting(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def counting(outputs: Any, targets: Any, args: tuple[Any, ...]) -> torch.Tensor:
             sizes.append(len(outputs))  # noqa: B023 - called within this round
-            return divergence(outputs, targets)
+            return plain.mean(outputs, targets, args)
 
         monkeypatch.setattr(tune_module, "PIXELS_IN_MEMORY", pixels)
-        monkeypatch.setattr(tune_module, "divergence", counting)
-        params, outcome = tuned(rounded, tuning(3, Rates(1e-3, 1e-3, 1e-3), 0.0), own)
+        loss = replace(plain, mean=counting)
+        counted = simulate(
+            replace(rounded.float_model, output_loss=loss), rounded.placement, rounded.params
+        )
+        params, outcome = tuned(counted, tuning(3, Rates(1e-3, 1e-3, 1e-3), 0.0), own)
         assert outcome.kept
         assert max(sizes) == most
         found.append(outputs(rounded, params))

@@ -14,13 +14,18 @@ from residual import Residual
 from simulations import with_ranges
 from subbyte import Recipe
 from subbyte.data.batches import ArgumentsOf
-from subbyte.methods.common.output_loss import divergence
+from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods.scale_search.chunks import Chunk, chunks_of
 from subbyte.methods.scale_search.network import ScaledNetwork, mean_loss
 from subbyte.methods.scale_search.scale_vector import ScaleVector, Search
 from subbyte.placement.simulation import Simulation
 
 IMAGES = torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def divergence(outputs: Any, chunk: Chunk) -> torch.Tensor:
+    """How far outputs are from the float model's."""
+    return loss_of_outputs().mean(outputs, chunk.targets, chunk.args)
 
 
 class Model(nn.Module):

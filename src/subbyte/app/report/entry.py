@@ -32,6 +32,7 @@ def variant_entry(
         "packed_bytes": packed_bytes(size, quantized),
         "ranges": recipe.ranges,
         "blocks": quantized.reported.get("blocks", []),
+        "judged_ranges": quantized.reported.get("ranges"),
         "tuning": quantized.reported.get("tuning"),
         "output_correction": quantized.reported.get("output_correction"),
     }

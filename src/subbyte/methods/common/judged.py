@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte.calibration.output_correction import Correction
 from subbyte.graph.batch import batch_size, in_batch
-from subbyte.methods.common.output_loss import divergences, has_grown, is_logits
+from subbyte.graph.output_loss import OutputLoss, by_column, has_grown
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 
@@ -39,15 +39,16 @@ def with_correction(simulation: Simulation, correction: Correction) -> QuantPara
     params = simulation.params
     if not correction.biases:
         return params
-    before = _losses(correction, correction.found.outputs)
+    loss = simulation.float_model.output_loss
+    before = _losses(correction, correction.found.outputs, loss)
     if before is None:
         return params.with_biases(correction.biases)
     trial = params.with_biases(correction.trial)
     trial_outputs = _outputs(_with(simulation, trial), correction)
-    after = _losses(correction, trial_outputs)
+    after = _losses(correction, trial_outputs, loss)
     assert after is not None
     chance = CHANCE / correction.learned if correction.learned else 0.0  # none where all judge
-    lost = _a_column_lost(correction, trial_outputs)
+    lost = _a_column_lost(correction, trial_outputs, loss)
     kept = not lost and not has_grown(before * (1 + max(chance, CLEAR)), after)
     losses = {"loss_before": float(before.double().mean()), "loss": float(after.double().mean())}
     params = params.with_reported(output_correction={"kept": kept, **losses})
@@ -64,7 +65,7 @@ def _outputs(simulation: Simulation, correction: Correction) -> list[Any]:
     return [simulation.raw(*args) for args in correction.expected.judging.images]
 
 
-def _losses(correction: Correction, found: list[Any]) -> torch.Tensor | None:
+def _losses(correction: Correction, found: list[Any], loss: OutputLoss) -> torch.Tensor | None:
     """The loss of each image that judges; `None` where outputs are not one row an image."""
     judging = correction.expected.judging
     losses = []
@@ -73,14 +74,14 @@ def _losses(correction: Correction, found: list[Any]) -> torch.Tensor | None:
         leaves = [*pytree.tree_leaves(expected), *pytree.tree_leaves(outputs)]
         if not all(in_batch(leaf, size) for leaf in leaves):
             return None
-        losses.append(divergences(outputs, expected).cpu())
+        losses.append(loss.distances(outputs, expected, args).cpu())
     return torch.cat(losses)
 
 
-def _a_column_lost(correction: Correction, found: list[Any]) -> bool:
-    """Whether the error of one column of the outputs has clearly grown; never of logits."""
+def _a_column_lost(correction: Correction, found: list[Any], loss: OutputLoss) -> bool:
+    """Whether the error of a column of outputs that nothing is known of has clearly grown."""
     judging = correction.expected.judging
-    if is_logits(judging.outputs[0]):
+    if not loss.by_column(judging.outputs[0]):
         return False
     expected, before, after = (
         [_joined(leaves) for leaves in zip(*map(_floats, outputs), strict=True)]
@@ -98,9 +99,8 @@ def _floats(outputs: Any) -> list[torch.Tensor]:
 
 
 def _joined(leaves: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One tensor of several chunks' outputs, a row for each column: channels of maps, else last."""
-    moved = [x.movedim(1 if x.dim() == 4 else -1, 0).flatten(1) for x in leaves]
-    return torch.cat(moved, 1)
+    """One tensor of several chunks' outputs, a row for each column."""
+    return torch.cat([by_column(x) for x in leaves], 1)
 
 
 def _energies(rows: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from subbyte.graph.float_model import FloatModel
+from subbyte.graph.output_loss import has_grown
 from subbyte.methods.common.context import Context
-from subbyte.methods.common.output_loss import divergence, divergences, has_grown
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData
@@ -176,7 +176,9 @@ def _loss(
         strength: What the error of features counts.
     """
     with recorded(student, features) as found:
-        loss = divergence(student.raw(*part.args), part.targets)
+        loss = student.float_model.output_loss.mean(
+            student.raw(*part.args), part.targets, tuple(part.args)
+        )
     return loss + strength * distance(found, part.features, part.energies) if found else loss
 
 
@@ -187,10 +189,10 @@ def _mean(losses: torch.Tensor) -> float | None:
 @torch.no_grad()
 def _losses(student: Simulation, data: TuningData) -> torch.Tensor:
     """The loss of each of the images held out."""
-    losses = [torch.zeros(0)]
+    losses, loss = [torch.zeros(0)], student.float_model.output_loss.distances
     for first in range(0, len(data.held_out), IMAGES_JUDGED_AT_ONCE):
         chosen = data.held_out[first : first + IMAGES_JUDGED_AT_ONCE]
-        args = data.images(chosen)
+        args = tuple(data.images(chosen))
         outputs, targets = student.raw(*args), student.float_model.raw(*args)
-        losses.append(divergences(outputs, targets).cpu())
+        losses.append(loss(outputs, targets, args).cpu())
     return torch.cat(losses)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from subbyte.calibration.gradients import random_sum
 from subbyte.graph.batch import batch_size, images_of_pixels, in_chunks
 from subbyte.graph.float_model import FloatModel, interpreted
 from subbyte.methods.common.samples import Geometry, mean_squares
@@ -30,9 +29,7 @@ def row_weights(
 ) -> dict[tuple[str, str], torch.Tensor]:
     """What a squared error in each row of a layer's outputs costs: the mean squared gradient there.
 
-    Means are over channels. The gradient is that of the sum of all of the model's raw outputs with
-    random signs, whose square is in expectation the sum of the squared gradients of each one
-    (Hutchinson 1990).
+    Means are over channels. The gradient is the random one of the model's output loss.
 
     Args:
         float_model: The model; all of its regions run once for each image.
@@ -60,7 +57,8 @@ def row_weights(
         for args, count in zip(progress.track(chunks, "weighing rows"), counts, strict=True):
             for watch in watches.values():
                 watch.first, watch.images = first, count
-            total = random_sum(float_model.raw(*args), range(first, first + count))
+            images = range(first, first + count)
+            total = float_model.output_loss.random_sum(float_model.raw(*args), args, images)
             if total.requires_grad:
                 total.backward()  # type: ignore[no-untyped-call]
             first += count

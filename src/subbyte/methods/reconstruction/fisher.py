@@ -9,10 +9,10 @@ import torch
 from torch import fx
 from torch.nn.functional import cross_entropy
 
-from subbyte.calibration.gradients import random_sum
 from subbyte.graph.batch import batch_size, in_chunks
 from subbyte.graph.blocks import Block
 from subbyte.graph.float_model import FloatModel, interpreted
+from subbyte.graph.output_loss import is_logits
 from subbyte.methods.common.simulated_blocks import float_name
 from subbyte.methods.common.store import Store
 
@@ -30,7 +30,7 @@ def fisher_diagonal(
 
     Li et al. 2021, equation 10: the diagonal of the Fisher information stands for the Hessian. It
     is that of the float network, whose own classes, drawn from its softmax, are the labels; where
-    the model does not return one matrix, (images, classes), that of a squared error of its outputs.
+    the model does not return one matrix, (images, classes), that of its output loss.
 
     Args:
         float_model: The model.
@@ -48,7 +48,7 @@ def fisher_diagonal(
     with interpreted(region, cut), torch.enable_grad():
         for args in in_chunks(batches, images, IMAGES_IN_MEMORY):
             last = first + batch_size(args)
-            loss = _drawn_loss(float_model.raw(*args), range(first, last))
+            loss = _drawn_loss(float_model, args, range(first, last))
             if any(len(leaf) != last - first for leaf in cut.leaves):
                 return []
             if not found:
@@ -64,10 +64,11 @@ def fisher_diagonal(
     return found
 
 
-def _drawn_loss(outputs: Any, images: range) -> torch.Tensor:
+def _drawn_loss(float_model: FloatModel, args: tuple[Any, ...], images: range) -> torch.Tensor:
     """The sum over images, whose numbers decide what is drawn for each."""
-    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or outputs.shape[1] < 2:
-        return random_sum(outputs, images)
+    outputs = float_model.raw(*args)
+    if not is_logits(outputs):
+        return float_model.output_loss.random_sum(outputs, args, images)
     drawn = [torch.rand((), generator=torch.Generator().manual_seed(image)) for image in images]
     reached = outputs.detach().double().softmax(1).cumsum(1).cpu()
     labels = (reached < torch.stack(drawn)[:, None]).sum(1).clamp(max=outputs.shape[1] - 1)

@@ -25,21 +25,21 @@ from subbyte.placement.simulation import Simulation
 AT_LEAST = 4  # chunks before a setting is given up
 SURE = 4.0  # standard errors of the mean difference that it must be worse by
 
-OutputLoss = Callable[[Any, Any], torch.Tensor]  # of a model's outputs and a batch's targets
+ChunkLoss = Callable[[Any, Chunk], torch.Tensor]  # of a model's outputs for a chunk
 
 
 @torch.no_grad()
-def mean_loss(simulation: Simulation, chunks: Iterable[Chunk], loss: OutputLoss) -> float:
+def mean_loss(simulation: Simulation, chunks: Iterable[Chunk], loss: ChunkLoss) -> float:
     """The loss of a network over all images; infinite where it is NaN.
 
     Args:
         simulation: The network.
         chunks: The images.
-        loss: Of the outputs and a chunk's targets.
+        loss: Of the outputs for a chunk.
     """
     total, images = 0.0, 0
     for chunk in chunks:
-        total += float(loss(simulation.raw(*chunk.args), chunk.targets)) * chunk.images
+        total += float(loss(simulation.raw(*chunk.args), chunk)) * chunk.images
         images += chunk.images
     return total / images if math.isfinite(total) else math.inf
 
@@ -63,7 +63,7 @@ class ScaledNetwork:
         simulation: Simulation,
         vector: ScaleVector,
         chunks: list[Chunk],
-        loss: OutputLoss,
+        loss: ChunkLoss,
         memory: int,
     ) -> None:
         """A network at the setting of now.
@@ -72,7 +72,7 @@ class ScaledNetwork:
             simulation: All its tensors have parameters.
             vector: Of this simulation.
             chunks: The images; what is kept of each is kept in it.
-            loss: Of the outputs and a chunk's targets.
+            loss: Of the outputs for a chunk.
             memory: Bytes that the values kept may take; boundaries are left out until they fit,
                 and blocks behind them are run again.
         """
@@ -135,7 +135,7 @@ class ScaledNetwork:
         """What is alive in front of the blocks from `begin` on, as far as kept, and the loss."""
         if not self.blocks:
             outputs = self.simulation.raw(*chunk.args)
-            return {}, float(self.loss(outputs, chunk.targets))
+            return {}, float(self.loss(outputs, chunk))
         values = chunk.kept.get(begin) or self._inputs(chunk.args)
         kept: dict[int, NodeValues] = {begin: values} if begin == 0 else {}
         for i, block in enumerate(self.blocks[begin:], begin):
@@ -148,7 +148,7 @@ class ScaledNetwork:
             self.evaluated += chunk.images
         leaves = fx.node.map_arg(self.results.args[0], lambda node: values[node.name])
         outputs = self.region.graph.process_outputs(leaves)
-        return kept, float(self.loss(outputs, chunk.targets))
+        return kept, float(self.loss(outputs, chunk))
 
     def _inputs(self, args: tuple[Any, ...]) -> NodeValues:
         leaves = self.region.graph.process_inputs(*args)

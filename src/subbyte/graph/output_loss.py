@@ -1,0 +1,222 @@
+"""How far a model's outputs are from those of the float model, and what an error in them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+from torch.utils import _pytree as pytree
+
+from subbyte.graph.batch import in_batch
+
+STANDARD_ERRORS = 1.0  # by which a loss has grown where that is not chance
+NONE = 1e-12  # energy that counts as none
+
+Args = tuple[Any, ...]  # the positional arguments of a batch
+
+
+@dataclass(frozen=True)
+class Term:
+    """Some values that a user reads from a model's outputs.
+
+    Attributes:
+        values: Of any shape; of outputs that are one row an image, (images, …).
+        costs: What a squared error in each costs; broadcasts to the shape of `values`.
+    """
+
+    values: Tensor
+    costs: Tensor
+
+
+# Outputs, the float model's for the same images, and the images: the outputs' terms; `None`:
+# nothing is known of these outputs.
+Terms = Callable[[Any, Any, Args], list[Term] | None]
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """What a task says of errors in outputs: everything that asks what an error costs asks this.
+
+    Attributes:
+        distances: `(outputs, targets, args)` → (images,): how far the outputs for each image are
+            from the float model's, `targets`. Differentiable. All tensors have a row an image.
+        mean: The same → a scalar: the mean over images; of outputs in any shape.
+        random_sum: `(outputs, args, images)` → a scalar whose gradient is random, and whose squared
+            gradient in the outputs is in expectation what a squared error there costs (Hutchinson
+            1990). `images` are the images' numbers, on which what is drawn depends.
+        by_column: Whether each column of some outputs is to be judged by itself, because nothing is
+            known of them.
+    """
+
+    distances: Callable[[Any, Any, Args], Tensor]
+    mean: Callable[[Any, Any, Args], Tensor]
+    random_sum: Callable[[Any, Args, range], Tensor]
+    by_column: Callable[[Any], bool] = lambda _: False
+
+
+def squared(terms: Terms) -> OutputLoss:
+    """The loss that is the sum of all terms' squared errors, by the energy of the float ones.
+
+    Args:
+        terms: What a user reads from outputs, and what errors in it cost. Where it knows nothing,
+            the loss is that of `loss_of_outputs`.
+    """
+    unknown = loss_of_outputs()
+
+    def parts(outputs: Any, targets: Any, args: Args) -> list[tuple[Tensor, Tensor]] | None:
+        """The squared errors and the energies of each term, with their costs."""
+        with torch.no_grad():
+            expected = terms(targets, targets, args)
+        found = terms(outputs, targets, args)
+        if found is None or expected is None:
+            return None
+        pairs = zip(found, expected, strict=True)
+        return [
+            (_weighed(own.values - right.values, right), _weighed(right.values, right))
+            for own, right in pairs
+        ]
+
+    def distances(outputs: Any, targets: Any, args: Args) -> Tensor:
+        pairs = parts(outputs, targets, args)
+        if pairs is None:
+            return unknown.distances(outputs, targets, args)
+        energy = torch.stack([energies.sum() for _, energies in pairs]).sum().clamp(min=NONE)
+        errors = torch.stack([errors.flatten(1).sum(1) for errors, _ in pairs]).sum(0)
+        return errors * (len(errors) / energy)
+
+    def mean(outputs: Any, targets: Any, args: Args) -> Tensor:
+        pairs = parts(outputs, targets, args)
+        if pairs is None:
+            return unknown.mean(outputs, targets, args)
+        energy = torch.stack([energies.sum() for _, energies in pairs]).sum().clamp(min=NONE)
+        return torch.stack([errors.sum() for errors, _ in pairs]).sum() / energy
+
+    def drawn(outputs: Any, args: Args, images: range) -> Tensor:
+        found = terms(outputs, pytree.tree_map(_detached, outputs), args)
+        if found is None:
+            return unknown.random_sum(outputs, args, images)
+        return signed_sum([term.values * term.costs.sqrt() for term in found], images)
+
+    return OutputLoss(distances, mean, drawn)
+
+
+def loss_of_outputs() -> OutputLoss:
+    """The loss of a model of which nothing is known but what it gives.
+
+    Of logits, one matrix (images, classes): the Kullback-Leibler divergence of the softmax of the
+    float model's rows from that of these. Of anything else: the squared error relative to the
+    energy of the float model's outputs, summed over the tensors. All outputs cost alike.
+    """
+
+    def distances(outputs: Any, targets: Any, args: Args) -> Tensor:
+        del args
+        if is_logits(targets):
+            return _divergence(outputs, targets, "none").sum(1)
+        errors = [
+            (output - target).square().flatten(1).sum(1) * (len(target) / _energy(target))
+            for output, target in floats(outputs, targets)
+        ]
+        return torch.stack(errors).sum(0)
+
+    def mean(outputs: Any, targets: Any, args: Args) -> Tensor:
+        del args
+        if is_logits(targets):
+            return _divergence(outputs, targets, "batchmean")
+        errors = [
+            (output - target).square().sum() / _energy(target)
+            for output, target in floats(outputs, targets)
+        ]
+        return torch.stack(errors).sum()
+
+    def drawn(outputs: Any, args: Args, images: range) -> Tensor:
+        del args
+        return signed_sum([output for output, _ in floats(outputs, outputs)], images)
+
+    return OutputLoss(distances, mean, drawn, by_column=lambda outputs: not is_logits(outputs))
+
+
+def has_grown(before: Tensor, after: Tensor) -> bool:
+    """Whether the same images' losses have grown, and by more than chance.
+
+    Few images have most of the loss, so that a mean over some hundred is noisy.
+    """
+    if not bool(torch.isfinite(after).all()):
+        return True
+    more = (after - before).double()
+    if len(more) < 2:
+        return bool(more.sum() > 0)
+    return bool(more.mean() > STANDARD_ERRORS * more.std() / len(more) ** 0.5)
+
+
+def is_logits(outputs: Any) -> bool:
+    """Whether outputs are those of a classifier: one matrix, (images, classes)."""
+    return isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
+
+
+def signed_sum(values: Iterable[Tensor], images: range) -> Tensor:
+    """The sum of all numbers, each with a random sign that depends on its image alone.
+
+    Args:
+        values: Tensors with a row for each image, or of any shape.
+        images: The numbers of the images.
+    """
+    generators = [torch.Generator().manual_seed(image) for image in images]
+    total = torch.zeros(())
+    for value in values:
+        total = total.to(value) + (value * _signs(value, generators)).sum()
+    return total
+
+
+def by_column(leaf: Tensor) -> Tensor:
+    """A tensor with one row for each of its columns: of maps a channel, else the last dimension.
+
+    Of three dimensions the shorter of the last two: columns of boxes are fewer than boxes.
+    """
+    if leaf.dim() < 2:
+        return leaf.reshape(1, -1)
+    return leaf.movedim(_column_axis(leaf), 0).flatten(1)
+
+
+def floats(outputs: Any, targets: Any) -> list[tuple[Tensor, Tensor]]:
+    """The tensors of floating point in outputs, each with the one that it is compared with."""
+    pairs = zip(pytree.tree_leaves(outputs), pytree.tree_leaves(targets), strict=True)
+    return [
+        (output, target)
+        for output, target in pairs
+        if isinstance(target, Tensor) and target.is_floating_point()
+    ]
+
+
+def _column_axis(leaf: Tensor) -> int:
+    if leaf.dim() == 3:
+        return 1 if leaf.shape[1] < leaf.shape[2] else 2
+    return 1 if leaf.dim() in (2, 4) else leaf.dim() - 1
+
+
+def _weighed(errors: Tensor, term: Term) -> Tensor:
+    return errors.square() * term.costs
+
+
+def _energy(target: Tensor) -> Tensor:
+    return target.square().sum().clamp(min=NONE)
+
+
+def _divergence(outputs: Any, targets: Tensor, reduction: str) -> Tensor:
+    expected, found = targets.log_softmax(1), outputs.log_softmax(1)
+    return kl_div(found, expected, reduction=reduction, log_target=True)
+
+
+def _signs(leaf: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Random signs in the shape of `leaf`, one generator an image where it has a row for each."""
+    if not in_batch(leaf, len(generators)):
+        return (torch.randint(0, 2, leaf.shape, generator=generators[0]) * 2 - 1).to(leaf)
+    rows = [torch.randint(0, 2, leaf.shape[1:], generator=own) for own in generators]
+    return (torch.stack(rows) * 2 - 1).to(leaf)
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
