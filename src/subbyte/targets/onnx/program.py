@@ -123,14 +123,15 @@ def outputs_alone(model: ir.Model, names: Container[str]) -> ir.Model:
 
 
 def _export(deployed: Deployment) -> ir.Model:
-    model, args = deployed.module, at_least_two(deployed.args)
+    model, given = deployed.module, at_least_two(deployed.args)
+    args = tuple(given)
     count = sum(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args))
     names = [INPUT] if count == 1 else [f"{INPUT}_{i}" for i in range(count)]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
     find_composites_once()
     read_operators_once()
-    shapes = deployed.shapes or dynamic_shapes(model, args)
+    shapes = deployed.shapes or dynamic_shapes(model, given)
     try:
         program = _written(model, args, shapes, names, deployed.outputs)
     except SubbyteError as error:
