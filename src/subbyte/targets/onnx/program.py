@@ -29,13 +29,15 @@ from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
 from subbyte.targets.onnx.fourier import TRANSLATIONS as OF_FOURIER
 from subbyte.targets.onnx.graph import prune
+from subbyte.targets.onnx.indices import widen_indices
+from subbyte.targets.onnx.lengths import OF_LENGTHS
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
 from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
 from subbyte.targets.onnx.torchlib import read_operators_once
 
 OPSET = 21
-TABLE = TRANSLATIONS | POOLING | OF_RESIZING | OF_FOURIER | OF_DETECTORS
+TABLE = TRANSLATIONS | POOLING | OF_RESIZING | OF_FOURIER | OF_LENGTHS | OF_DETECTORS
 INPUT = "input"
 FLIPS = 0.05  # share of an output's energy that roundings to the next integer can make up
 
@@ -145,6 +147,7 @@ def _export(deployed: Deployment) -> ir.Model:
             raise SubbyteError(fixes_batch(model, args, {}, shapes))
     written: ir.Model = program.model
     _register_constants(written.graph)
+    widen_indices(written.graph)
     return written
 
 
