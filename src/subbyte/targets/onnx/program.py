@@ -31,6 +31,7 @@ from subbyte.targets.onnx.fourier import TRANSLATIONS as OF_FOURIER
 from subbyte.targets.onnx.graph import prune
 from subbyte.targets.onnx.indices import widen_indices
 from subbyte.targets.onnx.lengths import OF_LENGTHS
+from subbyte.targets.onnx.max_pooling import merge_padding
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
 from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
@@ -148,6 +149,7 @@ def _export(deployed: Deployment) -> ir.Model:
     written: ir.Model = program.model
     _register_constants(written.graph)
     widen_indices(written.graph)
+    merge_padding(written.graph)
     return written
 
 
