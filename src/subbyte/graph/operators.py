@@ -85,32 +85,36 @@ MAX_POOL = {A.max_pool2d.default, A.max_pool1d.default}
 # Operators that move values but change none, so that both sides of them can be quantized alike. One
 # that keeps a single one of a dimension is not among them: what it leaves out (all tokens but the
 # first, the keys and values beside the queries) has a range of its own.
-MOVES = {
-    A.view.default,
-    A.reshape.default,
-    A.flatten.using_ints,
-    A.unflatten.int,
-    A.squeeze.default,
-    A.squeeze.dim,
-    A.squeeze.dims,
-    A.unsqueeze.default,
-    A.permute.default,
-    A.transpose.int,
-    A.t.default,
-    A.slice.Tensor,
-    A.roll.default,
-    A.expand.default,
-    A.split.Tensor,
-    A.split_with_sizes.default,
-    A.chunk.default,
-    A.contiguous.default,
-    A.clone.default,
-    A.alias.default,
-    A.detach.default,
-    A.dropout.default,
-    A.pixel_shuffle.default,
-    A.channel_shuffle.default,
-} | CAT | MAX_POOL
+MOVES = (
+    {
+        A.view.default,
+        A.reshape.default,
+        A.flatten.using_ints,
+        A.unflatten.int,
+        A.squeeze.default,
+        A.squeeze.dim,
+        A.squeeze.dims,
+        A.unsqueeze.default,
+        A.permute.default,
+        A.transpose.int,
+        A.t.default,
+        A.slice.Tensor,
+        A.roll.default,
+        A.expand.default,
+        A.split.Tensor,
+        A.split_with_sizes.default,
+        A.chunk.default,
+        A.contiguous.default,
+        A.clone.default,
+        A.alias.default,
+        A.detach.default,
+        A.dropout.default,
+        A.pixel_shuffle.default,
+        A.channel_shuffle.default,
+    }
+    | CAT
+    | MAX_POOL
+)
 
 
 def is_move(node: fx.Node) -> bool:
