@@ -6,7 +6,8 @@
 One member of each family of classifiers, and the networks of the detectors (backbone and heads;
 their own code around these is not in the files). Weights are random, and let images through as
 trained ones do. `dynamo` is `torch.onnx.export` as it is by default, `torchscript` with
-`dynamo=False`. Compared with the module itself: the outputs in float, relative to the largest; the
+`dynamo=False`. Compared with the module itself: the outputs in float, relative to the largest, of
+another number of images (*rounding*: how far the module in float32 is from itself in float64); the
 layers, and how many of them are placed on integers; and, with `--int8`, how many int8 kernels each
 runtime's own file has. Each network is a process of its own; results are kept in the JSON file as
 they come.
@@ -15,6 +16,7 @@ they come.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import tempfile
 import time
@@ -44,7 +46,7 @@ from subbyte.targets.base import runtime
 EXPORTERS = ("dynamo", "torchscript")
 RUNTIMES = ("onnxruntime", "openvino")
 RECIPE = subbyte.Recipe(method="range", ranges="minmax")
-BATCH = 2
+TRAINING, BATCH = 8, 2  # images
 CLASSIFIERS = {
     "alexnet": 64,
     "convnext_tiny": 64,
@@ -125,10 +127,13 @@ def shown(name: str, row: Row) -> str:
 @torch.no_grad()
 def measure(name: str, exporters: list[str], int8: bool) -> Row:
     """The row of one network: that of the module, and of each exporter's file."""
-    module, images = built(name)
-    expected = leaves(module(images))
+    module, seen = built(name)
+    images, other = seen[:BATCH], seen[: BATCH + 1]
+    expected = leaves(module(other))
     float_model = capture(module, (images,))
     row: Row = {"module": described(float_model, images, int8)}
+    exact = leaves(copy.deepcopy(module).double()(other.double()))
+    row["rounding"] = max(map(off, exact, expected))
     for exporter in exporters:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
@@ -139,21 +144,14 @@ def measure(name: str, exporters: list[str], int8: bool) -> Row:
                 row[exporter] = {"not written": f"{type(error).__name__}: {error}"[:200]}
                 continue
             read = load_onnx(path)
-            found = leaves(read(images))
+            found = leaves(read(other))
             captured = capture(read, (images,))
             own = described(captured, images, int8)
         own["off"] = max(map(off, expected, found))
-        own["off at 3"] = max(
-            map(off, leaves(module(three(images))), leaves(captured(three(images))))
-        )
+        own["off captured"] = max(map(off, expected, leaves(captured(other))))
         same = Counter(float_model.layer_names) == Counter(captured.layer_names)
         row[exporter] = own | {"same names": same, "seconds": round(time.perf_counter() - started)}
     return row
-
-
-def three(images: torch.Tensor) -> torch.Tensor:
-    """Another number of images."""
-    return torch.cat([images, images[:1].flip(-1)])
 
 
 def built(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -169,7 +167,7 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor]:
             sizes = {"init_weights": False, "aux_logits": False}
         module = torchvision.models.get_model(name, weights=None, **sizes)
     module = module.eval()
-    images = pictures(BATCH, side, PLAIN)
+    images = pictures(TRAINING, side, PLAIN)
     as_if_trained(module, images)
     return module, images
 
