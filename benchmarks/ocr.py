@@ -81,9 +81,9 @@ def main() -> None:
 def measure(network: Network, recipe: subbyte.Recipe) -> Row:
     """What is said of one network."""
     path, drawn = models() / network.file, images(network)
-    calibration, held_out = drawn.split(list(network.counts))
+    calibration, held_out = torch.split(drawn, list(network.counts))
     started = time.perf_counter()
-    quantized = subbyte.quantize(path, list(calibration.split(AT_ONCE)), recipe)
+    quantized = subbyte.quantize(path, list(torch.split(calibration, AT_ONCE)), recipe)
     layers = quantized.placement.layers
     row: Row = {"layers": len(layers), "integer": sum(layer.integer for layer in layers)}
     row["seconds"] = round(time.perf_counter() - started)
@@ -141,7 +141,7 @@ def times(sessions: dict[str, Any], image: np.ndarray) -> Row:
 
 def outputs(session: Any, batch: torch.Tensor) -> np.ndarray:
     """What a file gives, a few images at a time."""
-    parts = [session.run(part.numpy())[0] for part in batch.split(AT_ONCE)]
+    parts = [session.run(part.numpy())[0] for part in torch.split(batch, AT_ONCE)]
     return np.concatenate(parts)
 
 

@@ -180,6 +180,7 @@ def written(module: nn.Module, images: torch.Tensor, path: Path, exporter: str) 
             batch = ({0: torch.export.Dim("batch")},)
             torch.onnx.export(module, (images,), path, dynamic_shapes=batch, verbose=False)
         else:
+            torch.backends.mha.set_fastpath_enabled(False)  # which it cannot write
             axes = {"images": {0: "batch"}}
             torch.onnx.export(
                 module, (images,), path, dynamo=False, input_names=["images"], dynamic_axes=axes

@@ -50,9 +50,9 @@ class TuningData:
         order = torch.arange(self.count)
         return order[~torch.isin(order, self.held_out)]
 
-    def images(self, chosen: torch.Tensor) -> Arguments:
+    def images(self, chosen: torch.Tensor) -> list[Any]:
         """The model's positional arguments for some images."""
-        return _arguments([x[chosen] for x in self.inputs], self.lists)
+        return list(_arguments([x[chosen] for x in self.inputs], self.lists))
 
     def chunks(self, size: int) -> list[tuple[Any, ...]]:
         """All images as the model's arguments, so many at once, in place."""
@@ -61,13 +61,13 @@ class TuningData:
             for start in range(0, self.count, size)
         ]
 
-    def varied(self, chosen: torch.Tensor, generator: torch.Generator) -> Arguments:
+    def varied(self, chosen: torch.Tensor, generator: torch.Generator) -> list[Any]:
         """Like `images`; each image moved a little and mirrored by chance, all inputs alike."""
         found = [x[chosen] for x in self.inputs]
         mirrored = torch.rand(len(chosen), generator=generator) < 0.5
         way = 2 * torch.rand(len(chosen), 2, generator=generator) - 1
         changed = [_varied(x, mirrored, way) if x.dim() == 4 else x for x in found]
-        return _arguments(changed, self.lists)
+        return list(_arguments(changed, self.lists))
 
 
 @torch.no_grad()
