@@ -17,6 +17,7 @@ from subbyte import methods, targets
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.observe import weight_sqnr_db
+from subbyte.data.arguments import Arguments, image_lists
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detection import Outputs, Preprocessing
 from subbyte.detectors import output_loss, regions_of, training_loss, try_out
@@ -144,8 +145,11 @@ def quantize_captured(
     """
     started = time.perf_counter() if started is None else started
     progress = progress or Silent()
-    if float_model.output_types is not None:
-        batches = replace(batches, float32=True)
+    batches = replace(
+        batches,
+        float32=batches.float32 or float_model.output_types is not None,
+        images=image_lists(float_model.example),
+    )
     name, options = _method(recipe)
     captured = float_model
     if recipe.equalize:
@@ -210,6 +214,7 @@ def export(
     simulation = _simulation(quantized)
     args = to_device(read_batch(example).args, device_of(simulation))
     args, _ = simulation.float_model.arguments(args, {})
+    args = Arguments(args, image_lists(simulation.example))
     given, expected = _shapes(args), _shapes(simulation.example)
     if simulation.region_names == WHOLE and given != expected:
         raise SubbyteError(

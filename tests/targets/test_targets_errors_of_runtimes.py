@@ -145,6 +145,18 @@ class Softmax(nn.Module):
         return self.second(self.first(x).softmax(1))
 
 
+class Turned(nn.Module):
+    """Convolutions of 1×1 beside transpositions of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(8, 8, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.second(self.first(x).relu().permute(0, 2, 1, 3))
+        return self.third(a.relu()).permute(0, 3, 2, 1)
+
+
 CASES = {
     "second reader": (SecondReader, (4, 3, 8, 8)),
     "product twice": (ProductTwice, (4, 6, 8)),
@@ -174,6 +186,18 @@ def test_both_runtimes_compute_what_the_simulation_does(case: str, tmp_path: Pat
             found = [torch.from_numpy(y) for y in run(runtime, path, x)]
             right = sqnr(listed(expected(x)), found)
             assert min(right) > RIGHT, (target, runtime, right)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("target", [None, "openvino"])
+def test_weights_alone_beside_transpositions(target: str | None, tmp_path: Path) -> None:
+    x, path = normal(3, 8, 8, 8), tmp_path / "model.onnx"
+    recipe = subbyte.Recipe(method="range", activations=None)
+    quantized = subbyte.quantize(seeded(Turned), [x], recipe)
+    subbyte.export(quantized, path, x, target=target)
+    for runtime in ("openvino", "onnxruntime"):
+        found = torch.from_numpy(run(runtime, path, x)[0])
+        assert min(sqnr([quantized(x)], [found])) > RIGHT
 
 
 def sqnr(expected: list[Tensor], found: list[Tensor]) -> list[float]:

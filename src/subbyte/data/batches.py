@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
+from subbyte.data.arguments import Arguments, could_be_images, image_lists
 from subbyte.errors import SubbyteError
 from subbyte.utils.precision import as_float32
 
@@ -45,11 +46,13 @@ class ArgumentsOf:
         batches: Batches in any form that `read_batch` reads.
         device: Where the arguments go.
         float32: Whether floats in them become float32.
+        images: The positions of arguments that are lists of images; `None`: their form decides.
     """
 
     batches: Any
     device: torch.device
     float32: bool = False
+    images: frozenset[int] | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self.labelled():
@@ -64,16 +67,26 @@ class ArgumentsOf:
         A detector's targets, dictionaries, get the `size` of their images, height and width.
         """
         for raw in self.batches:
-            batch = read_batch(raw)
+            batch = self._read(raw)
             targets = batch.targets
             if _are_dictionaries(targets) and batch.args:
                 images = zip(batch.args[0], cast("Any", targets), strict=True)
                 targets = [{**target, "size": tuple(x.shape[-2:])} for x, target in images]
             yield replace(batch, args=self._taken(batch.args), targets=targets)
 
+    def _read(self, raw: object) -> Batch:
+        batch = read_batch(raw)
+        if self.images is None:
+            return batch
+        args = Arguments(batch.args, self.images)
+        size = _size(args) or batch.size
+        _check_count(batch.targets, size, {size})
+        return replace(batch, args=args, size=size)
+
     def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         args = to_device(args, self.device)
-        return as_float32(args) if self.float32 else args
+        taken: tuple[Any, ...] = as_float32(args) if self.float32 else args
+        return taken
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
@@ -101,9 +114,7 @@ def read_batch(raw: object) -> Batch:
         raise SubbyteError(f"a batch is {_describe(raw)}, which holds no images: give {_FORMS}")
     if size == 0:
         raise SubbyteError("a batch is empty: every batch must hold at least one image")
-    known = _length(targets)
-    if known is not None and known != size:
-        raise SubbyteError(f"a batch has {size} images and {known} targets: give one for each")
+    _check_count(targets, size, {size} if _are_dictionaries(targets) else _counts(args))
     return Batch(args, targets, size)
 
 
@@ -147,10 +158,10 @@ def _open_mapping(raw: Mapping[Any, Any]) -> tuple[object, object]:
 
 
 def _open_pair(raw: object) -> tuple[object, object]:
-    if not isinstance(raw, list | tuple) or len(raw) != 2 or _are_images(raw):
+    if not isinstance(raw, list | tuple) or len(raw) != 2 or could_be_images(raw):
         return raw, None
     inputs, targets = raw
-    if _are_images(inputs):
+    if could_be_images(inputs):
         inputs = list(inputs)
         if _are_integers(targets):
             return inputs, torch.tensor(targets)
@@ -159,7 +170,7 @@ def _open_pair(raw: object) -> tuple[object, object]:
     first = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
     # Two batches that each hold a dictionary, the model's argument, are no pair.
     is_pair = (_are_dictionaries(targets) and not isinstance(first, Mapping)) or (
-        _is_integer_vector(targets) and len(targets) == _entries(first)
+        _is_integer_vector(targets) and len(targets) in _counts((first,))
     )
     return (inputs, targets) if is_pair else (raw, None)
 
@@ -167,7 +178,7 @@ def _open_pair(raw: object) -> tuple[object, object]:
 def _arguments(inputs: object) -> tuple[Any, ...]:
     if isinstance(inputs, tuple):
         return inputs
-    if isinstance(inputs, Tensor) or (isinstance(inputs, list) and _are_images(inputs)):
+    if isinstance(inputs, Tensor) or (isinstance(inputs, list) and could_be_images(inputs)):
         return (inputs,)
     # A DataLoader over a TensorDataset of inputs alone gives lists of one tensor.
     if isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], Tensor):
@@ -176,14 +187,25 @@ def _arguments(inputs: object) -> tuple[Any, ...]:
 
 
 def _size(args: tuple[Any, ...]) -> int | None:
-    sizes = (_entries(arg) for arg in args)
+    """How many images there are: in a list of them, or as the first tensor's first length."""
+    lists = image_lists(args)
+    sizes = (len(arg) if i in lists else _leading(arg) for i, arg in enumerate(args))
     return next((size for size in sizes if size is not None), None)
 
 
-def _entries(argument: object) -> int | None:
-    """How many images an argument holds; of a list or dictionary of tensors, the first one does."""
-    if isinstance(argument, Tensor) or _are_images(argument):
-        return _length(argument)
+def _counts(args: tuple[Any, ...]) -> set[int | None]:
+    """How many images there can be, whether lists of images are some or not."""
+    return {_size(args), _size(Arguments(args, ()))}
+
+
+def _check_count(targets: object, size: int, possible: set[int | None]) -> None:
+    known = _length(targets)
+    if known is not None and known not in possible:
+        raise SubbyteError(f"a batch has {size} images and {known} targets: give one for each")
+
+
+def _leading(argument: object) -> int | None:
+    """The first length of the first tensor in an argument."""
     leaves = pytree.tree_leaves(argument)
     return next((len(x) for x in leaves if isinstance(x, Tensor) and x.dim() > 0), None)
 
@@ -192,14 +214,6 @@ def _length(value: object) -> int | None:
     if isinstance(value, Tensor):
         return len(value) if value.dim() > 0 else None
     return len(value) if isinstance(value, list | tuple) else None
-
-
-def _are_images(value: object) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) > 0
-        and all(isinstance(image, Tensor) and image.dim() == 3 for image in value)
-    )
 
 
 def _are_integers(value: object) -> bool:

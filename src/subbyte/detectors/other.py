@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from subbyte.data.arguments import image_lists
 from subbyte.detectors.base import Deployment, Family, Order, unwritable
 from subbyte.detectors.common.chain import chained
-from subbyte.graph.batch import are_images
 from subbyte.graph.float_model import Regional
 
 
@@ -17,7 +17,7 @@ def _deployment(
 ) -> Deployment:
     if not postprocess:
         return chained(model, captured, args)
-    if any(are_images(arg) for arg in (*args, *captured.example)):
+    if image_lists(args) or image_lists(captured.example):
         raise unwritable(model)
     return Deployment(model, args, own_code=True)
 

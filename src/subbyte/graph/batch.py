@@ -1,7 +1,8 @@
 """The images in a model's positional arguments: how many, doubled, and some at a time.
 
 An argument that is a list of images, each a tensor [C, H, W] of a size of its own, has one entry
-for each; of any other, the tensors whose first dimension is the batch have.
+for each; of any other, the tensors whose first dimension is the batch have. `Arguments` says which
+are lists of images, and what is made of it says so too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils import _pytree as pytree
 
+from subbyte.data.arguments import Arguments, image_lists
 from subbyte.errors import SubbyteError
 
 T = TypeVar("T")
@@ -19,19 +21,11 @@ IMAGES_AT_ONCE = 32  # through a network, where its values are not kept
 EVERY = 5  # of so many chunks of images, the last one is held out
 
 
-def are_images(argument: object) -> bool:
-    """Whether an argument of a model is a list of images, and not one tensor for all of them."""
-    return (
-        isinstance(argument, list | tuple)
-        and len(argument) > 0
-        and all(isinstance(image, torch.Tensor) and image.dim() == 3 for image in argument)
-    )
-
-
 def batch_size(args: tuple[Any, ...]) -> int:
     """How many images: of the first list of images, or by the first dimension of a tensor."""
-    for arg in args:
-        rows = len(arg) if are_images(arg) else leading(arg)
+    lists = image_lists(args)
+    for i, arg in enumerate(args):
+        rows = len(arg) if i in lists else leading(arg)
         if rows is not None:
             return rows
     raise SubbyteError("the batch holds no tensor: give the model's input as a tensor")
@@ -50,10 +44,12 @@ def at_least_two(args: tuple[Any, ...]) -> tuple[Any, ...]:
     size = batch_size(args)
     if size != 1:
         return args
-    return tuple(
-        [*arg, *arg] if are_images(arg) else _mapped(arg, 1, lambda x: torch.cat([x, x]))
-        for arg in args
+    lists = image_lists(args)
+    doubled = (
+        [*arg, *arg] if i in lists else _mapped(arg, 1, lambda x: torch.cat([x, x]))
+        for i, arg in enumerate(args)
     )
+    return Arguments(doubled, lists)
 
 
 def in_chunks(
@@ -93,20 +89,22 @@ def parts(
 
 def cut(args: tuple[Any, ...], chosen: slice) -> tuple[Any, ...]:
     """`args` with some of their images alone."""
-    size = batch_size(args)
-    return tuple(
-        list(arg[chosen]) if are_images(arg) else _mapped(arg, size, lambda x: x[chosen])
-        for arg in args
+    size, lists = batch_size(args), image_lists(args)
+    some = (
+        list(arg[chosen]) if i in lists else _mapped(arg, size, lambda x: x[chosen])
+        for i, arg in enumerate(args)
     )
+    return Arguments(some, lists)
 
 
 def pixels_of(args: tuple[Any, ...]) -> int:
     """How many pixels an image such as those in `args` has, at least 1; all inputs together."""
+    lists = image_lists(args)
     areas: list[int] = [
         sum(x.shape[-2:].numel() for x in arg)
-        if are_images(arg)
+        if i in lists
         else sum(len(x) * x.shape[-2:].numel() for x in pytree.tree_leaves(arg) if _is_planes(x))
-        for arg in args
+        for i, arg in enumerate(args)
     ]
     return max(1, sum(areas) // max(batch_size(args), 1))
 

@@ -18,6 +18,7 @@ from subbyte.graph.layers import own_layers
 from subbyte.graph.operators import (
     CONV,
     LINEAR,
+    MAX_POOL,
     POOL,
     A,
     add_constant,
@@ -43,7 +44,6 @@ COPIES = {
     A.detach.default,
 }
 FLATTEN = {A.view.default, A.reshape.default, A.flatten.using_ints}
-MAX_POOL = {A.max_pool2d.default, A.max_pool1d.default}
 POOLS_ONE = {A.max_pool1d.default, A.avg_pool1d.default, A.adaptive_avg_pool1d.default}
 
 

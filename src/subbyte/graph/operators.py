@@ -81,45 +81,53 @@ POOL = {
     A.adaptive_avg_pool1d.default,
 }
 CAT = {A.cat.default}
+MAX_POOL = {A.max_pool2d.default, A.max_pool1d.default}
 # Operators that move values but change none, so that both sides of them can be quantized alike. One
 # that keeps a single one of a dimension is not among them: what it leaves out (all tokens but the
 # first, the keys and values beside the queries) has a range of its own.
-MOVES = {
-    A.max_pool2d.default,
-    A.max_pool1d.default,
-    A.view.default,
-    A.reshape.default,
-    A.flatten.using_ints,
-    A.unflatten.int,
-    A.squeeze.default,
-    A.squeeze.dim,
-    A.squeeze.dims,
-    A.unsqueeze.default,
-    A.permute.default,
-    A.transpose.int,
-    A.t.default,
-    A.slice.Tensor,
-    A.roll.default,
-    A.expand.default,
-    A.split.Tensor,
-    A.split_with_sizes.default,
-    A.chunk.default,
-    A.contiguous.default,
-    A.clone.default,
-    A.alias.default,
-    A.detach.default,
-    A.dropout.default,
-    A.pixel_shuffle.default,
-    A.channel_shuffle.default,
-} | CAT
+MOVES = (
+    {
+        A.view.default,
+        A.reshape.default,
+        A.flatten.using_ints,
+        A.unflatten.int,
+        A.squeeze.default,
+        A.squeeze.dim,
+        A.squeeze.dims,
+        A.unsqueeze.default,
+        A.permute.default,
+        A.transpose.int,
+        A.t.default,
+        A.slice.Tensor,
+        A.roll.default,
+        A.expand.default,
+        A.split.Tensor,
+        A.split_with_sizes.default,
+        A.chunk.default,
+        A.contiguous.default,
+        A.clone.default,
+        A.alias.default,
+        A.detach.default,
+        A.dropout.default,
+        A.pixel_shuffle.default,
+        A.channel_shuffle.default,
+    }
+    | CAT
+    | MAX_POOL
+)
 
 
 def is_move(node: fx.Node) -> bool:
-    """Whether the node only moves values of its input(s); padding with zeros counts."""
+    """Whether the node only moves values of its input(s); padding with zeros counts.
+
+    So does padding with minus infinity that maximum pooling alone reads.
+    """
     if node.target in (A.constant_pad_nd.default, A.pad.default):
         mode, value = "constant", node.args[-1]
         if node.target is A.pad.default and len(node.args) > 2:
             mode = str(node.args[2])
+        if value == -math.inf:
+            return mode == "constant" and all(user.target in MAX_POOL for user in node.users)
         return mode == "constant" and (value in (0, None) or not isinstance(value, int | float))
     if node.target is operator.getitem:
         return isinstance(node.args[0], fx.Node) and is_move(node.args[0])

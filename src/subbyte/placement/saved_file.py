@@ -71,7 +71,7 @@ def write(simulation: Simulation, path: Path) -> None:
     about = {
         "format": FORMAT,
         "metadata": simulation.metadata,
-        "example": _encode(simulation.example),
+        "example": _encode(tuple(simulation.example)),
         "fingerprints": dict(simulation.float_model.fingerprints),
         "sqnr_db": {f"grid.{key}": found.sqnr_db for key, found in params.tensors.items()},
     }

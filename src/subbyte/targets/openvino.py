@@ -27,6 +27,7 @@ from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
+from subbyte.targets.onnx.rewrites.turned_images import keep_turned_images
 from subbyte.targets.refusal import imported, refused, unconverted
 
 # It computes a convolution and what reads it in one kernel, in float: there a Q/DQ costs accuracy.
@@ -46,6 +47,7 @@ REWRITES = (
     keep_extremes,
     pad_integers,
     keep_strides,
+    keep_turned_images,
     ask_first,
     pack,
     rename_output,

@@ -20,6 +20,7 @@ from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import stop_fusions
+from subbyte.targets.onnx.rewrites.turned_images import keep_turned_images
 
 REWRITES = (
     copy_shared_weights,
@@ -36,6 +37,7 @@ REWRITES = (
     keep_extremes,
     pad_integers,
     keep_strides,
+    keep_turned_images,
     keep_softmax,
     ask_first,
     pack,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from onnx_files import Node, check, floats, proto, rand, whole
+from onnx_files import Node, check, floats, proto, rand, saved, whole
 from subbyte.models.onnx.load import load_onnx
 
 
@@ -15,6 +16,16 @@ def test_batch_norm(tmp_path: Path) -> None:
     node = ("BatchNormalization", "x s b m v", "y", {"epsilon": 1e-3})
     check(proto([node], constants=constants), tmp_path)
     check(proto([node], constants=constants, opset=9), tmp_path)
+
+
+def test_a_batch_norm_can_be_trained_through(tmp_path: Path) -> None:
+    constants = {name: rand(4, seed=i) for i, name in enumerate("sbm")}
+    constants["v"] = np.abs(rand(4)) + 0.5
+    model = proto([("BatchNormalization", "x s b m v", "y")], constants=constants)
+    module = load_onnx(saved(model, tmp_path))
+    module(torch.ones(2, 4, 6, 8)).sum().backward()
+    trained = {name for name, value in module.named_parameters() if value.grad is not None}
+    assert len(trained) == len(list(module.parameters())) == 2
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(-1, (8,)), (1, (4, 6, 8)), (2, (6, 8))])

@@ -114,7 +114,10 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
         ([("Odd", "x", "y", {"domain": "mine"})], "operator Odd of the domain 'mine' of node 'y'"),
         ([("NonZero", "x", "n"), ("Cast", "n", "y", {"to": 1})], "'n' (NonZero)"),
         (
-            [("MaxPool", "x", "p j", {"kernel_shape": [2, 2]}), ("MaxUnpool", "p j", "y")],
+            [
+                ("MaxPool", "x", "p j", {"kernel_shape": [2, 2]}),
+                ("MaxUnpool", "p j", "y", {"kernel_shape": [2, 2]}),
+            ],
             "operator MaxUnpool of node 'y'",
         ),
         ([("TopK", "x k", "a b"), ("Reshape", "x b", "y")], "takes 'b' from what is in the image"),

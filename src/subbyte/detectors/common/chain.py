@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from subbyte.data.arguments import image_lists
 from subbyte.detectors.base import Deployment
 from subbyte.detectors.common.copies import evaluating, sharing_copy
-from subbyte.graph.batch import are_images
 from subbyte.graph.float_model import Regional
 
 
@@ -55,7 +55,7 @@ def chained(model: nn.Module, captured: Regional, args: tuple[Any, ...]) -> Depl
 
 def _as_called(captured: Regional, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Images as one tensor become a list, if that is how the model is called."""
-    listed = any(are_images(arg) for arg in captured.example)
+    listed = bool(image_lists(captured.example))
     if listed and isinstance(args[0], Tensor) and args[0].dim() == 4:
         return (list(args[0]), *args[1:])
     return args

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torchvision.models.detection.image_list import ImageList
 
+from subbyte.data.arguments import could_be_images
 from subbyte.detectors.base import Deployment
 from subbyte.detectors.common.copies import evaluating
 from subbyte.detectors.common.nms import OUTPUTS
 from subbyte.detectors.common.preprocessing import ImagePreprocessing
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import are_images
 
 RAW = ("bbox_regression", "cls_logits")  # names of raw outputs in torchvision's heads
 REGIONS = ("backbone", "head")  # of torchvision's detectors of one stage
@@ -105,7 +105,7 @@ def images_of(args: tuple[Any, ...]) -> Tensor:
     batch = args[0]
     if isinstance(batch, Tensor) and batch.dim() == 4:
         return batch
-    if not are_images(batch) or len({tuple(image.shape) for image in batch}) > 1:
+    if not could_be_images(batch) or len({tuple(image.shape) for image in batch}) > 1:
         raise SubbyteError(
             "a detector is written for images of one size: give an example [N, 3, H, W], or a list "
             "of images [3, H, W] that are all of the same height and width"

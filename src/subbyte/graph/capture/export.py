@@ -15,8 +15,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from subbyte.data.arguments import image_lists
 from subbyte.errors import SubbyteError
-from subbyte.graph.batch import are_images, at_least_two, batch_size, in_batch, leading
+from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.any_size import depends_on_size
 from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.fourier import as_transforms
@@ -65,7 +66,7 @@ def capture(model: nn.Module, args: tuple[Any, ...]) -> fx.GraphModule:
     with torch.no_grad():
         _register_dataclasses(try_model(model, args))
         args = _doubled(model, args)
-        return _plain(_export(model, args, {}, dynamic_shapes(model, args)))
+        return _plain(_export(model, tuple(args), {}, dynamic_shapes(model, args)))
 
 
 def capture_part(
@@ -128,7 +129,7 @@ def dynamic_shapes(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             dims[1] = torch.export.Dim.AUTO
         return dims
 
-    shapes: tuple[Any, ...] = pytree.tree_map(shape, args)
+    shapes: tuple[Any, ...] = pytree.tree_map(shape, tuple(args))
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:  # *args count as one argument
         at = kinds.index(inspect.Parameter.VAR_POSITIONAL)
@@ -191,7 +192,7 @@ def _export(
     assert isinstance(module, fx.GraphModule)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    if not any(are_images(arg) for arg in args) and depends_on_size(model, module, args, kwargs):
+    if not image_lists(args) and depends_on_size(model, module, args, kwargs):
         raise SubbyteError(fixes_batch(model, args, kwargs, shapes))
     return module
 

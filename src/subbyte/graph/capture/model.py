@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+from subbyte.graph.capture.image_lists import with_image_lists
 from subbyte.graph.capture.precision import in_float32
 from subbyte.graph.capture.regions import capture_regions
 from subbyte.graph.fingerprint import fingerprints
@@ -33,6 +34,7 @@ def capture_model(
     Raises:
         SubbyteError: The model does not run, cannot be captured, or a region has no layer.
     """
+    args = with_image_lists(model, args)
     captured, inputs, output_types = in_float32(model, args)
     parts = capture_regions(captured, inputs, regions)
     layers = {name: _layers(region_of(parts.model, name), name) for name in parts.regions}

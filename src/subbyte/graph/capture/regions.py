@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from subbyte.data.arguments import image_lists
 from subbyte.errors import SubbyteError, unknown
-from subbyte.graph.batch import are_images, leading
+from subbyte.graph.batch import leading
 from subbyte.graph.capture.export import (
     capture,
     capture_part,
@@ -237,7 +238,7 @@ def _flow(order: tuple[str, ...], calls: dict[str, list[_Call]], args: tuple[Any
 def _found(model: nn.Module, args: tuple[Any, ...]) -> CapturedRegions:
     """The whole model, or the largest of its submodules that can be captured."""
     refusal: SubbyteError | None = None
-    if not any(are_images(arg) for arg in args):
+    if not image_lists(args):
         try:
             return CapturedRegions(capture(model, args), WHOLE, Flow())
         except UnwritableError:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from subbyte.graph.batch import are_images, leading
+from subbyte.data.arguments import image_lists
+from subbyte.graph.batch import leading
 from subbyte.graph.capture.any_size import of_size
 
 LAYERS = (nn.MultiheadAttention, nn.RNNBase)  # they take [time, batch, …], unless told otherwise
@@ -29,7 +30,7 @@ def takes_time_first(model: nn.Module, args: tuple[Any, ...]) -> bool:
         return any(len(shape) == 3 and not isinstance(shape[1], int) for shape in shapes)
     layers = [m for m in model.modules() if isinstance(m, LAYERS) and not m.batch_first]
     size = leading(args)
-    if not layers or size is None or any(are_images(arg) for arg in args):
+    if not layers or size is None or image_lists(args):
         return False
     try:
         own, other = (_read(model, layers, of_size(args, size, n)) for n in (size, size + 1))

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from subbyte.graph.batch import are_images, pixels_of
+from subbyte.data.arguments import Arguments, image_lists
+from subbyte.graph.batch import pixels_of
 from subbyte.graph.float_model import FloatModel
 
 SHIFT = 16  # images are moved by up to this part of their sides
@@ -41,7 +42,7 @@ class TuningData:
     @property
     def pixels(self) -> int:
         """Of an image, all inputs together; 1 of what is not an image."""
-        return pixels_of(tuple(_arguments([x[:1] for x in self.inputs], self.lists)))
+        return pixels_of(_arguments([x[:1] for x in self.inputs], self.lists))
 
     @property
     def learned(self) -> torch.Tensor:
@@ -51,12 +52,12 @@ class TuningData:
 
     def images(self, chosen: torch.Tensor) -> list[Any]:
         """The model's positional arguments for some images."""
-        return _arguments([x[chosen] for x in self.inputs], self.lists)
+        return list(_arguments([x[chosen] for x in self.inputs], self.lists))
 
     def chunks(self, size: int) -> list[tuple[Any, ...]]:
         """All images as the model's arguments, so many at once, in place."""
         return [
-            tuple(_arguments([x[start : start + size] for x in self.inputs], self.lists))
+            _arguments([x[start : start + size] for x in self.inputs], self.lists)
             for start in range(0, self.count, size)
         ]
 
@@ -66,7 +67,7 @@ class TuningData:
         mirrored = torch.rand(len(chosen), generator=generator) < 0.5
         way = 2 * torch.rand(len(chosen), 2, generator=generator) - 1
         changed = [_varied(x, mirrored, way) if x.dim() == 4 else x for x in found]
-        return _arguments(changed, self.lists)
+        return list(_arguments(changed, self.lists))
 
 
 @torch.no_grad()
@@ -102,9 +103,10 @@ def training_data(
     return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
 
 
-def _arguments(found: list[torch.Tensor], lists: list[bool]) -> list[Any]:
+def _arguments(found: list[torch.Tensor], lists: list[bool]) -> Arguments:
     """The model's positional arguments, lists of images where it takes lists."""
-    return [list(x) if apart else x for x, apart in zip(found, lists, strict=True)]
+    args = (list(x) if apart else x for x, apart in zip(found, lists, strict=True))
+    return Arguments(args, (i for i, apart in enumerate(lists) if apart))
 
 
 def _varied(x: torch.Tensor, mirrored: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
@@ -133,7 +135,8 @@ def _joined(
     lists: list[bool] = []
     left = images
     for args in batches:
-        lists = [are_images(arg) for arg in args]
+        known = image_lists(args)
+        lists = [i in known for i in range(len(args))]
         parts = [list(arg) if apart else [arg] for arg, apart in zip(args, lists, strict=True)]
         if not all(isinstance(part, torch.Tensor) for column in parts for part in column):
             return None

@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 from subbyte.errors import SubbyteError
 from subbyte.models.onnx.names import scope_of
 from subbyte.models.onnx.network import Input, Network, Node, pruned
+from subbyte.models.onnx.validity import check_node, check_opset, check_values, sorted_or_refused
 
 OLDEST = 9
 QUANTIZED = {
@@ -52,23 +53,22 @@ def read(path: Path) -> Network:
     """The graph of a file, functions inlined, constants apart from nodes, floats in float32.
 
     Raises:
-        SubbyteError: The file is missing or broken, data beside it is missing, it is older than
-            opset 9, quantized already, has a branch, a loop or a sequence, or takes no images.
+        SubbyteError: The file is missing or broken, data beside it is missing, its opset is before
+            9 or unknown, it is quantized already, has a branch, a loop or a sequence, or takes no
+            images.
     """
     model = _model(path)
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    if opset < OLDEST:
-        raise SubbyteError(
-            f"{path} is of opset {opset}: convert it with onnx.version_converter to opset "
-            f"{OLDEST} or later"
-        )
+    check_opset(opset, OLDEST, path)
     with _quiet():
         passes.InlinePass()(model)
-        passes.TopologicalSortPass()(model)
+        for node in model.graph:
+            _check(node, path)
+            check_node(node, opset, path)
+        check_values(model.graph, path)
+        sorted_or_refused(model, path)
         passes.IdentityEliminationPass()(model)
     graph = model.graph
-    for node in graph:
-        _check(node, path)
     try:
         network = _network(graph, opset)
     except (FileNotFoundError, OSError, ValueError) as error:
@@ -81,7 +81,8 @@ def _model(path: Path) -> ir.Model:
     if not path.is_file():
         raise SubbyteError(f"there is no file {path}: name an ONNX file")
     try:
-        model = ir.load(path)
+        with _quiet():
+            model = ir.load(path)
     except Exception as error:
         raise SubbyteError(f"{path} is not an ONNX file, or is broken: export it again") from error
     if not len(model.graph) or not model.graph.outputs:

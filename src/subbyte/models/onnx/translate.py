@@ -17,6 +17,8 @@ from subbyte.models.onnx.network import Network, Node
 from subbyte.models.onnx.operators import Operator, operators
 from subbyte.models.onnx.sizes import LENGTHS, SIZES, number_values, objects
 
+STATISTICS = ("running_mean", "running_var")  # of batch norm
+
 
 def translated(network: Network) -> OnnxModule:
     """The module that computes what a network says."""
@@ -158,7 +160,8 @@ class _Translator:
     def _put(self, scope: str, attribute: str, value: np.ndarray) -> None:
         module = self.built.get_submodule(self._scope(scope))
         tensor = torch.from_numpy(value.copy()).reshape(value.shape)
-        if tensor.is_floating_point() and torch.isfinite(tensor).all():
+        learned = attribute not in STATISTICS and tensor.is_floating_point()
+        if learned and torch.isfinite(tensor).all():
             module.register_parameter(attribute, nn.Parameter(tensor, requires_grad=True))
         else:
             module.register_buffer(attribute, tensor)
@@ -186,7 +189,7 @@ class _Translator:
 
 def _role(node: Node, place: int) -> str:
     if node.operator == "BatchNormalization":
-        return ("", "weight", "bias", "running_mean", "running_var")[place]
+        return ("", "weight", "bias", *STATISTICS)[place]
     return "bias"
 
 

@@ -29,13 +29,16 @@ from subbyte.targets.base import Rewrite
 from subbyte.targets.onnx.average_pooling import TRANSLATIONS as POOLING
 from subbyte.targets.onnx.fourier import TRANSLATIONS as OF_FOURIER
 from subbyte.targets.onnx.graph import prune
+from subbyte.targets.onnx.indices import widen_indices
+from subbyte.targets.onnx.lengths import OF_LENGTHS
+from subbyte.targets.onnx.max_pooling import merge_padding
 from subbyte.targets.onnx.neutral import neutral
 from subbyte.targets.onnx.operators import TRANSLATIONS
 from subbyte.targets.onnx.resizing import TRANSLATIONS as OF_RESIZING
 from subbyte.targets.onnx.torchlib import read_operators_once
 
 OPSET = 21
-TABLE = TRANSLATIONS | POOLING | OF_RESIZING | OF_FOURIER | OF_DETECTORS
+TABLE = TRANSLATIONS | POOLING | OF_RESIZING | OF_FOURIER | OF_LENGTHS | OF_DETECTORS
 INPUT = "input"
 FLIPS = 0.05  # share of an output's energy that roundings to the next integer can make up
 
@@ -123,14 +126,15 @@ def outputs_alone(model: ir.Model, names: Container[str]) -> ir.Model:
 
 
 def _export(deployed: Deployment) -> ir.Model:
-    model, args = deployed.module, at_least_two(deployed.args)
+    model, given = deployed.module, at_least_two(deployed.args)
+    args = tuple(given)
     count = sum(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args))
     names = [INPUT] if count == 1 else [f"{INPUT}_{i}" for i in range(count)]
     taken = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
     names = [_free(name, taken) for name in names]
     find_composites_once()
     read_operators_once()
-    shapes = deployed.shapes or dynamic_shapes(model, args)
+    shapes = deployed.shapes or dynamic_shapes(model, given)
     try:
         program = _written(model, args, shapes, names, deployed.outputs)
     except SubbyteError as error:
@@ -144,6 +148,8 @@ def _export(deployed: Deployment) -> ir.Model:
             raise SubbyteError(fixes_batch(model, args, {}, shapes))
     written: ir.Model = program.model
     _register_constants(written.graph)
+    widen_indices(written.graph)
+    merge_padding(written.graph)
     return written
 
 
