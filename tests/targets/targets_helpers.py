@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import subbyte
@@ -162,6 +163,15 @@ def step(quantized: Simulation, layer: str) -> float:
 def operators(path: Path) -> Counter[str]:
     """How often each operator occurs in a file."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def packed_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """What the packed weights of a file are, by ONNX's reference implementation."""
+    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    made = {node.output[0] for node in model.graph.node if node.op_type != "Clip"}
+    names = sorted(name for name in read & made if name.startswith("weight_"))
+    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([], names)
+    return dict(zip(names, ReferenceEvaluator(part).run(None, {}), strict=True))
 
 
 def listed(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:

@@ -23,7 +23,8 @@ def dequantized(weights: Sequence[tuple[np.ndarray, int | None]]) -> onnx.ModelP
     for i, (integers, axis) in enumerate(weights):
         scale = np.float32(0.5) if axis is None else np.arange(1, integers.shape[axis] + 1)
         attributes = {} if axis is None else {"axis": axis}
-        nodes.append(helper.make_node("DequantizeLinear", [f"q{i}", f"s{i}"], [f"y{i}"], **attributes))
+        names = [f"q{i}", f"s{i}"], [f"y{i}"]
+        nodes.append(helper.make_node("DequantizeLinear", *names, **attributes))
         constants.append(numpy_helper.from_array(integers, f"q{i}"))
         constants.append(numpy_helper.from_array(np.asarray(scale, np.float32), f"s{i}"))
         outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, integers.shape))

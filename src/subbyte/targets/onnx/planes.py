@@ -142,7 +142,7 @@ class _Unpacking:
     def row_numbers(self, before: ir.Node, levels: np.ndarray) -> ir.Value:
         """The row of the table for each few levels, which have as many bits as are looked up."""
         high = _halves(self.width)[1]
-        held = constant(self.graph, f"{self.name}_bytes", _joined(levels, min(high, 2), 8), np.uint8)
+        held = constant(self.graph, f"{self.name}_bytes", _joined(levels, min(high, 2), 8))
         number = put(before, "Cast", [held], {"to": INT32}, shape=held.shape, dtype=INT32)
         if high < 3:
             return number
@@ -192,8 +192,8 @@ def _fields(count: int, bits: int, places: int) -> np.ndarray:
 
 def _shared(graph: ir.Graph, name: str, content: object, dtype: type) -> ir.Value:
     """A constant that all who ask for it share."""
-    there = graph.initializers.get(name)
-    held, wanted = array(there), np.asarray(content, dtype)
-    if there is not None and held is not None and held.dtype == dtype and np.array_equal(held, wanted):
-        return there
-    return constant(graph, name, wanted)
+    there, wanted = graph.initializers.get(name), np.asarray(content, dtype)
+    held = array(there)
+    if there is None or held is None or held.dtype != dtype or not np.array_equal(held, wanted):
+        return constant(graph, name, wanted)
+    return there

@@ -43,11 +43,12 @@ class _Parts:
         while waiting:
             name = waiting.pop()
             node = self.made.get(name)
-            if node is not None and name not in found and node.op_type in UNPACKING:
+            if name in found:
+                continue
+            if node is not None and node.op_type in UNPACKING:
                 waiting += node.input
-            elif node is not None or name not in self.constants:
-                if name not in found:
-                    return None
+            elif name not in self.constants:
+                return None
             found.add(name)
         return found
 
