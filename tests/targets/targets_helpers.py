@@ -167,10 +167,11 @@ def operators(path: Path) -> Counter[str]:
 
 def packed_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """What the packed weights of a file are, by ONNX's reference implementation."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    made = {node.output[0] for node in model.graph.node if node.op_type != "Clip"}
-    names = sorted(name for name in read & made if name.startswith("weight_"))
-    part = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([], names)
+    names = sorted(name for name in read if kinds.get(name) == onnx.TensorProto.INT8)
+    part = onnx.utils.Extractor(inferred).extract_model([], names)
     return dict(zip(names, ReferenceEvaluator(part).run(None, {}), strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import onnx
 import pytest
 import torch.nn.functional as F
 from onnx import numpy_helper
-from targets_helpers import RUNTIMES, normal, operators, packed_weights, seeded
+from onnx.reference import ReferenceEvaluator
+from targets_helpers import RUNTIMES, normal, operators, seeded
 from torch import Tensor, nn
 
 import subbyte
@@ -26,6 +28,7 @@ from subbyte.targets.onnx.sizes import whole_bytes
 
 pytestmark = pytest.mark.slow  # one export, read in three forms by both runtimes
 
+DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
 WIDTH = 64
 TARGETS = (None, "onnxruntime", "openvino")
 
@@ -123,14 +126,19 @@ def test_a_file_is_as_small_as_its_bits_say(exported: Exported, tmp_path: Path) 
     assert whole_bytes(plain) == plain.stat().st_size
 
 
-def test_reference_unpacks_the_integers_of_the_simulation(
-    exported: Exported, tmp_path: Path
+def test_reference_unpacks_the_integers_as_the_documentation_says(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = onnx.load(str(exported.write(tmp_path / "model.onnx", None)))
-    weights = packed_weights(model)
     plain = onnx.load(str(exported.write(tmp_path / "plain.onnx", None, packing=False)))
     expected = {v.name: numpy_helper.to_array(v) for v in plain.graph.initializer}
-    assert len(weights) > 5
-    for name, integers in weights.items():
+    exported.write(tmp_path / "model.onnx", None)
+    page = DEPLOYMENT.read_text(encoding="utf-8")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Extractor" in c)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)  # what it prints is captured
+    assert len(found["names"]) > 5
+    values = ReferenceEvaluator(found["weights"]).run(None, {})
+    for name, integers in zip(found["names"], values, strict=True):
         assert integers.dtype == np.int8
         np.testing.assert_array_equal(integers, expected[name])
