@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -142,16 +143,18 @@ class _Unpacking:
     def row_numbers(self, before: ir.Node, levels: np.ndarray) -> ir.Value:
         """The row of the table for each few levels, which have as many bits as are looked up."""
         high = _halves(self.width)[1]
-        held = constant(self.graph, f"{self.name}_bytes", _joined(levels, min(high, 2), 8))
-        number = put(before, "Cast", [held], {"to": INT32}, shape=held.shape, dtype=INT32)
+        content = _joined(levels, min(high, 2), 8)
+        shape = content.shape
+        held = constant(self.graph, f"{self.name}_bytes", content)
+        number = put(before, "Cast", [held], {"to": INT32}, shape=shape, dtype=INT32)
         if high < 3:
             return number
         thirds = _joined(levels >> 2, 1, 4)
         more = constant(self.graph, f"{self.name}_thirds", thirds, ml_dtypes.uint4)
         times = _shared(self.graph, "rows_of_bytes", 256, np.int32)
-        value = put(before, "Cast", [more], {"to": INT32}, shape=more.shape, dtype=INT32)
-        value = put(before, "Mul", [value, times], shape=more.shape, dtype=INT32)
-        return put(before, "Add", [number, value], shape=more.shape, dtype=INT32)
+        value = put(before, "Cast", [more], {"to": INT32}, shape=shape, dtype=INT32)
+        value = put(before, "Mul", [value, times], shape=shape, dtype=INT32)
+        return put(before, "Add", [number, value], shape=shape, dtype=INT32)
 
     def table(self, before: ir.Node) -> ir.Value:
         """The values of each row, which are made once for a file."""
@@ -190,9 +193,9 @@ def _fields(count: int, bits: int, places: int) -> np.ndarray:
     return fields
 
 
-def _shared(graph: ir.Graph, name: str, content: object, dtype: type) -> ir.Value:
+def _shared(graph: ir.Graph, name: str, content: Any, dtype: Any) -> ir.Value:
     """A constant that all who ask for it share."""
-    there, wanted = graph.initializers.get(name), np.asarray(content, dtype)
+    there, wanted = graph.initializers.get(name), np.array(content, dtype)
     held = array(there)
     if there is None or held is None or held.dtype != dtype or not np.array_equal(held, wanted):
         return constant(graph, name, wanted)

@@ -18,7 +18,8 @@ def whole_bytes(path: Path) -> int:
     graph = onnx.load(str(path), load_external_data=False).graph
     made = {name: node for node in graph.node for name in node.output}
     parts = _Parts(made, {held.name: held for held in graph.initializer})
-    size, unpacking = path.stat().st_size, set[str]()
+    size: int = path.stat().st_size
+    unpacking: set[str] = set()
     for name in {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}:
         found = parts.unpacking(name)
         if name in made and found is not None:
@@ -26,7 +27,8 @@ def whole_bytes(path: Path) -> int:
             unpacking |= found
     nodes = {id(made[name]): made[name] for name in unpacking if name in made}
     held = [parts.constants[name] for name in unpacking if name in parts.constants]
-    return size - sum(part.ByteSize() for part in (*nodes.values(), *held))
+    taken: int = sum(part.ByteSize() for part in (*nodes.values(), *held))
+    return size - taken
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class _Weight:
     def shift(self, width: int) -> np.ndarray:
         """What is taken from each channel so that it fits; 0 where it fits as it is."""
         half = 2 ** (width - 1)
-        return np.clip(0, self.high - (half - 1), self.low + half).astype(np.int8)
+        shift: np.ndarray = np.clip(0, self.high - (half - 1), self.low + half).astype(np.int8)
+        return shift
 
     def levels(self, width: int) -> Levels:
         """The integers, shifted to 0 … 2^width − 1."""
@@ -120,6 +121,7 @@ def _put_back(graph: ir.Graph, weight: _Weight, value: ir.Value, width: int) -> 
     shift = weight.shift(width)
     if shift.any():
         moved = constant(graph, f"{name}_shift", shift)
-        value = put(weight.node, "Add", [value, moved], shape=value.shape, dtype=INT8)
+        shape = weight.integers.shape
+        value = put(weight.node, "Add", [value, moved], shape=shape, dtype=INT8)
     weight.value.replace_all_uses_with(value)
     value.name = name
