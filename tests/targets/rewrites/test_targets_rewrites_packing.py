@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from subbyte.targets.onnx.program import outputs_alone
 from subbyte.targets.onnx.rewrites.packing import pack
 
 
@@ -148,3 +149,20 @@ def test_what_has_8_bits_or_is_no_weight_stays(kind: type) -> None:
     assert [node.op_type for node in model.graph.node] == ["DequantizeLinear"]
     np.testing.assert_array_equal(held(model)["q0"], wide)
     assert held(model)["q0"].dtype == kind
+
+
+def test_a_part_of_a_packed_model_gives_what_it_gave() -> None:
+    model = dequantized([(integers(3, (40, 500), seed=i), 0) for i in range(3)])
+    model.graph.initializer.append(numpy_helper.from_array(integers(3, (1, 9001)), "q3"))
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["q3", "s3"], ["y3"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "s3"))
+    model.graph.output.append(helper.make_tensor_value_info("y3", TensorProto.FLOAT, [1, 9001]))
+    expected = ReferenceEvaluator(model).run(["y0", "y2"], {})
+    whole = ir.from_proto(model)
+    pack(whole)
+    part = ir.to_proto(outputs_alone(whole, {"y0", "y2"}))
+    onnx.checker.check_model(part, full_check=True)
+    (split,) = (node for node in part.graph.node if node.op_type == "Split")
+    assert len(split.output) == 5  # the last one is what fills the last byte
+    for before, after in zip(expected, ReferenceEvaluator(part).run(None, {}), strict=True):
+        np.testing.assert_array_equal(before, after)
