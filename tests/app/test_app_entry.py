@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from subbyte.api import capture, quantize_captured
+from subbyte.api import capture, export, quantize_captured
 from subbyte.app.report.entry import packed_bytes, variant_entry, warnings_of
 from subbyte.data.batches import ArgumentsOf
 from subbyte.placement.simulation import Simulation
@@ -37,27 +38,42 @@ def test_a_tuning_that_is_not_kept_is_reported_with_the_reason() -> None:
 
 
 def quantized(bits: int | None) -> Simulation:
-    """Layers of 30 and 60 weights."""
-    network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 10)).eval()
-    images = torch.randn(4, 5)
+    """Layers of 30,000 and 6,000 weights."""
+    network = nn.Sequential(nn.Linear(50, 600), nn.ReLU(), nn.Linear(600, 10)).eval()
+    images = torch.randn(4, 50)
     batches = ArgumentsOf([images], torch.device("cpu"))
     recipe = Recipe(weights=bits, activations=8, first_last=None, method="range")
     return quantize_captured(capture(network, (images,)), batches, recipe)
 
 
-@pytest.mark.parametrize(
-    ("bits", "saved"),
-    [(None, 0), (8, 0), (6, 90 * 2 / 8), (5, 90 * 3 / 8), (4, 0), (3, 90 / 8), (2, 90 * 2 / 8)],
-)
-def test_packed_weights_take_as_many_bits_as_they_have(bits: int | None, saved: float) -> None:
-    assert packed_bytes(1000, quantized(bits)) == round(1000 - saved)
+@pytest.fixture(scope="module")
+def of_8_bits(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The size of the file at 8 bits."""
+    path = tmp_path_factory.mktemp("entry") / "model.onnx"
+    export(quantized(8), path, torch.randn(4, 50))
+    return path.stat().st_size
 
 
-def test_an_entry_says_what_was_asked_for_and_what_ran() -> None:
-    recipe = Recipe(weights=4, activations=8, first_last=None, method="range", ranges="minmax")
-    entry = variant_entry("w4a8", recipe, quantized(4), {"images": 7}, 1000)
+@pytest.mark.parametrize("bits", [None, 8, 6, 5, 4, 3, 2])
+def test_files_are_as_small_as_their_bits(bits: int | None, of_8_bits: int, tmp_path: Path) -> None:
+    simulation, path = quantized(bits), tmp_path / "model.onnx"
+    export(simulation, path, torch.randn(4, 50))
+    size, packed = path.stat().st_size, packed_bytes(path, simulation)
+    if bits in (None, 8):
+        assert packed == size
+    else:
+        assert abs(packed - (of_8_bits - 36_000 * (8 - bits) / 8)) < 200
+        assert packed < size < 1.05 * packed + 10_000
+
+
+def test_an_entry_says_what_was_asked_for_and_what_ran(tmp_path: Path) -> None:
+    recipe = Recipe(weights=8, activations=8, first_last=None, method="range", ranges="minmax")
+    simulation, path = quantized(8), tmp_path / "model.onnx"
+    export(simulation, path, torch.randn(4, 50))
+    entry = variant_entry("w8a8", recipe, simulation, {"images": 7}, path)
     assert entry["seconds"] >= 0
-    asked = {"name": "w4a8", "weights": 4, "activations": 8, "ranges": recipe.ranges}
-    found = {"method": "range", "images": 7, "size_bytes": 1000, "packed_bytes": 1000}
+    asked = {"name": "w8a8", "weights": 8, "activations": 8, "ranges": recipe.ranges}
+    size = path.stat().st_size
+    found = {"method": "range", "images": 7, "size_bytes": size, "packed_bytes": size}
     reported = {"blocks": [], "tuning": None, "output_correction": None}
     assert {k: v for k, v in entry.items() if k != "seconds"} == {**asked, **found, **reported}

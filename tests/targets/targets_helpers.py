@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import subbyte
@@ -162,6 +163,16 @@ def step(quantized: Simulation, layer: str) -> float:
 def operators(path: Path) -> Counter[str]:
     """How often each operator occurs in a file."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def packed_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """What the packed weights of a file are, by ONNX's reference implementation."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    names = sorted(name for name in read if kinds.get(name) == onnx.TensorProto.INT8)
+    part = onnx.utils.Extractor(inferred).extract_model([], names)
+    return dict(zip(names, ReferenceEvaluator(part).run(None, {}), strict=True))
 
 
 def listed(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:

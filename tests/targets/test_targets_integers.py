@@ -19,6 +19,7 @@ from targets_helpers import (
     digit_images,
     images,
     normal,
+    packed_weights,
     run,
     seeded,
     step,
@@ -117,14 +118,12 @@ def test_deployed_weights_hold_no_more_integers_than_their_bits(
     bits: int, symmetric: bool, digits
 ) -> None:
     _, path = digits(**_recipe(bits, symmetric))
-    graph = onnx.load(str(path)).graph
-    constants = {value.name: numpy_helper.to_array(value) for value in graph.initializer}
-    axes = {node.input[0]: _axis(node) for node in graph.node if node.op_type == "DequantizeLinear"}
-    packed = {n.removesuffix("_int4"): q for n, q in constants.items() if n.endswith("_int4")}
-    assert {q.dtype.name for q in packed.values()} == {"int4"}
-    weights = {
-        name: q.astype(np.int8) + constants.get(f"{name}_shift", 0) for name, q in packed.items()
-    }
+    model = onnx.load(str(path))
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    axes = {node.input[0]: _axis(node) for node in nodes}
+    held = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    few = {name: held[name] for name in axes if name in held and held[name].dtype == np.int8}
+    weights = packed_weights(model) | few
     assert len(weights) == 10
     for name, q in weights.items():
         channels = np.moveaxis(q, axes[name], 0).reshape(q.shape[axes[name]], -1)
@@ -205,9 +204,9 @@ def _with_activations_as_outputs(path: Path, copy: Path) -> tuple[Path, list[np.
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    unpacked = {node.output[0] for node in graph.node if node.op_type == "Cast"}  # weights
+    weights = packed_weights(model)
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] not in {*constants, *unpacked}:
+        if node.op_type == "DequantizeLinear" and node.input[0] not in {*constants, *weights}:
             kind = onnx.TensorProto.FLOAT
             graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], kind, None))
             scales.append(constants[node.input[1]].astype(np.float32)[()])

@@ -131,7 +131,7 @@ def run_variant(
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
         write_layers(part / "layers.csv", rows, quantized.placement.layers)
-        entry = variant_entry(name, recipe, quantized, found.entry, path.stat().st_size)
+        entry = variant_entry(name, recipe, quantized, found.entry, path)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
+from subbyte.targets.onnx.sizes import whole_bytes
 
 
 def variant_entry(
-    name: str, recipe: Recipe, quantized: Simulation, measured: Mapping[str, Any], size: int
+    name: str, recipe: Recipe, quantized: Simulation, measured: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
     """A variant's entry in `results.json`, but for what it clips and its notes.
 
@@ -19,7 +21,7 @@ def variant_entry(
         recipe: The variant's.
         quantized: The simulation.
         measured: What was measured of it and its files.
-        size: Of the file for all runtimes, in bytes.
+        path: The file for all runtimes.
     """
     return {
         "name": name,
@@ -28,8 +30,8 @@ def variant_entry(
         "method": quantized.metadata["method"],
         **measured,
         "seconds": round(quantized.reported["seconds"], 3),
-        "size_bytes": size,
-        "packed_bytes": packed_bytes(size, quantized),
+        "size_bytes": path.stat().st_size,
+        "packed_bytes": packed_bytes(path, quantized),
         "ranges": recipe.ranges,
         "blocks": quantized.reported.get("blocks", []),
         "judged_ranges": quantized.reported.get("ranges"),
@@ -59,10 +61,10 @@ def warnings_of(reported: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def packed_bytes(size: int, quantized: Simulation) -> int:
-    """A file's size, were each weight stored in as many bits as it has, not in 4 or 8."""
-    saved = 0.0
-    for tensor, _ in quantized.weights():
-        bits = tensor.spec.bits
-        saved += quantized.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
-    return round(size - saved)
+def packed_bytes(path: Path, quantized: Simulation) -> int:
+    """A file's size, were each weight as many bits as it has and nothing needed to unpack it."""
+    saved = sum(
+        quantized.weight(tensor).numel() * (8 - tensor.spec.bits) / 8
+        for tensor, _ in quantized.weights()
+    )
+    return round(whole_bytes(path) - saved)

@@ -101,8 +101,8 @@ def _milliseconds(value: float) -> str:
 
 def _size(entry: dict[str, Any]) -> str:
     size = f"{entry['size_bytes'] / 1000:.0f}"
-    packed = entry.get("packed_bytes")
-    return size if packed in (None, entry["size_bytes"]) else f"{size} ({packed / 1000:.0f})"
+    packed = f"{entry.get('packed_bytes', entry['size_bytes']) / 1000:.0f}"
+    return size if packed == size else f"{size} ({packed})"
 
 
 def _title(results: dict[str, Any]) -> str:
