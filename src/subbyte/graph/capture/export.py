@@ -20,6 +20,7 @@ from subbyte.graph.batch import are_images, at_least_two, batch_size, in_batch, 
 from subbyte.graph.capture.any_size import depends_on_size
 from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.fourier import as_transforms
+from subbyte.graph.capture.lengths import lengths_that_vary
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.biases import make_biases_plain
@@ -179,7 +180,7 @@ def _export(
     find_composites_once()
     inputs, named = fresh((args, kwargs))
     try:
-        with quiet(), known_constants():
+        with quiet(), known_constants(), lengths_that_vary(model):
             program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
             # A table without an operator does not decompose it; in-place ones become functional.
             program = program.run_decompositions(as_transforms())
