@@ -142,11 +142,7 @@ def _captured(
 def _notes(experiment: Experiment, task: Task) -> list[str]:
     notes = []
     model, data = experiment.model, task.data
-    if (
-        model.name not in (None, *models.BUNDLED)
-        and model.weights is None
-        and model.checkpoint is None
-    ):
+    if models.is_random(model):
         notes.append(f"{model.name} has random weights: give model.weights or model.checkpoint")
     if data.overlap:
         notes.append(

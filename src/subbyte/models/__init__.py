@@ -39,6 +39,7 @@ __all__ = [
     "build",
     "check",
     "is_classifier",
+    "is_random",
     "load",
     "names",
 ]
@@ -169,6 +170,13 @@ def brings_outputs(config: ModelConfig) -> bool:
     """Whether a model by name is a raw network of which it is known what it gives."""
     libraries = (LIBREYOLO, TRANSFORMERS)
     return (config.name or "").startswith(libraries) and not is_classifier(config)
+
+
+def is_random(config: ModelConfig) -> bool:
+    """Whether a model by name has random weights, because none were asked for."""
+    if config.name is None or config.name.startswith(TRANSFORMERS) or config.name in BUNDLED:
+        return False
+    return config.weights is None and config.checkpoint is None
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
