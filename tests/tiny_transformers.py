@@ -189,9 +189,9 @@ def written(
     torch.manual_seed(seed)
     model = make().eval()
     with torch.no_grad():
-        for part in model.modules():
-            if isinstance(part, nn.Linear):
-                part.weight.normal_(0, 1.5 / part.in_features**0.5)
+        for name, part in model.named_modules():
+            if isinstance(part, nn.Linear):  # those of boxes small, so that boxes lie in images
+                part.weight.normal_(0, (0.4 if "bbox" in name else 1.5) / part.in_features**0.5)
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
