@@ -33,6 +33,7 @@ ANSWERED = [
     ["models", "--json"],
     ["models", "resnet"],
     ["models", "timm/resnet18"],
+    ["models", "libreyolo/"],
 ]
 RUN, TRAIN = ["run", "digits", "--set"], ["train", "digits", "--set"]
 QUANTIZE = ["quantize", "--calibration", "digits", "--out", "new.safetensors"]

@@ -9,8 +9,8 @@ from subbyte.models import build, names
 
 def test_names_are_grouped_and_hold_what_torchvision_has() -> None:
     groups = names()
-    known = {"bundled", "cifar", "ssd", "torchvision", "torchvision detectors", "timm"}
-    assert set(groups) == known
+    own = {"bundled", "cifar", "ssd", "torchvision", "torchvision detectors"}
+    assert set(groups) == {*own, "libreyolo", "transformers", "timm"}
     assert groups["bundled"] == ["digits", "digit-scenes"]
     assert "cifar_resnet110" in groups["cifar"]
     for name in groups["torchvision"]:

@@ -23,6 +23,7 @@ from subbyte.app.options import (
     Device,
     Json,
     ModelName,
+    OutputsYaml,
     Quiet,
     RuntimeName,
     Settings,
@@ -146,8 +147,9 @@ def quantize(
     settings: Settings = None,
     preprocessing: Annotated[
         str | None,
-        typer.Option(metavar="YAML", help="As '{resize: 256, crop: 224}' (default: the model's)."),
+        typer.Option(metavar="YAML", help="As '{resize: 256, crop: 224}' or '{letterbox: 640}'."),
     ] = None,
+    outputs: OutputsYaml = None,
     images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the method.")] = 0,
@@ -161,11 +163,12 @@ def quantize(
     """
     with _guarded():
         from subbyte import models
-        from subbyte.app import arguments
+        from subbyte.app import arguments, raw_option
 
         config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         recipe = arguments.recipe_of(bits, settings or [], seed)
         prepared = arguments.preprocessing_of(preprocessing)
+        config = raw_option.with_outputs(config, outputs, prepared)
         arguments.check_output(out)
         models.check(config)
         arguments.check_calibration(calibration)

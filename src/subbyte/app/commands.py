@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from subbyte import api, models
 from subbyte.app.arguments import check_output, check_runtime, check_target
+from subbyte.app.loading import load_model
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
@@ -54,13 +55,14 @@ def quantize_model(
     check_output(out)
     if device != "cpu" and not torch.cuda.is_available():
         raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
-    spec = models.load(config)
+    spec = load_model(config, preprocessing)
     module = spec.module.to(device)
     chosen = {
         "images": images,
         "seed": recipe.seed,
         "batch_size": batch_size,
-        "preprocessing": preprocessing,
+        # A raw network's is a part of its detector.
+        "preprocessing": preprocessing if spec.outputs is None else None,
     }
     task = task_file(spec.task)
     batches, preparation = task.calibration(calibration, spec, chosen, device, progress)

@@ -15,6 +15,7 @@ from subbyte import targets
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
+from subbyte.models.config import TRANSFORMERS
 from subbyte.recipe import Recipe
 from subbyte.training.config import Training, TrainingExperiment
 from subbyte.utils.validation import Checked, Device, FaultsError, gathered, refuse, told
@@ -320,6 +321,9 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
                     section[name] = str(found)
     model = raw.get("model")
     if isinstance(model, dict):
+        named = str(model.get("name", "")).removeprefix(TRANSFORMERS)
+        if named != model.get("name", "") and (base / named / "config.json").exists():
+            model["name"] = f"{TRANSFORMERS}{base / named}"
         for section, key in ((model, "factory"), (model.get("outputs"), "form")):
             if isinstance(section, dict) and isinstance(section.get(key), str):
                 file, colon, function = section[key].rpartition(":")

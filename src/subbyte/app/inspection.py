@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from subbyte import api, models
+from subbyte import api
+from subbyte.app.loading import load_model
 from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.detection import Outputs
+from subbyte.detectors.common.one_stage import size_of
+from subbyte.detectors.raw.images import letterbox_of
 from subbyte.detectors.raw.propose import proposed
+from subbyte.detectors.raw_outputs import RawDetector
 from subbyte.models import ModelConfig, ModelSpec
 from subbyte.models.onnx.module import OnnxModule
 
@@ -22,19 +27,24 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
     """Run a model once and capture it.
 
     Returns:
-        Its `task`; `inputs` and `outputs`, each with `name`, `shape` (the batch is "N") and
-        `dtype`; `regions`; `layers`, each with `name`, `operation`, `region` and, if it stays in
-        float, `reason`; and `proposed`, the keys of `model.outputs` by which what a raw network
-        gave makes sense, `None` where there are none.
+        Its `task`; `inputs` and `outputs` (of a raw network those of the network), each with
+        `name`, `shape` (the batch is "N") and `dtype`; `regions`; `layers`, each with `name`,
+        `operation`, `region` and, if it stays in float, `reason`; `outputs_are`, the keys of
+        `model.outputs` of a model that brings them; and `proposed`, those by which what another raw
+        network gave makes sense. Either is `None` where there are none.
 
     Raises:
         SubbyteError: The model cannot be loaded, run or captured.
     """
-    spec = models.load(config)
+    spec = load_model(config)
     args = example_of(spec)
     captured = api.capture(spec.module, args)
+    run: Any = spec.module
+    if isinstance(run, RawDetector):  # its network alone, for the batch that this reads
+        fitted = letterbox_of(run.preprocessing, {size_of(image) for image in args[0]})
+        args, run = (run.normalization(fitted.images(args[0])),), run.network
     with torch.no_grad():
-        outputs = spec.module(*args)
+        outputs = run(*args)
     layers = [
         {"name": layer.name, "operation": layer.operation, "region": region, "reason": layer.reason}
         for region, found in captured.layers.items()
@@ -52,6 +62,7 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
         "regions": list(captured.region_names),
         "layers": layers,
         "proposed": _proposed(spec, args, outputs),
+        "outputs_are": None if spec.outputs is None else _said(spec.outputs),
     }
 
 
@@ -66,6 +77,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for layer in found["layers"]:
         reason = f", in float: {layer['reason']}" if layer["reason"] else ""
         yield f"layer {layer['name']} ({layer['operation']}){reason}"
+    if found["outputs_are"] is not None:
+        keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found["outputs_are"].items())
+        yield f"model.outputs: {{{keys}}}"
     if found["proposed"] is not None:
         keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found["proposed"].items())
         yield f"if it is a detector's raw network, try model.outputs: {{{keys}}}"
@@ -73,11 +87,17 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _proposed(spec: ModelSpec, args: tuple[Any, ...], outputs: Any) -> dict[str, Any] | None:
     """What could be said of a raw network's outputs, from one batch of noise."""
+    if spec.outputs is not None:  # nothing need be proposed
+        return None
     if spec.task != "detection" or not isinstance(args[0], torch.Tensor) or args[0].dim() != 4:
         return None
     height, width = args[0].shape[-2:]
     sentence = proposed(outputs, (height, width))
-    return None if sentence is None else sentence.model_dump(mode="json", exclude_defaults=True)
+    return None if sentence is None else _said(sentence)
+
+
+def _said(outputs: Outputs) -> dict[str, Any]:
+    return outputs.model_dump(mode="json", exclude_defaults=True)
 
 
 def example_of(spec: ModelSpec) -> tuple[Any, ...]:

@@ -23,3 +23,7 @@ RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or open
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
 ]
+OutputsYaml = Annotated[
+    str | None,
+    typer.Option("--outputs", metavar="YAML", help="As '{form: decoded}', or a YAML file."),
+]

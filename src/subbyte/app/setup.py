@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from subbyte import api, models
 from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
-from subbyte.data.preprocessing import Preprocessing
-from subbyte.detectors.raw_outputs import raw_detector
+from subbyte.app.loading import load_model
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
-from subbyte.models import ModelConfig, ModelSpec
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
@@ -78,9 +76,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     for name in experiment.runtimes:
         targets.runtime(name).version()
     with progress.working("loading the model"):
-        spec = with_outputs(
-            models.load(experiment.model), experiment.model, experiment.data.preprocessing
-        )
+        spec = load_model(experiment.model, experiment.data.preprocessing)
     spec.module.to(experiment.device)
     asked = _asked(experiment)
     kind = task_for(spec, experiment.data, own=experiment.model.name is None)
@@ -96,22 +92,6 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         captured=captured,
         notes=[*spec.notes, *_notes(experiment, task)],
     )
-
-
-def with_outputs(
-    spec: ModelSpec, config: ModelConfig, preprocessing: Preprocessing | None
-) -> ModelSpec:
-    """A raw network as the detector that its `outputs` make of it; any other model as it is.
-
-    Args:
-        spec: The model.
-        config: What was asked for.
-        preprocessing: How images become the network's input.
-    """
-    if config.outputs is None:
-        return spec
-    module = raw_detector(spec.module, config.outputs, preprocessing)
-    return replace(spec, module=module, task="detection")
 
 
 def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCapture:
@@ -162,11 +142,7 @@ def _captured(
 def _notes(experiment: Experiment, task: Task) -> list[str]:
     notes = []
     model, data = experiment.model, task.data
-    if (
-        model.name not in (None, *models.BUNDLED)
-        and model.weights is None
-        and model.checkpoint is None
-    ):
+    if models.is_random(model):
         notes.append(f"{model.name} has random weights: give model.weights or model.checkpoint")
     if data.overlap:
         notes.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,17 @@ from pydantic import ValidationError
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import factory, families
-from subbyte.models.config import BUNDLED, TIMM, ModelConfig, missing_checkpoint
+from subbyte.models.config import (
+    BUNDLED,
+    LIBREYOLO,
+    TIMM,
+    TRANSFORMERS,
+    ModelConfig,
+    missing_checkpoint,
+)
+from subbyte.models.families import libreyolo as libreyolo_family
 from subbyte.models.families import timm as timm_family
+from subbyte.models.families import transformers as transformers_family
 from subbyte.models.onnx import model as onnx_model
 from subbyte.models.spec import ModelSpec
 from subbyte.utils.validation import explain, gathered, refuse
@@ -26,34 +35,44 @@ __all__ = [
     "BUNDLED",
     "ModelConfig",
     "ModelSpec",
+    "brings_outputs",
     "build",
     "check",
     "is_classifier",
+    "is_random",
     "load",
     "names",
 ]
 
+# Libraries by what their models' names begin with.
+LIBRARIES: Mapping[str, families.Library] = {
+    TIMM: timm_family,
+    LIBREYOLO: libreyolo_family,
+    TRANSFORMERS: transformers_family,
+}
+
 
 def names(prefix: str = "") -> dict[str, list[str]]:
-    """The names that `load` knows, by group; of timm none where it is not installed.
+    """The names that `load` knows, by group; none of a library that is not installed.
 
     With a `prefix`, those that begin with it, and `SubbyteError` if there are none.
     """
     asked = families.known()
-    if prefix.startswith(TIMM):
-        timm_family.require()
-        asked = [family for family in asked if family.GROUP == timm_family.GROUP]
-    elif not TIMM.startswith(prefix):
-        asked = _without_timm()
+    library = _library(prefix)
+    if library is not None:
+        library.require()
+        asked = [family for family in asked if family.GROUP == library.GROUP]
+    elif not any(known.startswith(prefix) for known in LIBRARIES):
+        asked = _without_libraries()
     found: dict[str, list[str]] = {}
     for family in asked:
         found.setdefault(family.GROUP, []).extend(family.names())
     if not prefix:
         return found
     kept = {g: [name for name in known if name.startswith(prefix)] for g, known in found.items()}
-    if not any(kept.values()):
+    if not any(kept.values()) and any(found.values()):
         raise unknown("model", prefix, [name for known in found.values() for name in known])
-    return {group: members for group, members in kept.items() if members}
+    return {group: members for group, members in kept.items() if members or not found[group]}
 
 
 def check(config: ModelConfig) -> None:
@@ -69,12 +88,10 @@ def check(config: ModelConfig) -> None:
             onnx_model.check(config.onnx)
         elif config.factory is not None:
             factory.source_of(config.factory)
-        elif not name.startswith(TIMM):
-            _family(name)
+        elif (library := _library(name)) is not None:
+            library.check(config)
         else:
-            timm_family.require()
-            if name.partition(".")[0] not in (known := timm_family.names()):
-                raise unknown("model", name, known)
+            _family(name)
     with gathered(faults):
         if config.outputs is not None and ":" in config.outputs.form:
             factory.source_of(config.outputs.form)
@@ -140,9 +157,26 @@ def build(
 
 def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration is known to be a classifier's before anything is loaded."""
+    if config.name is not None and config.name.startswith(TRANSFORMERS):
+        return transformers_family.task_of(config.name) == "classification"
+    if config.name is not None and config.name.startswith(LIBREYOLO):
+        return False
     detectors = [family for family in families.known() if family.TASK == "detection"]
     named = any(str(config.name) in family.names() for family in detectors)
     return config.name is not None and config.outputs is None and not named
+
+
+def brings_outputs(config: ModelConfig) -> bool:
+    """Whether a model by name is a raw network of which it is known what it gives."""
+    libraries = (LIBREYOLO, TRANSFORMERS)
+    return (config.name or "").startswith(libraries) and not is_classifier(config)
+
+
+def is_random(config: ModelConfig) -> bool:
+    """Whether a model by name has random weights, because none were asked for."""
+    if config.name is None or config.name.startswith(TRANSFORMERS) or config.name in BUNDLED:
+        return False
+    return config.weights is None and config.checkpoint is None
 
 
 def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
@@ -151,21 +185,28 @@ def _loader(config: ModelConfig) -> Callable[[ModelConfig], ModelSpec]:
     if config.factory is not None:
         return factory.load
     name = str(config.name)
-    return timm_family.load if name.startswith(TIMM) else _family(name).load
+    library = _library(name)
+    return _family(name).load if library is None else library.load
+
+
+def _library(name: str) -> families.Library | None:
+    """The library that a name begins with."""
+    return next((LIBRARIES[known] for known in LIBRARIES if name.startswith(known)), None)
 
 
 def _family(name: str) -> families.ModelFamily:
-    """The family that has a model of this name, which is not one of timm's."""
-    for family in _without_timm():
+    """The family that has a model of this name, which is none of a library's."""
+    for family in _without_libraries():
         if name in family.names():
             return family
     if f"{TIMM}{name.partition('.')[0]}" in timm_family.names():
         raise SubbyteError(f"unknown model '{name}': timm has one, so write {TIMM}{name}")
-    raise unknown("model", name, [known for family in _without_timm() for known in family.names()])
+    raise unknown("model", name, [known for family in _without_libraries() for known in family.names()])
 
 
-def _without_timm() -> list[families.ModelFamily]:
-    return [family for family in families.known() if family.GROUP != timm_family.GROUP]
+def _without_libraries() -> list[families.ModelFamily]:
+    groups = {library.GROUP for library in LIBRARIES.values()}
+    return [family for family in families.known() if family.GROUP not in groups]
 
 
 @contextmanager

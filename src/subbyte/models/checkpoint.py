@@ -9,6 +9,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -69,6 +70,19 @@ def read_checkpoint(
     state = tidy(chosen(content, path, key), expected)
     _refuse_non_finite(state, path)
     return state
+
+
+def plain_values(path: Path) -> dict[str, Any]:
+    """What a file of `torch.save` holds at its top beside tensors, such as the classes' names.
+
+    Raises:
+        SubbyteError: As `read_checkpoint`.
+    """
+    if path.suffix == ".safetensors":
+        return {}
+    content = _torch_file(path, mapped=zipfile.is_zipfile(path))
+    found = content if isinstance(content, Mapping) else {}
+    return {str(key): value for key, value in found.items() if not isinstance(value, Tensor)}
 
 
 def other_weights(path: Path) -> str | None:

@@ -12,6 +12,8 @@ from subbyte.errors import SubbyteError
 from subbyte.utils.validation import HomePath
 
 TIMM = "timm/"  # before the names of timm's models
+LIBREYOLO = "libreyolo/"  # likewise
+TRANSFORMERS = "transformers/"  # before a folder, or the name of a model in the hub's cache
 BUNDLED = ("digits", "digit-scenes")  # models that come with their weights
 
 
@@ -105,6 +107,11 @@ class ModelConfig(BaseModel):
             return f"{self.name} names weights already: leave weights out, or the name's ending"
         if self.name in BUNDLED and self.weights is not None:
             return f"{self.name} comes with its weights: leave weights out, or give a checkpoint"
+        if (self.name or "").startswith(TRANSFORMERS) and (self.weights or self.num_classes):
+            return (
+                f"{self.name} has its weights and classes in its folder: leave weights and "
+                "num_classes out"
+            )
         if self.name in BUNDLED and self.num_classes is not None:
             return f"{self.name} always has 10 classes: leave num_classes out"
         if (self.name or "").startswith("cifar_resnet") and self.weights is not None:

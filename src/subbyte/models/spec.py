@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from subbyte.data.preprocessing import Preprocessing
+from subbyte.detection import Outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,8 @@ class ModelSpec:
         classes: The names of the outputs in their order, of a detector without the background;
             `None`: unknown.
         notes: What a reader of the numbers must know of the weights.
+        outputs: Of a detector's raw network that is known: what it gives. Its preprocessing is then
+            a `subbyte.detection.Preprocessing`.
     """
 
     name: str
@@ -31,3 +34,4 @@ class ModelSpec:
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    outputs: Outputs | None = None

@@ -10,16 +10,30 @@ if TYPE_CHECKING:
 
 
 def model_groups(names: Mapping[str, Sequence[str]], every: bool) -> Iterator[str]:
-    """A line for each group of models; of timm's only their number unless `every` name is asked."""
+    """A line for each group of models; of a library only their number unless `every` name is."""
     for group, members in names.items():
-        listed = every or group != "timm"
-        yield f"{group}: {', '.join(members) if listed else _timm(len(members))}"
+        listed = every or group not in _LIBRARIES
+        yield f"{group}: {', '.join(members) if listed else _library(group, len(members))}"
 
 
-def _timm(count: int) -> str:
-    if not count:
-        return "timm/NAME, where timm is installed: pip install 'subbyte[timm]'"
-    return f"timm/NAME, any of timm's {count} models: subbyte models timm/ lists them"
+# What stands for a library's models where these are not listed.
+_LIBRARIES = {
+    "timm": "timm/NAME, any of timm's {count} models: subbyte models timm/ lists them",
+    "libreyolo": (
+        "libreyolo/NAME, any of {count} detectors of libreyolo's: subbyte models libreyolo/ lists "
+        "them"
+    ),
+    "transformers": (
+        "transformers/FOLDER, as save_pretrained writes it, or transformers/NAME in Hugging "
+        "Face's cache, which has {count} of its classifiers and detectors"
+    ),
+}
+
+
+def _library(group: str, count: int) -> str:
+    if not count and group != "transformers":
+        return f"{group}/NAME, where {group} is installed: pip install 'subbyte[{group}]'"
+    return _LIBRARIES[group].format(count=count)
 
 
 def evaluation(result: Mapping[str, Any]) -> str:

@@ -21,6 +21,8 @@ from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.any_size import depends_on_size
 from subbyte.graph.capture.composites import find_composites_once
 from subbyte.graph.capture.fourier import as_transforms
+from subbyte.graph.capture.kept_shapes import keeps_shapes, shapes_forgotten
+from subbyte.graph.capture.lengths import lengths_that_vary
 from subbyte.graph.capture.passes.attention import split_attention
 from subbyte.graph.capture.passes.batch_norm import fold_batch_norm
 from subbyte.graph.capture.passes.biases import make_biases_plain
@@ -178,12 +180,8 @@ def _export(
         shapes: What is dynamic.
     """
     find_composites_once()
-    inputs, named = fresh((args, kwargs))
     try:
-        with quiet(), known_constants():
-            program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
-            # A table without an operator does not decompose it; in-place ones become functional.
-            program = program.run_decompositions(as_transforms())
+        program = _program(model, args, kwargs, shapes)
     except Exception as error:
         if is_about_batch(error):
             raise SubbyteError(fixes_batch(model, args, kwargs, shapes)) from error
@@ -195,6 +193,34 @@ def _export(
     if not image_lists(args) and depends_on_size(model, module, args, kwargs):
         raise SubbyteError(fixes_batch(model, args, kwargs, shapes))
     return module
+
+
+def _program(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> torch.export.ExportedProgram:
+    """What `torch.export` gives; of a model that keeps shapes, where these fix the batch, without.
+
+    Args:
+        model: The model.
+        args: Its positional arguments for one batch.
+        kwargs: Its named arguments.
+        shapes: What is dynamic.
+    """
+
+    def exported() -> torch.export.ExportedProgram:
+        inputs, named = fresh((args, kwargs))
+        program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
+        # A table without an operator does not decompose it; in-place ones become functional.
+        return program.run_decompositions(as_transforms())
+
+    with quiet(), known_constants(), lengths_that_vary(model):
+        try:
+            return exported()
+        except Exception as error:
+            if not (is_about_batch(error) and keeps_shapes(model)):
+                raise
+        with shapes_forgotten(model):
+            return exported()
 
 
 @contextlib.contextmanager

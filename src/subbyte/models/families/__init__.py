@@ -39,11 +39,32 @@ class ModelFamily(Protocol):
         """
 
 
+class Library(ModelFamily, Protocol):
+    """The models of a library that may not be installed, whose names begin with its own."""
+
+    def require(self) -> None:
+        """Raise `SubbyteError` unless the library is installed."""
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse what can be seen to be wrong without PyTorch.
+
+        Raises:
+            SubbyteError: The library is not installed, or has no such model.
+        """
+
+
+LIBRARIES = ("libreyolo", "transformers", "timm")  # groups that come last, the largest at the end
+
+
 @cache
 def known() -> list[ModelFamily]:
-    """All families by group, of one group the classifiers first; timm, the largest, comes last."""
+    """All families by group, of one group the classifiers first; libraries' come last."""
     found = [
         cast("ModelFamily", importlib.import_module(f"{__name__}.{module.name}"))
         for module in pkgutil.iter_modules(__path__)
     ]
-    return sorted(found, key=lambda family: (family.GROUP == "timm", family.GROUP, family.TASK))
+    return sorted(found, key=lambda family: (_place(family.GROUP), family.GROUP, family.TASK))
+
+
+def _place(group: str) -> int:
+    return LIBRARIES.index(group) if group in LIBRARIES else -1

@@ -6,7 +6,7 @@ import re
 from importlib import util
 from typing import TYPE_CHECKING
 
-from subbyte.errors import SubbyteError
+from subbyte.errors import SubbyteError, unknown
 from subbyte.models.config import TIMM, ModelConfig
 from subbyte.models.registered import registered
 
@@ -36,6 +36,18 @@ def require() -> None:
         raise SubbyteError(
             "timm, which models named timm/NAME need, is not installed: pip install 'subbyte[timm]'"
         )
+
+
+def check(config: ModelConfig) -> None:
+    """Refuse a name that timm does not have.
+
+    Raises:
+        SubbyteError: timm is not installed, or has no such model.
+    """
+    require()
+    name = str(config.name)
+    if name.partition(".")[0] not in (known := names()):
+        raise unknown("model", name, known)
 
 
 def _natural(name: str) -> list[int | str]:

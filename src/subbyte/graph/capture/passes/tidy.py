@@ -9,6 +9,15 @@ from torch import fx
 
 from subbyte.graph.operators import A, add_constant, rank_of
 
+# Checks of types, values and sizes: they hold at capture and are no part of what is computed.
+CHECKS = {
+    A._assert_tensor_metadata.default,
+    A._assert_scalar.default,
+    A._assert_async.default,
+    A._assert_async.msg,
+    A.sym_constrain_range.default,
+    A.sym_constrain_range_for_size.default,
+}
 # They ask for strides that a tensor need not have any more when something was put in front.
 SQUEEZES = {A.squeeze.default, A.squeeze.dim, A.squeeze.dims}
 VIEWS = {A.view.default, A._unsafe_view.default}
@@ -25,15 +34,14 @@ def tidy(module: fx.GraphModule) -> None:
     """Replace, in place, what only looks as if it did something.
 
     A squeeze names its dimensions, so that runtimes know the rank of what it gives; group norm of
-    a matrix has a third dimension, without which they lack it. A padding by nothing goes, and so
-    does a check of a tensor's type and device, which holds at capture and nowhere else; views
-    become reshapes, and a tensor of zeros or ones that takes its type from another becomes a
-    constant: it does not depend on the other's values.
+    a matrix has a third dimension, without which they lack it. A padding by nothing goes, and so do
+    checks and what is computed for them alone; views become reshapes, and a tensor of zeros or ones
+    that takes its type from another becomes a constant: it does not depend on the other's values.
     """
     for node in list(module.graph.nodes):
         if node.target is A.pad.default and not any(node.args[1]):
             _use(module, node, node.args[0])
-        elif node.target is A._assert_tensor_metadata.default:
+        elif node.target in CHECKS:
             module.graph.erase_node(node)
         elif node.target in VIEWS:
             node.target = A.reshape.default
@@ -43,6 +51,7 @@ def tidy(module: fx.GraphModule) -> None:
             _normalize_in_three_dimensions(module, node)
         elif node.target in FILLED and _is_fixed(node.meta.get("val")):
             _use(module, node, _constant(module, node, FILLED[node.target]))
+    module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
 
