@@ -149,7 +149,7 @@ def _file(path: Path, runtime: str) -> OnnxFile:
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(
             f"{path} does not say how to prepare images: name a file that subbyte run or subbyte "
-            "export has written"
+            "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
     return OnnxFile(path, metadata, lambda: _load(path, runtime))
