@@ -7,15 +7,16 @@ of a second, and only then what imports PyTorch, which takes seconds.
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from subbyte.app.compare_command import compare
+from subbyte.app.guard import OK
+from subbyte.app.guard import guarded as _guarded
+from subbyte.app.guard import progress_of as _progress
 from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
@@ -29,15 +30,9 @@ from subbyte.app.options import (
     Weights,
 )
 from subbyte.app.printing import print_json, print_notes, print_table
-from subbyte.errors import SubbyteError
 from subbyte.utils.collector import importing
 from subbyte.utils.cores import limit_openmp, usable
-from subbyte.utils.interrupt import CtrlC, Interruptible
-from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
-
-OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-CTRL_C = CtrlC()
 
 app = typer.Typer(
     name="subbyte",
@@ -314,6 +309,9 @@ def inspect(
             typer.echo("\n".join(inspection.lines(found)))
 
 
+app.command()(compare)
+
+
 @app.command("models")
 def list_models(
     prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
@@ -357,32 +355,3 @@ def main() -> None:
     """The entry point of the command `subbyte`."""
     limit_openmp(os.environ, usable())
     app()
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Faults as exit codes: bad input is one sentence on standard error, and nothing else."""
-    try:
-        with CTRL_C.watched():
-            yield
-    except SubbyteError as error:
-        typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what is finished is kept", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception:
-        typer.echo(
-            f"a fault of subbyte's own, please report it:\n{traceback.format_exc()}", err=True
-        )
-        raise typer.Exit(FAULT) from None
-
-
-def _progress(silent: bool) -> Progress:
-    if silent:
-        return Interruptible(Silent(), CTRL_C)
-    from subbyte.utils.bars import Bars
-
-    return Interruptible(Bars(), CTRL_C)

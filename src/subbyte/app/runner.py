@@ -16,10 +16,12 @@ from subbyte import api
 from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
+from subbyte.app.right import write_images
 from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
+from subbyte.data.keys import image_keys
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
@@ -85,6 +87,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
         found = measure(task, setup.module, deployed, "float", progress, None)
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
+        write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
         _write_json(part / "float.json", entry)
 
 
@@ -125,6 +128,7 @@ def run_variant(
         reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
             found = measure(task, quantized, deployed, name, progress, reference)
+        write_images(part / "images.npz", task, found)
         task.illustrate(part, name, outputs, found.outputs)
         rows = api.layers(quantized)
         for row, now, before in zip(rows, evaluated, calibrated, strict=True):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from subbyte.data import (
@@ -126,6 +127,10 @@ class Detection:
     def score(self, outputs: metrics.DetectionOutputs) -> tuple[dict[str, Any], list[str]]:
         """COCO's metrics, of Pascal VOC's data VOC's too, and AP of each class."""
         return scores(outputs, self.data, is_voc=self.is_voc)
+
+    def per_image(self, outputs: metrics.DetectionOutputs) -> dict[str, np.ndarray]:
+        """Which detections find an object, as `coco.Matched`."""
+        return asdict(coco.matched(outputs, self.data.evaluation.objects, self.data.classes))
 
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """Where nobody knows how to make boxes of a file's raw outputs."""

@@ -62,11 +62,13 @@ class Measured:
         entry: Of the results.
         outputs: The simulation's.
         notes: What a reader must know.
+        per_image: Run → what was right of each image, as the task says it.
     """
 
     entry: dict[str, Any]
     outputs: Any
     notes: list[str]
+    per_image: dict[str, dict[str, Any]]
 
 
 def measure(
@@ -129,7 +131,9 @@ def measure(
         own["int8_ops"] = sessions[key].int8_ops()
         own["int8_candidates"] = _int8_candidates(model)
         entry["deployed"][key] = own
-    return Measured(entry, outputs[SIMULATION], notes)
+    runs = [key for key in (SIMULATION, *files.paths) if key in outputs]
+    per_image = {key: task.per_image(outputs[key]) for key in runs}
+    return Measured(entry, outputs[SIMULATION], notes, per_image)
 
 
 def _loaded(
