@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from subbyte.app.compare_command import compare
-from subbyte.app.guard import OK
+from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
 from subbyte.app.guard import progress_of as _progress
 from subbyte.app.options import (
@@ -84,6 +84,7 @@ def run(
             only=tuple(only or ()),
             resume=resume,
             progress=_progress(as_json or quiet),
+            tell=told(as_json or quiet),
         )
         if as_json:
             print_json(results)
@@ -176,6 +177,7 @@ def quantize(
             device=device,
             preprocessing=prepared,
             progress=_progress(as_json or quiet),
+            tell=told(as_json or quiet),
         )
         if as_json:
             print_json(rows)

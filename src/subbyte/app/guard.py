@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -37,6 +37,11 @@ def guarded() -> Iterator[None]:
             f"a fault of subbyte's own, please report it:\n{traceback.format_exc()}", err=True
         )
         raise typer.Exit(FAULT) from None
+
+
+def told(silent: bool) -> Callable[[str], None]:
+    """What takes a sentence for whoever waits: it goes to standard error, or nowhere."""
+    return (lambda _: None) if silent else (lambda sentence: typer.echo(sentence, err=True))
 
 
 def progress_of(silent: bool) -> Progress:

@@ -6,18 +6,20 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from subbyte import api
+from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
-from subbyte.app.run_folder import RunFolder, open_folder
+from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
@@ -31,6 +33,7 @@ from subbyte.tasks.measure import Deployed, Reference, measure
 from subbyte.utils import files, machine
 from subbyte.utils.progress import Progress, Silent
 
+Tell = Callable[[str], None]
 CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
@@ -42,6 +45,7 @@ def run(
     only: tuple[str, ...] = (),
     resume: bool = False,
     progress: Progress | None = None,
+    tell: Tell = log.info,
 ) -> tuple[Path, dict[str, Any]]:
     """Run an experiment: float, then each variant; return its folder and what `results.json` holds.
 
@@ -53,22 +57,46 @@ def run(
         only: The names of the variants to run; empty: all.
         resume: Go on in a folder of the same experiment, keeping what is finished.
         progress: Shows how far it is.
+        tell: Takes what whoever waits wants to know: where results lie, how long it may take.
 
     Raises:
         SubbyteError: Bad input; nothing is left behind.
+        KeyboardInterrupt: It was interrupted; its text says how to go on.
     """
     progress = progress or Silent()
     setup = set_up(experiment, only, progress)
-    with open_folder(setup.experiment, out, resume) as folder:
+    with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
+        for sentence in [*folder.changes, f"results in {folder.path}"]:
+            tell(sentence)
         files.write_text(folder.path / "environment.json", json.dumps(machine.describe(), indent=2))
         if not folder.float_is_done():
             run_float(setup, folder, progress)
+        for sentence in expected(setup, [n for n in setup.variants if not folder.is_done(n)]):
+            tell(sentence)
         results: dict[str, Any] = {}
         for name in setup.variants:
             if not folder.is_done(name):
                 run_variant(setup.experiment, name, folder, setup=setup, progress=progress)
             results = _write_results(setup, folder)
         return folder.path, results
+
+
+@contextmanager
+def interruptible(folder: RunFolder, only: Sequence[str]) -> Iterator[None]:
+    """Let an interruption say how a run goes on.
+
+    Args:
+        folder: The run's.
+        only: The names of the variants that were asked for; empty: all.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"subbyte run {folder.path / EXPERIMENT} --out {folder.path} --resume"
+        again += "".join(f" --only {name}" for name in only)
+        raise KeyboardInterrupt(
+            f"interrupted; what is finished is kept in {folder.path}, and this goes on: {again}"
+        ) from None
 
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
