@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from subbyte.app.compare_command import compare
+from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
 from subbyte.app.guard import progress_of as _progress
@@ -61,6 +62,8 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,6 +77,7 @@ def run(
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
+        check_elsewhere(workers, ray)
         with importing():
             from subbyte.app import runner
             from subbyte.app.report.tables import run_table
@@ -85,12 +89,14 @@ def run(
             resume=resume,
             progress=_progress(as_json or quiet),
             tell=told(as_json or quiet),
+            elsewhere=elsewhere(workers, ray),
         )
         if as_json:
             print_json(results)
         elif not quiet:
             print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
+        end_with(results, folder)
 
 
 @app.command()

@@ -106,7 +106,7 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
     files.make_folder(path)
     _sweep(path)
     try:
-        with _log_to(path / "run.log"):
+        with log_to(path / "run.log"):
             for name in differs.again:
                 folder.forget(name)
             for change in differs.changes:
@@ -204,7 +204,8 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
+    """Write the package's log to a file while it lasts, faults with their traceback."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before, propagates = log.level, log.propagate
