@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from subbyte.app.compare_command import compare
+from subbyte.app import compare_command
 from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
@@ -317,7 +317,7 @@ def inspect(
             typer.echo("\n".join(inspection.lines(found)))
 
 
-app.command()(compare)
+app.add_typer(compare_command.app)
 
 
 @app.command("models")

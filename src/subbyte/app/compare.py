@@ -236,7 +236,7 @@ def _rows(
             values = [its["metrics"].get(metric) for its in pair]
             if None in values:
                 continue
-            found = _paired_change(*(its.get(run) for its in right), metric)
+            found = _paired_change(right[0].get(run), right[1].get(run), metric)
             yield _metric_row(name, run, metric, values, pair, found)
         if run != SIMULATION:
             times = [its["latency_ms"] for its in pair]
@@ -264,7 +264,8 @@ def _metric_row(
     """
     if found is None:
         images = pair[0]["images"] if pair[0]["images"] == pair[1]["images"] else None
-        return Row(name, run, metric, *values, values[1] - values[0], None, images, "")
+        before, after = values
+        return Row(name, run, metric, before, after, after - before, None, images, "")
     change = found.after - found.before
     verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "open"
     verdict = "same" if change == 0 else verdict

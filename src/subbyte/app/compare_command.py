@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from subbyte.app.compare import Row
 
 
+app = typer.Typer()
+
+
+@app.command()
 def compare(
     before: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or results.json: before.")],
     after: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or results.json: after.")],

@@ -20,6 +20,7 @@ from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.float_model import device_of
 from subbyte.methods.common.output_loss import check_logits
 from subbyte.targets import base as targets
+from subbyte.targets import names
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import OnnxFile, arrays, task_file
 from subbyte.tasks.detector_runs import check_detector, run_file, simulated
@@ -105,8 +106,8 @@ def evaluate(
 
 def check_known(runtime: str) -> None:
     """Refuse a runtime that does not exist."""
-    if runtime not in targets.names():
-        raise unknown("runtime", runtime, targets.names())
+    if runtime not in names():
+        raise unknown("runtime", runtime, names())
 
 
 def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:

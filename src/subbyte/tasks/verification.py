@@ -18,6 +18,7 @@ from subbyte.graph.float_model import device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base as targets
+from subbyte.targets import names as target_names
 from subbyte.targets.onnx import export as onnx
 from subbyte.targets.onnx.own_file import is_installed
 from subbyte.tasks import side_by_side
@@ -152,7 +153,7 @@ def verify(
 def _runtimes(asked: Sequence[str] | None, target: str | None) -> list[str]:
     """Where a file is run."""
     if asked is None:
-        named = targets.names() if target is None else (target,)
+        named = target_names() if target is None else (target,)
         asked = [name for name in named if is_installed(name)]
         if not asked:
             raise SubbyteError(

@@ -101,14 +101,16 @@ class Matched:
         places = np.full(self.images, -1, np.int32)
         places[np.asarray(numbers, np.int64)] = np.arange(len(numbers), dtype=np.int32)
         rows, objects = places[self.image] >= 0, places[self.object_images] >= 0
-        parts = (self.labels, self.scores, self.found, self.set_aside)
         return Matched(
-            len(numbers),
-            self.ious,
-            places[self.image][rows],
-            *(part[rows] for part in parts),
-            places[self.object_images][objects],
-            self.object_labels[objects],
+            images=len(numbers),
+            ious=self.ious,
+            image=places[self.image][rows],
+            labels=self.labels[rows],
+            scores=self.scores[rows],
+            found=self.found[rows],
+            set_aside=self.set_aside[rows],
+            object_images=places[self.object_images][objects],
+            object_labels=self.object_labels[objects],
         )
 
 
@@ -125,7 +127,8 @@ def matched(outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequen
     evaluation = _evaluated(clean, own, classes, sizes=1)
     numbers = {number: i for i, number in enumerate(outputs.image_ids.tolist())}
     powers = 1 << np.arange(len(evaluation.params.iouThrs), dtype=np.uint16)
-    rows: list[tuple[np.ndarray, ...]] = []
+    kinds = (np.int32, np.int32, np.float32, np.uint16, np.uint16)
+    rows: list[tuple[np.ndarray, ...]] = [tuple(np.empty(0, kind) for kind in kinds)]
     for found in filter(None, evaluation.evalImgs):
         count = len(found["dtScores"])
         place, label = numbers[found["image_id"]], found["category_id"]
@@ -138,13 +141,21 @@ def matched(outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequen
                 (powers @ (np.array(found["dtIgnore"]) > 0)).astype(np.uint16),
             )
         )
-    columns = [np.concatenate(column) for column in zip(*rows, strict=True)] if rows else []
-    kinds = (np.int32, np.int32, np.float32, np.uint16, np.uint16)
-    columns = columns or [np.empty(0, kind) for kind in kinds]
+    columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+    image, labels, scores, found_at, set_aside = columns
     kept = [its.labels[~(its.iscrowd | its.difficult)] for its in own]
     object_images = np.repeat(np.arange(len(own), dtype=np.int32), [len(part) for part in kept])
-    labels = np.concatenate([np.empty(0, np.int32), *kept]).astype(np.int32)
-    return Matched(outputs.images, len(powers), *columns, object_images, labels)
+    return Matched(
+        images=outputs.images,
+        ious=len(powers),
+        image=image,
+        labels=labels,
+        scores=scores,
+        found=found_at,
+        set_aside=set_aside,
+        object_images=object_images,
+        object_labels=np.concatenate([np.empty(0, np.int32), *kept]).astype(np.int32),
+    )
 
 
 def truth_of(outputs: DetectionOutputs, truth: Sequence[Objects]) -> list[Objects]:
