@@ -89,7 +89,7 @@ def run(
             resume=resume,
             progress=_progress(as_json or quiet),
             tell=told(as_json or quiet),
-            elsewhere=elsewhere(workers, ray),
+            elsewhere=elsewhere(workers, ray, told(as_json or quiet)),
         )
         if as_json:
             print_json(results)

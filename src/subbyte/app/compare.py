@@ -14,6 +14,7 @@ from subbyte.app.right import Right, read_images, read_keys
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics.coco import Matched
 from subbyte.tasks.metrics.paired import Change, ap_change, paired, share_change
+from subbyte.utils.progress import Progress, Silent
 
 SIMULATION, FLOAT = "simulation", "float"
 AP = "AP"  # the one metric of detectors that is worth a bootstrap
@@ -116,13 +117,16 @@ def read_results(path: Path) -> RunResults:
     return RunResults(file, results, folder)
 
 
-def compare(first: Path, second: Path, only: Sequence[str] = ()) -> Comparison:
+def compare(
+    first: Path, second: Path, only: Sequence[str] = (), progress: Progress | None = None
+) -> Comparison:
     """Compare two runs of the same task, variant by variant.
 
     Args:
         first: The folder of a run, or its `results.json`: what was before.
         second: What came after.
         only: The names of the variants to compare; empty: all that both have.
+        progress: Shows how far it is.
 
     Raises:
         SubbyteError: The results cannot be read, are of different tasks or metrics, or of no image
@@ -141,7 +145,7 @@ def compare(first: Path, second: Path, only: Sequence[str] = ()) -> Comparison:
     keys, of_images = _keys(runs)
     notes += of_images
     rows: list[Row] = []
-    for name in names:
+    for name in (progress or Silent()).track(names, "comparing"):
         pair = entries[0][name], entries[1][name]
         rows += _rows(name, pair, _right(runs, name, keys))
         gone = [key for key in pair[0]["deployed"] if key not in pair[1]["deployed"]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subbyte.app.guard import FELL, guarded
+from subbyte.app.guard import FELL, guarded, progress_of
 from subbyte.app.options import Json, Quiet
 from subbyte.app.printing import print_json, print_notes, print_table
 from subbyte.errors import SubbyteError
@@ -43,7 +43,7 @@ def compare(
                 raise SubbyteError(f"there is no run {path}: name its folder or its results.json")
         from subbyte.app import compare as comparing
 
-        found = comparing.compare(before, after, tuple(only or ()))
+        found = comparing.compare(before, after, tuple(only or ()), progress_of(as_json or quiet))
         fallen = [] if max_drop is None else found.fallen(max_drop)
         lost = [note for note in found.notes if note.endswith("is in the first run alone")]
         if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,12 +61,13 @@ def check_elsewhere(workers: int, ray: str | None) -> None:
         ) from None
 
 
-def elsewhere(workers: int, ray: str | None) -> Elsewhere | None:
+def elsewhere(workers: int, ray: str | None, tell: Callable[[str], None]) -> Elsewhere | None:
     """What runs variants in other processes; `None`: this one does.
 
     Args:
         workers: How many processes of this machine.
         ray: The address of a cluster.
+        tell: Takes the lines that say how far processes are.
     """
     if ray is not None:
         from subbyte.app.on_ray import on_cluster
@@ -75,7 +76,7 @@ def elsewhere(workers: int, ray: str | None) -> Elsewhere | None:
     if workers > 1:
         from subbyte.app.workers import in_processes
 
-        return in_processes(workers)
+        return in_processes(workers, tell)
     return None
 
 

@@ -49,12 +49,13 @@ class Look:
     pixels: int
 
 
-def expected(setup: Setup, names: Sequence[str]) -> list[str]:
+def expected(setup: Setup, names: Sequence[str], *, one_by_one: bool = True) -> list[str]:
     """What is to be expected of the variants of a run, as sentences; none where that is short.
 
     Args:
         setup: The run's.
         names: The variants that are not yet finished.
+        one_by_one: Whether this process runs them all, one after the other.
     """
     if not names:
         return []
@@ -65,11 +66,18 @@ def expected(setup: Setup, names: Sequence[str]) -> list[str]:
         + DEPLOYED * len(setup.experiment.runtimes) * setup.task.data.evaluation.images
     )
     recipes = {name: setup.experiment.variants[name] for name in names}
-    return sentences(recipes, look, images, setup.experiment.batch_size, evaluated + WRITING)
+    return sentences(
+        recipes, look, images, setup.experiment.batch_size, evaluated + WRITING, one_by_one
+    )
 
 
 def sentences(
-    recipes: Mapping[str, Recipe], look: Look, images: int, batch: int, more: float = 0.0
+    recipes: Mapping[str, Recipe],
+    look: Look,
+    images: int,
+    batch: int,
+    more: float = 0.0,
+    one_by_one: bool = True,
 ) -> list[str]:
     """What is to be expected of some recipes; nothing where that is short.
 
@@ -79,15 +87,17 @@ def sentences(
         images: Of the calibration.
         batch: Images a batch.
         more: Seconds that each recipe takes besides.
+        one_by_one: Whether this process does them all, one after the other.
     """
     quantizing = {name: seconds(recipe, look, images) for name, recipe in recipes.items()}
     total = sum(quantizing.values()) + len(recipes) * more
     if total < LONG:
         return []
     most = max(memory(recipe, look, images, batch) for recipe in recipes.values())
+    how, where = ("", "") if one_by_one else (", one after the other", " in each process")
     said = [
-        f"expect about {duration(total)} for {', '.join(recipes)}, and up to {most / GB:.1f} GB of "
-        "memory"
+        f"expect about {duration(total)} for {', '.join(recipes)}{how}, and up to "
+        f"{most / GB:.1f} GB of memory{where}"
     ]
     for name, recipe in recipes.items():
         if is_auto(recipe) and quantizing[name] > TOO_LONG:

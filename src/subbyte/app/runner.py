@@ -76,7 +76,7 @@ def run(
         if not folder.float_is_done():
             run_float(setup, folder, progress)
         unfinished = [name for name in setup.variants if not folder.is_done(name)]
-        for sentence in expected(setup, unfinished):
+        for sentence in expected(setup, unfinished, one_by_one=elsewhere is None):
             tell(sentence)
         results, errors = _write_results(setup, folder, {}), dict[str, str]()
         one_by_one = _one_by_one(setup, folder, unfinished, progress)

@@ -2,7 +2,7 @@
 
 It reads the names of variants from standard input, a line each, and runs them in the folder's own
 experiment. On standard output it answers `done` or `failed WHY`. In front of what must be measured
-alone it writes `measure` and waits for a line, and `measured` behind it.
+alone it writes `measure` and waits for a line, and `measured` behind it. `said LINE` is progress.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from subbyte.app.runner import run_variant
 from subbyte.app.setup import set_up
 from subbyte.errors import SubbyteError
 from subbyte.utils.interrupt import CtrlC, Interruptible
-from subbyte.utils.progress import Silent
+from subbyte.utils.lines import Lines
 
 MEASURE, GO, MEASURED, DONE, FAILED = "measure", "go", "measured", "done", "failed"
+SAID = "said"
 log = logging.getLogger("subbyte")
 
 
@@ -49,7 +50,7 @@ def serve(path: Path, answers: TextIO) -> None:
             answer(MEASURED)
 
     folder, ctrl_c, setup = RunFolder(path), CtrlC(), None
-    progress = Interruptible(Silent(), ctrl_c)
+    progress = Interruptible(Lines(lambda line: answer(f"{SAID} {line}")), ctrl_c)
     with ctrl_c.watched(), log_to(path / "run.log"):
         for line in iter(sys.stdin.readline, ""):
             name = line.strip()

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from subbyte.app.run_folder import RunFolder
-from subbyte.app.runner import Elsewhere, Finished
+from subbyte.app.runner import Elsewhere, Finished, Tell
 from subbyte.app.setup import Setup
-from subbyte.app.worker import DONE, FAILED, GO, MEASURE, MEASURED
+from subbyte.app.worker import DONE, FAILED, GO, MEASURE, MEASURED, SAID
 from subbyte.utils import cores
 from subbyte.utils.progress import Progress
 
@@ -26,18 +26,19 @@ LOOK = 0.2  # seconds between looks for Ctrl-C
 Process = subprocess.Popen[str]
 
 
-def in_processes(count: int) -> Elsewhere:
+def in_processes(count: int, tell: Tell) -> Elsewhere:
     """What runs variants in so many processes, each with its share of the threads.
 
     A process that is killed takes no other variant with it.
 
     Args:
         count: How many.
+        tell: Takes the lines that say how far each of them is.
     """
 
     def run(setup: Setup, folder: RunFolder, names: Sequence[str], progress: Progress) -> Finished:
         del setup
-        team = _Team(folder.path, min(count, max(1, len(names))))
+        team = _Team(folder.path, min(count, max(1, len(names))), tell)
         for name in names:
             team.asked.put(name)
         with team.at_work():
@@ -54,14 +55,17 @@ class _Team:
     Attributes:
         folder: The run's.
         size: How many processes there are.
+        tell: Takes what they say of how far they are.
         asked: The variants that nobody has begun.
         answered: The variants that are finished, or why they are not.
         processes: Those that live.
         machine: Held by whoever starts a process or has the machine alone.
+        over: Whether nothing more is to be begun.
     """
 
     folder: Path
     size: int
+    tell: Tell
     asked: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     answered: queue.SimpleQueue[tuple[str, str | None]] = field(default_factory=queue.SimpleQueue)
     processes: set[Process] = field(default_factory=set)
@@ -137,6 +141,8 @@ class _Team:
                         _say(process.stdin, GO)
                         if process.stdout.readline().strip() != MEASURED:
                             break
+                elif word == SAID:
+                    self.tell(rest if rest.startswith(f"{name}:") else f"{name}: {rest}")
                 elif word == DONE:
                     return None
                 elif word == FAILED:

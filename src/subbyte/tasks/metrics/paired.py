@@ -10,7 +10,7 @@ import numpy as np
 
 from subbyte.tasks.metrics.coco import Matched
 
-RESAMPLES = 1000  # of the images, for the interval of AP
+RESAMPLES = 500  # of the images, for the interval of AP
 RECALLS = np.linspace(0, 1, 101)
 CONFIDENCE = 0.95
 
@@ -89,44 +89,65 @@ def ap_change(
     return Change(values[0], values[1], float(low), float(high), before.images)
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """The detections of a class that count at some IoUs, the highest score first.
+
+    Attributes:
+        images: The image of each.
+        right: For each of these IoUs, the places of those that find an object.
+    """
+
+    images: np.ndarray
+    right: list[np.ndarray]
+
+
 class _Curves:
     """Detections sorted once, for the AP of any choice of images."""
 
     def __init__(self, matched: Matched) -> None:
-        self.parts = []
         bits = np.arange(matched.ious)[:, None]
+        self.classes: list[tuple[np.ndarray, list[_Curve]]] = []
         for label in np.unique(matched.object_labels):
             own = np.flatnonzero(matched.labels == label)
             own = own[np.argsort(-matched.scores[own], kind="stable")]
             found = (matched.found[own] >> bits & 1).astype(bool)
             aside = (matched.set_aside[own] >> bits & 1).astype(bool)
-            objects = matched.object_images[matched.object_labels == label]
-            self.parts.append((matched.image[own], found & ~aside, ~found & ~aside, objects))
+            curves = []
+            # At most IoUs the same ones are set aside, and counted together.
+            for mask in {row.tobytes(): row for row in aside}.values():
+                alike = (aside == mask).all(1)
+                right = [np.flatnonzero(row[~mask]) for row in found[alike]]
+                curves.append(_Curve(matched.image[own][~mask], right))
+            self.classes.append((matched.object_images[matched.object_labels == label], curves))
 
     def average(self, counts: np.ndarray) -> float | None:
         """The mean over classes and IoUs, each image counted so many times."""
         values = []
-        for images, right, wrong, objects in self.parts:
+        for objects, curves in self.classes:
             total = counts[objects].sum()
-            if total:
-                times = counts[images]
-                values.append(_precision(right * times, wrong * times, total))
+            if not total:
+                continue
+            for curve in curves:
+                seen = counts[curve.images].cumsum()
+                for places in curve.right:
+                    right = counts[curve.images[places]].cumsum()
+                    values.append(_precision(right, seen[places], total))
         return float(np.mean(values)) if values else None
 
 
-def _precision(right: np.ndarray, wrong: np.ndarray, objects: int) -> float:
-    """The mean precision at 101 values of recall, and over the rows, as COCO computes it."""
-    rights, wrongs = right.cumsum(1), wrong.cumsum(1)
-    if not rights.shape[1]:
-        return 0.0
-    precision = rights / np.maximum(rights + wrongs, 1)
-    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    recall = rights / objects
-    means = []
-    for row, reached in zip(precision, recall, strict=True):
-        places = np.searchsorted(reached, RECALLS)
-        means.append(row[places[places < len(row)]].sum() / len(RECALLS))
-    return float(np.mean(means))
+def _precision(right: np.ndarray, seen: np.ndarray, objects: int) -> float:
+    """The mean precision at 101 values of recall, as COCO computes it.
+
+    Args:
+        right: How many are right down to each that finds an object.
+        seen: How many there are.
+        objects: How many could be found.
+    """
+    precision = right / np.maximum(seen, 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    places = np.searchsorted(right / objects, RECALLS)
+    return float(precision[places[places < len(precision)]].sum() / len(RECALLS))
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
