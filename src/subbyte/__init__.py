@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from subbyte import detection
     from subbyte.api import export, layers, load, quantize, save
     from subbyte.recipe import Recipe
+    from subbyte.tasks.evaluation import evaluate
+    from subbyte.tasks.verification import verify
 else:
     __getattr__ = lazy.attributes(
         __name__,
         {
             "Recipe": "subbyte.recipe",
             "detection": "subbyte.detection",
+            "evaluate": "subbyte.tasks.evaluation",
             "export": "subbyte.api",
             "layers": "subbyte.api",
             "load": "subbyte.api",
             "quantize": "subbyte.api",
             "save": "subbyte.api",
+            "verify": "subbyte.tasks.verification",
         },
     )
 
@@ -34,11 +38,13 @@ __all__ = [
     "SubbyteError",
     "__version__",
     "detection",
+    "evaluate",
     "export",
     "layers",
     "load",
     "quantize",
     "save",
+    "verify",
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.fake_quantize import Quantizer
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
+from subbyte.placement.file_metadata import described
 from subbyte.placement.place import place
 from subbyte.placement.placement import QuantizedTensor
 from subbyte.placement.simulation import Simulation, simulate
@@ -187,11 +190,14 @@ def export(
     *,
     target: str | None = None,
     postprocess: bool = True,
+    classes: Sequence[str] | None = None,
+    preprocessing: Any = None,
 ) -> None:
     """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
 
     The file's metadata carries the recipe, the version and, where they are known, preprocessing and
-    class names. The model is left as it is.
+    class names, with which `subbyte predict` and `subbyte evaluate` take it. The model is left as
+    it is.
 
     Args:
         quantized: What `quantize` or `load` returned.
@@ -204,10 +210,13 @@ def export(
             `boxes` [N, K, 4], `scores`, `labels` [N, K] and `count` [N], for images of the
             example's height and width, which are resized in the file if they are of another size
             than the model's; else from the images to the raw outputs.
+        classes: Names in the order of the outputs, of a detector from label 1 on.
+        preprocessing: Of a classifier: how an image is prepared, a mapping with the keys of
+            `data.preprocessing` or torchvision's `weights.transforms()`. Detectors need none.
 
     Raises:
-        SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, or
-            `path` cannot be written.
+        SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, classes
+            or preprocessing do not fit the model, or `path` cannot be written.
     """
     from subbyte.targets.onnx import export as onnx_files  # onnx takes a while to import
 
@@ -221,7 +230,9 @@ def export(
             f"the example has the shape {given} behind the batch, and the model was captured with "
             f"{expected}: give a batch like those of the calibration"
         )
-    onnx_files.export(simulation, Path(path), args, target, postprocess)
+    written = copy.copy(simulation)  # the model itself keeps its own metadata
+    written.metadata = described(simulation, args, classes, preprocessing)
+    onnx_files.export(written, Path(path), args, target, postprocess)
 
 
 def save(quantized: nn.Module, path: str | Path) -> None:

@@ -62,7 +62,10 @@ def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
-def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(own: Own, cli: Cli) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(
+    own: Own, cli: Cli, number: signal.Signals
+) -> None:
     out, variants = own.path / "out", own.path / "out/variants"
     arguments = ["run", own.yaml(variants={"a": {}, "b": {"weights": 4}}), "--out", out]
     process = start(*arguments)
@@ -73,18 +76,20 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_can_go_on(own: Own, cli: Cli)
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stdout) == (130, "")
-    assert len(stderr.splitlines()) == 1
-    assert "interrupted" in stderr
+    where, said = stderr.splitlines()
+    assert where == f"results in {out}"
+    assert said.startswith(f"interrupted; what is finished is kept in {out}")
+    command = said.partition("this goes on: subbyte ")[2].split()
     assert [path.name for path in variants.iterdir()] == ["a"]
     assert list(out.rglob(".*")) == []
     assert names(out) == ["a"]
 
     finished = out / "float", variants / "a"
     before = [contents(folder) for folder in finished]
-    result = cli(*arguments, "--resume", "--quiet")
+    result = cli(*command, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert [contents(folder) for folder in finished] == before
     assert names(out) == ["a", "b"]

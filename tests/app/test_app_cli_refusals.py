@@ -187,9 +187,10 @@ def test_a_place_that_is_taken(own: Own, refusal: Refusal) -> None:
     with open_folder(experiment.load(str(file)), Path("out"), resume=False):
         pass  # as a run leaves it that was killed before anything was finished
     assert "out holds another run" in refusal("run", file, "--out", "out")
-    other = own.yaml(variants={"w8a8": {"seed": 7}})
+    other = own.yaml(batch_size=7)
     message = refusal("run", other, "--out", "out", "--resume")
-    assert "variants.w8a8.seed is 0 there and 7 here" in message
+    assert "the run in out is of another experiment (" in message
+    assert "only variants may change" in message
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from processor import FITTING
 from small_detectors import CLASSES, detector, pictures
 from small_detectors import NAMES as DETECTORS
 from subbyte.app import runner as pipeline
+from subbyte.app.compare import compare
 from subbyte.app.experiment import Experiment
 from subbyte.errors import SubbyteError
 from subbyte.targets.onnx.export import Files
@@ -156,6 +158,25 @@ def test_an_entry_says_what_became_of_the_objects(folder: Path, tmp_path: Path) 
         expected = detector("ssd")([*write_images(tmp_path / "again", 4, 2)])
     for boxes, own in zip(saved.boxes, expected, strict=True):
         np.testing.assert_allclose(boxes, own["boxes"].numpy(), atol=1e-4)
+
+
+@pytest.mark.usefixtures("no_files")
+def test_two_runs_of_a_detector_are_compared_image_by_image(folder: Path, tmp_path: Path) -> None:
+    variants = {"w8a8": {"method": "range"}, "w3a3": {
+        "weights": 3, "activations": 3, "method": "range"}}  # fmt: skip
+    out, results = pipeline.run(experiment(folder, variants=variants), tmp_path / "out")
+    same = compare(out, out)
+    assert {row.verdict for row in same.rows if row.metric == "AP"} == {"same"}
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    shutil.copy(out / "variants/w3a3/images.npz", other / "variants/w8a8/images.npz")
+    found = compare(out, other, only=["w8a8"])
+    (row,) = [row for row in found.rows if row.metric == "AP"]
+    fine, coarse = (entry["metrics"]["AP"] for entry in results["variants"])
+    assert (row.before, row.after) == pytest.approx((fine, coarse))
+    assert row.interval is not None
+    assert row.interval[0] <= row.change <= row.interval[1]
+    assert row.images == results["evaluation_images"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ for arguments in json.load(sys.stdin):
     print(json.dumps([result.exit_code, result.stdout, result.stderr, slow]))
 """
 
-COMMANDS = ["run", "train", "quantize", "export", "evaluate", "predict", "models", "experiments"]
+COMMANDS = ["run", "train", "quantize", "export", "evaluate", "predict", "compare"]
+COMMANDS += ["inspect", "models", "experiments"]
 ANSWERED = [
     ["--version"],
     ["--help"],
@@ -74,6 +75,10 @@ REFUSED = [
     (["predict", "gone.onnx", "cat.jpg"], "there is no file gone.onnx"),
     (["predict", "broken.yaml", "cat.jpg"], "image cat.jpg does not exist"),
     (["models", "resnett"], "unknown model 'resnett'"),
+    (["compare", "gone", "gone"], "there is no run gone"),
+    (["compare", ".", ".", "--max-drop", "-1"], "max-drop is -1"),
+    (["run", "digits", "--ray", "here"], "--ray is 'here'"),
+    (["run", "digits", "--workers", "0"], "Invalid value for '--workers'"),
 ]  # fmt: skip
 
 Answers = dict[str, tuple[int, str, str, list[str]]]

@@ -7,15 +7,17 @@ of a second, and only then what imports PyTorch, which takes seconds.
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from subbyte.app import compare_command
+from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
+from subbyte.app.guard import OK, told
+from subbyte.app.guard import guarded as _guarded
+from subbyte.app.guard import progress_of as _progress
 from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
@@ -30,15 +32,9 @@ from subbyte.app.options import (
     Weights,
 )
 from subbyte.app.printing import print_json, print_notes, print_table
-from subbyte.errors import SubbyteError
 from subbyte.utils.collector import importing
 from subbyte.utils.cores import limit_openmp, usable
-from subbyte.utils.interrupt import CtrlC, Interruptible
-from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
-
-OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-CTRL_C = CtrlC()
 
 app = typer.Typer(
     name="subbyte",
@@ -67,6 +63,8 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +78,7 @@ def run(
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
+        check_elsewhere(workers, ray)
         with importing():
             from subbyte.app import runner
             from subbyte.app.report.tables import run_table
@@ -90,12 +89,15 @@ def run(
             only=tuple(only or ()),
             resume=resume,
             progress=_progress(as_json or quiet),
+            tell=told(as_json or quiet),
+            elsewhere=elsewhere(workers, ray, told(as_json or quiet)),
         )
         if as_json:
             print_json(results)
         elif not quiet:
             print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
+        end_with(results, folder)
 
 
 @app.command()
@@ -184,6 +186,7 @@ def quantize(
             device=device,
             preprocessing=prepared,
             progress=_progress(as_json or quiet),
+            tell=told(as_json or quiet),
         )
         if as_json:
             print_json(rows)
@@ -317,6 +320,9 @@ def inspect(
             typer.echo("\n".join(inspection.lines(found)))
 
 
+app.add_typer(compare_command.app)
+
+
 @app.command("models")
 def list_models(
     prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
@@ -360,32 +366,3 @@ def main() -> None:
     """The entry point of the command `subbyte`."""
     limit_openmp(os.environ, usable())
     app()
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Faults as exit codes: bad input is one sentence on standard error, and nothing else."""
-    try:
-        with CTRL_C.watched():
-            yield
-    except SubbyteError as error:
-        typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what is finished is kept", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception:
-        typer.echo(
-            f"a fault of subbyte's own, please report it:\n{traceback.format_exc()}", err=True
-        )
-        raise typer.Exit(FAULT) from None
-
-
-def _progress(silent: bool) -> Progress:
-    if silent:
-        return Interruptible(Silent(), CTRL_C)
-    from subbyte.utils.bars import Bars
-
-    return Interruptible(Bars(), CTRL_C)

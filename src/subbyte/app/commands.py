@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,22 @@ from torch.utils import _pytree as pytree
 
 from subbyte import api, models
 from subbyte.app.arguments import check_output, check_runtime, check_target
+from subbyte.app.estimate import look_at, sentences
 from subbyte.app.loading import load_model
+from subbyte.data.batches import ArgumentsOf
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
+from subbyte.graph.float_model import device_of
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import OnnxFile, task_file
+from subbyte.tasks.evaluation import evaluating
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
+
+log = logging.getLogger("subbyte")
 
 
 def quantize_model(
@@ -34,6 +41,7 @@ def quantize_model(
     device: str,
     preprocessing: Preprocessing | None = None,
     progress: Progress,
+    tell: Callable[[str], None] = log.info,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Quantize a model on a folder of images and save it.
 
@@ -47,6 +55,7 @@ def quantize_model(
         device: "cpu" or "cuda".
         preprocessing: Of images, instead of that of the weights.
         progress: Shows how far it is.
+        tell: Takes how long it will take, where that is long.
 
     Returns:
         The rows of `layers`, and as sentences what must be known of the weights, what is odd about
@@ -66,6 +75,10 @@ def quantize_model(
     }
     task = task_file(spec.task)
     batches, preparation = task.calibration(calibration, spec, chosen, device, progress)
+    with evaluating(module):
+        look = look_at(module, next(iter(ArgumentsOf(batches, device_of(module)))))
+    for sentence in sentences({spec.name: recipe}, look, batches.images, batch_size):
+        tell(sentence)
     quantized = api.quantize(module, batches, recipe, progress=progress)
     quantized.metadata |= {
         "task": spec.task,
@@ -151,7 +164,7 @@ def _file(path: Path, runtime: str) -> OnnxFile:
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(
             f"{path} does not say how to prepare images: name a file that subbyte run or subbyte "
-            "export has written"
+            "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
     return OnnxFile(path, metadata, lambda: _load(path, runtime))

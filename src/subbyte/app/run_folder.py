@@ -16,17 +16,26 @@ from typing import Any
 import yaml
 
 from subbyte.app.experiment import Experiment, dump, read_yaml
+from subbyte.app.resumed import Resumed, resumed
 from subbyte.errors import SubbyteError
 from subbyte.utils import files
 
+EXPERIMENT = "experiment.yaml"
+NOTHING = Resumed(None, (), ())  # differs, where there was no run
 log = logging.getLogger("subbyte")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths in a run's folder. A variant's folder exists only when the variant is finished."""
+    """Paths in a run's folder. A variant's folder exists only when the variant is finished.
+
+    Attributes:
+        path: The folder.
+        changes: Of a run that goes on: what differs from the experiment as it was, as sentences.
+    """
 
     path: Path
+    changes: tuple[str, ...] = ()
 
     @property
     def float_path(self) -> Path:
@@ -48,6 +57,12 @@ class RunFolder:
             shutil.rmtree(path)
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
+
+    def forget(self, name: str) -> None:
+        """Remove all that there is of a variant."""
+        self.forget_unfinished(name)
+        if self.variant_path(name).is_dir():
+            shutil.rmtree(self.variant_path(name))
 
     def float_is_done(self) -> bool:
         """Whether the float model has been measured."""
@@ -76,7 +91,8 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
     Args:
         experiment: The resolved experiment.
         out: The folder; `None`: runs/NAME/TIME.
-        resume: Go on in the folder of an earlier run of the same experiment.
+        resume: Go on in the folder of an earlier run of the same experiment, whose variants may
+            have changed: what was measured of those that did is removed.
 
     Raises:
         SubbyteError: `out` is a file, or holds something else than this run.
@@ -84,15 +100,19 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
     text = dump(experiment)
     path = out if out is not None else _default_path(experiment, text, resume)
     existed = path.is_dir() and any(path.iterdir())
-    _check(path, text, resume)
-    folder = RunFolder(path)
+    differs = _check(path, text, resume)
+    folder = RunFolder(path, differs.changes)
     created = None if path.is_dir() else _first_missing(path)
     files.make_folder(path)
     _sweep(path)
     try:
-        with _log_to(path / "run.log"):
-            if not existed:
-                files.write_text(path / "experiment.yaml", text)
+        with log_to(path / "run.log"):
+            for name in differs.again:
+                folder.forget(name)
+            for change in differs.changes:
+                log.info("%s", change)
+            if not existed or not differs.is_same:
+                files.write_text(path / EXPERIMENT, text)
             yield folder
     except SubbyteError:
         if not existed and not folder.float_is_done():
@@ -115,9 +135,12 @@ def _remove(path: Path, created: Path | None) -> None:
 def _default_path(experiment: Experiment, text: str, resume: bool) -> Path:
     root = Path("runs") / experiment.name
     if resume:
-        for path in sorted((p for p in root.glob("*") if p.is_dir()), reverse=True):
-            if _same(path, text):
-                return path
+        runs = sorted((path for path in root.glob("*") if path.is_dir()), reverse=True)
+        found = [(path, its) for path in runs if (its := _compared(path, text)) is not None]
+        # What was measured elsewhere is not done again unless its folder is named.
+        near = [(path, its) for path, its in found if its.fault is None and not its.again]
+        for path, _ in sorted(near, key=lambda run: not run[1].is_same):  # the same ones first
+            return path
         raise SubbyteError(
             f"there is no run of this experiment in {root} to resume: leave --resume out, or name "
             "its folder with --out"
@@ -130,48 +153,33 @@ def _default_path(experiment: Experiment, text: str, resume: bool) -> Path:
     return path
 
 
-def _check(path: Path, text: str, resume: bool) -> None:
+def _check(path: Path, text: str, resume: bool) -> Resumed:
+    """How the experiment differs from that of the run in `path`, if it can be written there."""
     if path.exists() and not path.is_dir():
         raise SubbyteError(f"{path} is a file: name a folder for the run")
     if not path.is_dir() or not any(path.iterdir()):
         if resume and not path.is_dir():
             raise SubbyteError(f"there is no run in {path} to resume: leave --resume out")
-        return
-    if not (path / "experiment.yaml").is_file():
+        return NOTHING
+    differs = _compared(path, text)
+    if differs is None:
         raise SubbyteError(f"{path} is not empty and holds no run: name a new or an empty folder")
     if not resume:
         raise SubbyteError(
             f"{path} holds another run: name a new folder, or continue that one with --resume"
         )
-    if not _same(path, text):
+    if differs.fault is not None:
         raise SubbyteError(
-            f"the run in {path} is of another experiment ({_difference(path, text)}): "
-            "name another folder"
+            f"the run in {path} is of another experiment ({differs.fault}): name another folder, "
+            "for only variants may change"
         )
+    return differs
 
 
-def _same(path: Path, text: str) -> bool:
-    file = path / "experiment.yaml"
-    return file.is_file() and read_yaml(file) == yaml.safe_load(text)
-
-
-def _difference(path: Path, text: str) -> str:
-    """The first key in which two experiments differ."""
-    there = _flat(read_yaml(path / "experiment.yaml"))
-    here = _flat(yaml.safe_load(text))
-    for key in [*there, *here]:
-        if there.get(key) != here.get(key):
-            return f"{key} is {there.get(key)} there and {here.get(key)} here"
-    return "it cannot be read"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        flat |= _flat(part, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def _compared(path: Path, text: str) -> Resumed | None:
+    """How an experiment differs from that of the run in `path`; `None`: there is no run."""
+    file = path / EXPERIMENT
+    return resumed(read_yaml(file), yaml.safe_load(text)) if file.is_file() else None
 
 
 def _first_missing(path: Path) -> Path:
@@ -196,7 +204,8 @@ def _sweep(path: Path) -> None:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
+    """Write the package's log to a file while it lasts, faults with their traceback."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before, propagates = log.level, log.propagate

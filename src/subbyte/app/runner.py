@@ -6,29 +6,36 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from subbyte import api
+from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
-from subbyte.app.run_folder import RunFolder, open_folder
+from subbyte.app.right import write_images
+from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
+from subbyte.data.keys import image_keys
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks.measure import Deployed, Reference, measure
+from subbyte.tasks.measure import Alone, Deployed, Reference, measure
 from subbyte.utils import files, machine
 from subbyte.utils.progress import Progress, Silent
 
+Tell = Callable[[str], None]
+Finished = Iterator[tuple[str, str | None]]  # a variant, and why it came to nothing
+Elsewhere = Callable[[Setup, RunFolder, Sequence[str], Progress], Finished]
 CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
@@ -40,6 +47,8 @@ def run(
     only: tuple[str, ...] = (),
     resume: bool = False,
     progress: Progress | None = None,
+    tell: Tell = log.info,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Run an experiment: float, then each variant; return its folder and what `results.json` holds.
 
@@ -51,22 +60,59 @@ def run(
         only: The names of the variants to run; empty: all.
         resume: Go on in a folder of the same experiment, keeping what is finished.
         progress: Shows how far it is.
+        tell: Takes what whoever waits wants to know: where results lie, how long it may take.
+        elsewhere: Runs the variants in other processes; `None`: one after the other in this one.
 
     Raises:
         SubbyteError: Bad input; nothing is left behind.
+        KeyboardInterrupt: It was interrupted; its text says how to go on.
     """
     progress = progress or Silent()
     setup = set_up(experiment, only, progress)
-    with open_folder(setup.experiment, out, resume) as folder:
+    with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
+        for sentence in [*folder.changes, f"results in {folder.path}"]:
+            tell(sentence)
         files.write_text(folder.path / "environment.json", json.dumps(machine.describe(), indent=2))
         if not folder.float_is_done():
             run_float(setup, folder, progress)
-        results: dict[str, Any] = {}
-        for name in setup.variants:
-            if not folder.is_done(name):
-                run_variant(setup.experiment, name, folder, setup=setup, progress=progress)
-            results = _write_results(setup, folder)
+        unfinished = [name for name in setup.variants if not folder.is_done(name)]
+        for sentence in expected(setup, unfinished, one_by_one=elsewhere is None):
+            tell(sentence)
+        results, errors = _write_results(setup, folder, {}), dict[str, str]()
+        one_by_one = _one_by_one(setup, folder, unfinished, progress)
+        others = elsewhere(setup, folder, unfinished, progress) if elsewhere else one_by_one
+        for name, error in others:
+            if error is not None:
+                errors[name] = error
+            results = _write_results(setup, folder, errors)
         return folder.path, results
+
+
+def _one_by_one(
+    setup: Setup, folder: RunFolder, names: Sequence[str], progress: Progress
+) -> Finished:
+    """Run variants in this process; what goes wrong with one ends the run."""
+    for name in names:
+        run_variant(setup.experiment, name, folder, setup=setup, progress=progress)
+        yield name, None
+
+
+@contextmanager
+def interruptible(folder: RunFolder, only: Sequence[str]) -> Iterator[None]:
+    """Let an interruption say how a run goes on.
+
+    Args:
+        folder: The run's.
+        only: The names of the variants that were asked for; empty: all.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"subbyte run {folder.path / EXPERIMENT} --out {folder.path} --resume"
+        again += "".join(f" --only {name}" for name in only)
+        raise KeyboardInterrupt(
+            f"interrupted; what is finished is kept in {folder.path}, and this goes on: {again}"
+        ) from None
 
 
 def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
@@ -85,6 +131,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
         found = measure(task, setup.module, deployed, "float", progress, None)
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
+        write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
         _write_json(part / "float.json", entry)
 
 
@@ -95,6 +142,7 @@ def run_variant(
     *,
     setup: Setup | None = None,
     progress: Progress | None = None,
+    alone: Alone = nullcontext,
 ) -> None:
     """Quantize, export and measure one variant; write its folder, whole or not at all.
 
@@ -107,6 +155,7 @@ def run_variant(
         folder: The run's.
         setup: The same experiment, its model and data open already; `None`: they are opened.
         progress: Shows how far it is.
+        alone: While it lasts, no other process of the run is at work.
     """
     progress = progress or Silent()
     setup = setup or set_up(experiment, (name,), progress)
@@ -124,7 +173,8 @@ def run_variant(
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
         with clipping.counting(quantized) as evaluated:
-            found = measure(task, quantized, deployed, name, progress, reference)
+            found = measure(task, quantized, deployed, name, progress, reference, alone)
+        write_images(part / "images.npz", task, found)
         task.illustrate(part, name, outputs, found.outputs)
         rows = api.layers(quantized)
         for row, now, before in zip(rows, evaluated, calibrated, strict=True):
@@ -220,8 +270,14 @@ def _clipped_in_calibration(
     return counts
 
 
-def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
-    """Put what is finished together into `results.json`."""
+def _write_results(setup: Setup, folder: RunFolder, errors: Mapping[str, str]) -> dict[str, Any]:
+    """Put what is finished together into `results.json`.
+
+    Args:
+        setup: The run's.
+        folder: The run's.
+        errors: The variants that came to nothing, and why.
+    """
     experiment, task = setup.experiment, setup.task
     float_entry = folder.read_float()
     variants = [folder.read(name) for name in experiment.variants if folder.is_done(name)]
@@ -243,6 +299,7 @@ def _write_results(setup: Setup, folder: RunFolder) -> dict[str, Any]:
         + [f"{name}: {note}" for name, entry in entries for note in entry.get("notes", [])],
         "float": float_entry,
         "variants": variants,
+        "errors": dict(errors),
     }
     files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
     return results

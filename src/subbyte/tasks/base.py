@@ -191,6 +191,10 @@ class Task(Protocol):
         """`metrics`, `images`, `intervals` and more of an entry, and notes."""
         ...
 
+    def per_image(self, outputs: Any) -> dict[str, np.ndarray]:
+        """What was right of each image, as arrays, from which metrics of any images follow."""
+        ...
+
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """The same for a file of which outputs cannot be made."""
         ...

@@ -86,6 +86,10 @@ class Classification:
         """top-1 and top-5, with an interval."""
         return scores(outputs), []
 
+    def per_image(self, outputs: metrics.Logits) -> dict[str, np.ndarray]:
+        """Metric → whether each image is right."""
+        return metrics.right(outputs)
+
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """Every file of a classifier gives logits."""
         raise AssertionError("a classifier's outputs are its file's")

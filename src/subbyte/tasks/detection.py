@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,11 @@ from subbyte.targets.base import Run, Session, collected
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.detector_notes import size_notes
 from subbyte.tasks.detector_runs import (
-    FoundObjects,
-    arrays_of,
     check_detector,
     deployed,
     objects_of,
     run_file,
+    simulated,
 )
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
@@ -100,19 +99,7 @@ class Detection:
 
     def simulated(self, model: torch.nn.Module, *, as_written: bool = False) -> Run:
         """Detections by PyTorch, in each image's own pixels."""
-
-        @torch.no_grad()
-        def run(inputs: Sequence[torch.Tensor]) -> list[FoundObjects]:
-            images = [image.to(self.device) for image in inputs]
-            if not as_written:
-                return [arrays_of(found) for found in model(images)]
-            found = [arrays_of(found) for found in model(list(self.letterbox.images(images)))]
-            return [
-                self.letterbox.back(one, (image.shape[-2], image.shape[-1]))
-                for one, image in zip(found, images, strict=True)
-            ]
-
-        return run
+        return simulated(model, self.device, self.letterbox if as_written else None)
 
     def deployed(self, session: Session, model: Any) -> Run | None:
         """Detections by a runtime: what its file gives, or made of its file's raw outputs.
@@ -141,6 +128,10 @@ class Detection:
         """COCO's metrics, of Pascal VOC's data VOC's too, and AP of each class."""
         return scores(outputs, self.data, is_voc=self.is_voc)
 
+    def per_image(self, outputs: metrics.DetectionOutputs) -> dict[str, np.ndarray]:
+        """Which detections find an object, as `coco.Matched`."""
+        return asdict(coco.matched(outputs, self.data.evaluation.objects, self.data.classes))
+
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """Where nobody knows how to make boxes of a file's raw outputs."""
         known = dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"))
@@ -154,12 +145,9 @@ class Detection:
         self, simulated: metrics.DetectionOutputs, outputs: metrics.DetectionOutputs
     ) -> dict[str, Any]:
         """The share of detections that are matched, and the largest difference of their scores."""
-        pairs = enumerate(metrics.matches(simulated, outputs, metrics.AGREEMENT_IOU))
-        shifts = [np.abs(simulated.scores[i][a] - outputs.scores[i][b]) for i, (a, b) in pairs]
-        joined = np.concatenate([np.empty(0, np.float32), *shifts])
         return {
             "agreement": metrics.agreement(simulated, outputs),
-            "max_abs_diff": float(joined.max()) if joined.size else None,
+            "max_abs_diff": metrics.largest_difference(simulated, outputs),
         }
 
     def compare_with_float(
@@ -287,7 +275,7 @@ def evaluate(
     found, is_voc = open_detection_evaluation(
         source, classes=classes, batch_size=batch_size, progress=progress
     )
-    names = file.metadata["classes"]
+    names = file.metadata.get("classes")
     data = found.labelled(None if names is None else len(names) + 1, names)
     parts, _ = collected({NAME: run}, data.evaluation, progress, "evaluating")
     ids = [known.image_id for known in data.evaluation.objects]

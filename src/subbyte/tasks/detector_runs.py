@@ -34,6 +34,29 @@ def check_detector(module: torch.nn.Module, images: list[torch.Tensor]) -> None:
     metrics.check_detections(output, len(images))
 
 
+def simulated(model: torch.nn.Module, device: Any, letterbox: Letterbox | None = None) -> Run:
+    """Run a detector in PyTorch; detections are in each image's own pixels.
+
+    Args:
+        model: The detector, on `device`.
+        device: Where images go.
+        letterbox: How a file takes images, where the model is given them so; `None`: as they are.
+    """
+
+    @torch.no_grad()
+    def run(inputs: Sequence[torch.Tensor]) -> list[FoundObjects]:
+        images = [image.to(device) for image in inputs]
+        if letterbox is None:
+            return [arrays_of(found) for found in model(images)]
+        found = [arrays_of(found) for found in model(list(letterbox.images(images)))]
+        return [
+            letterbox.back(one, (image.shape[-2], image.shape[-1]))
+            for one, image in zip(found, images, strict=True)
+        ]
+
+    return run
+
+
 def deployed(session: Session, letterbox: Letterbox, made: Any = list) -> Run:
     """Run a detector's file on images of any sizes.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from subbyte.utils.progress import Progress
 LATENCY_BATCH = 1
 SIMULATION = "simulation"
 Runs = Mapping[str, targets.Run]
+Alone = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Measured:
         entry: Of the results.
         outputs: The simulation's.
         notes: What a reader must know.
+        per_image: Run → what was right of each image, as the task says it.
     """
 
     entry: dict[str, Any]
     outputs: Any
     notes: list[str]
+    per_image: dict[str, dict[str, Any]]
 
 
 def measure(
@@ -76,6 +80,7 @@ def measure(
     name: str,
     progress: Progress,
     reference: Reference | None,
+    alone: Alone = nullcontext,
 ) -> Measured:
     """Metrics of the simulation and of each runtime, and latency.
 
@@ -90,9 +95,10 @@ def measure(
         name: Of the entry, for the progress.
         progress: Shows how far it is.
         reference: The float model to compare with; `None` where the entry is its own.
+        alone: While it lasts, no other process of the run is at work.
     """
     runtimes = {key: targets.runtime(key) for key in files.paths}
-    threads = cores.usable()
+    threads = cores.share()
     sessions, unloaded = _loaded(runtimes, files, threads, all_must=reference is not None)
     runtimes = {key: runtimes[key] for key in sessions}
     files = replace(files, paths={key: files.paths[key] for key in sessions})
@@ -125,11 +131,14 @@ def measure(
             own |= {**found, "simulated": None, "agreement": None, "max_abs_diff": None}
             own["agreement_images"] = 0
             notes += [note for note in warnings if note not in notes]
-        own |= _latencies(task, files, key, sessions[key])
+        with alone():
+            own |= _latencies(task, files, key, sessions[key])
         own["int8_ops"] = sessions[key].int8_ops()
         own["int8_candidates"] = _int8_candidates(model)
         entry["deployed"][key] = own
-    return Measured(entry, outputs[SIMULATION], notes)
+    runs = [key for key in (SIMULATION, *files.paths) if key in outputs]
+    per_image = {key: task.per_image(outputs[key]) for key in runs}
+    return Measured(entry, outputs[SIMULATION], notes, per_image)
 
 
 def _loaded(

@@ -1,4 +1,4 @@
-"""Progress bars in a terminal; nothing where there is none."""
+"""Progress bars in a terminal, and lines where there is none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from subbyte.utils.lines import Lines
+from subbyte.utils.progress import Progress
 
 T = TypeVar("T")
 
@@ -44,3 +47,9 @@ class Bars:
     def working(self, description: str) -> AbstractContextManager[object]:
         """Show `description` and that something moves, while a block runs."""
         return self.console.status(description) if self.console.is_terminal else nullcontext()
+
+
+def shown() -> Progress:
+    """What shows how far work is on standard error: bars in a terminal, else lines."""
+    bars = Bars()
+    return bars if bars.console.is_terminal else Lines()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux shows the limits of groups of processes
 MEMBERSHIP = Path("/proc/self/cgroup")  # the groups of this process
 OPENMP = "OMP_NUM_THREADS"  # how many threads PyTorch starts
+SHARE = "SUBBYTE_THREADS"  # how many a process may start that is one of several
+# Threads that wait by spinning keep the others from working where processes share processors.
+NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
 def usable(membership: Path = MEMBERSHIP, cgroups: Path = CGROUPS) -> int:
@@ -22,6 +25,22 @@ def usable(membership: Path = MEMBERSHIP, cgroups: Path = CGROUPS) -> int:
         cgroups: The folder in which the groups are mounted.
     """
     return max(1, int(min([_affinity(), *_quotas(membership, cgroups)])))
+
+
+def share() -> int:
+    """How many threads this process may start, which may be one of several at work."""
+    return int(os.environ.get(SHARE) or usable())
+
+
+def sharing(environment: Mapping[str, str], processes: int) -> dict[str, str]:
+    """The environment of one of so many processes that share the processors.
+
+    Args:
+        environment: That of this process.
+        processes: How many.
+    """
+    count = str(max(1, usable() // processes))
+    return {**environment, **NO_SPINNING, OPENMP: count, SHARE: count}
 
 
 def limit_openmp(environment: MutableMapping[str, str], count: int) -> None:

@@ -1,4 +1,7 @@
-"""Ctrl-C that is not lost: Python drops the exception in a weakref's callback or a destructor."""
+"""Ctrl-C that is not lost: Python drops the exception in a weakref's callback or a destructor.
+
+SIGTERM, with which a batch system or a container ends a process, is treated alike.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TypeVar
 from subbyte.utils.progress import Progress
 
 T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class CtrlC:
@@ -21,7 +25,7 @@ class CtrlC:
         self.pressed = False
 
     def __call__(self, number: int, frame: object) -> None:
-        """Handle SIGINT."""
+        """Handle SIGINT or SIGTERM."""
         del number, frame
         self.pressed = True
         raise KeyboardInterrupt
@@ -33,7 +37,7 @@ class CtrlC:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Handle SIGINT while a block runs; only the main thread can.
+        """Handle SIGINT and SIGTERM while a block runs; only the main thread can.
 
         Python does not report a `KeyboardInterrupt` that it drops meanwhile: it is remembered here.
         """
@@ -41,7 +45,8 @@ class CtrlC:
             yield
             return
         self.pressed = False
-        before, unraisable = signal.signal(signal.SIGINT, self), sys.unraisablehook
+        before = {number: signal.signal(number, self) for number in SIGNALS}
+        unraisable = sys.unraisablehook
 
         def hook(dropped: sys.UnraisableHookArgs) -> None:
             if not issubclass(dropped.exc_type, KeyboardInterrupt):
@@ -52,7 +57,8 @@ class CtrlC:
             yield
         finally:
             sys.unraisablehook = unraisable
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Interruptible:

@@ -37,10 +37,15 @@ class Logits:
 
 def metrics(outputs: Logits) -> dict[str, float]:
     """top-1 and top-5 (of models with more than five classes) as fractions in [0, 1]."""
+    return {name: float(its.mean()) for name, its in right(outputs).items()}
+
+
+def right(outputs: Logits) -> dict[str, np.ndarray]:
+    """Metric → whether each image is right, (images,) bool."""
     ranks = _rank_of_label(outputs)
-    found = {"top1": float((ranks < 1).mean())}
+    found = {"top1": ranks < 1}
     if outputs.logits.shape[1] > 5:
-        found["top5"] = float((ranks < 5).mean())
+        found["top5"] = ranks < 5
     return found
 
 

@@ -70,6 +70,94 @@ def metrics(
     return CocoScores(found, per_class, outputs.images, tuple(notes))
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Which detections find an object, image by image, at each of COCO's IoUs.
+
+    Attributes:
+        images: How many images there are.
+        ious: How many IoUs.
+        image: (N,) int32, the image of each detection, from 0 on.
+        labels: (N,) int32.
+        scores: (N,) float32.
+        found: (N,) uint16, bit t: it finds an object at the IoU 0.50 + 0.05 · t.
+        set_aside: (N,) uint16, likewise: it falls on a crowd or a difficult object.
+        object_images: (M,) int32, the image of each object that counts.
+        object_labels: (M,) int32.
+    """
+
+    images: int
+    ious: int
+    image: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    found: np.ndarray
+    set_aside: np.ndarray
+    object_images: np.ndarray
+    object_labels: np.ndarray
+
+    def take(self, numbers: Sequence[int]) -> Matched:
+        """The same of the images at `numbers`, each once, in that order."""
+        places = np.full(self.images, -1, np.int32)
+        places[np.asarray(numbers, np.int64)] = np.arange(len(numbers), dtype=np.int32)
+        rows, objects = places[self.image] >= 0, places[self.object_images] >= 0
+        return Matched(
+            images=len(numbers),
+            ious=self.ious,
+            image=places[self.image][rows],
+            labels=self.labels[rows],
+            scores=self.scores[rows],
+            found=self.found[rows],
+            set_aside=self.set_aside[rows],
+            object_images=places[self.object_images][objects],
+            object_labels=self.object_labels[objects],
+        )
+
+
+def matched(outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]) -> Matched:
+    """Which detections find an object; from these AP follows for any choice of the images.
+
+    Args:
+        outputs: The detections.
+        truth: The objects of at least these images.
+        classes: Their names, that of label 1 first.
+    """
+    own = truth_of(outputs, truth)
+    clean, _ = numbers_only(outputs)
+    evaluation = _evaluated(clean, own, classes, sizes=1)
+    numbers = {number: i for i, number in enumerate(outputs.image_ids.tolist())}
+    powers = 1 << np.arange(len(evaluation.params.iouThrs), dtype=np.uint16)
+    kinds = (np.int32, np.int32, np.float32, np.uint16, np.uint16)
+    rows: list[tuple[np.ndarray, ...]] = [tuple(np.empty(0, kind) for kind in kinds)]
+    for found in filter(None, evaluation.evalImgs):
+        count = len(found["dtScores"])
+        place, label = numbers[found["image_id"]], found["category_id"]
+        rows.append(
+            (
+                np.full(count, place, np.int32),
+                np.full(count, label, np.int32),
+                np.array(found["dtScores"], np.float32),
+                (powers @ (np.array(found["dtMatches"]) > 0)).astype(np.uint16),
+                (powers @ (np.array(found["dtIgnore"]) > 0)).astype(np.uint16),
+            )
+        )
+    columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+    image, labels, scores, found_at, set_aside = columns
+    kept = [its.labels[~(its.iscrowd | its.difficult)] for its in own]
+    object_images = np.repeat(np.arange(len(own), dtype=np.int32), [len(part) for part in kept])
+    return Matched(
+        images=outputs.images,
+        ious=len(powers),
+        image=image,
+        labels=labels,
+        scores=scores,
+        found=found_at,
+        set_aside=set_aside,
+        object_images=object_images,
+        object_labels=np.concatenate([np.empty(0, np.int32), *kept]).astype(np.int32),
+    )
+
+
 def truth_of(outputs: DetectionOutputs, truth: Sequence[Objects]) -> list[Objects]:
     """What is on the images of `outputs`, in their order.
 
@@ -102,14 +190,28 @@ def _precision(
     outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]
 ) -> np.ndarray:
     """Precision by IoU (10), recall (101), class and size (4); -1 where there are no objects."""
+    evaluation = _evaluated(outputs, truth, classes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    precision: np.ndarray = evaluation.eval["precision"][..., 0]
+    return precision
+
+
+def _evaluated(
+    outputs: DetectionOutputs,
+    truth: Sequence[Objects],
+    classes: Sequence[str],
+    sizes: int = len(SIZES),
+) -> _Evaluation:
+    """Detections matched with objects; of objects of all sizes alone where `sizes` is 1."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         evaluation = _Evaluation(_index(coco_form(truth, classes)), _detections(outputs, classes))
         evaluation.params.iouType = "bbox"
         evaluation.params.maxDets = [MAX_DETECTIONS]
+        evaluation.params.areaRng = evaluation.params.areaRng[:sizes]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:sizes]
         evaluation.evaluate()
-        evaluation.accumulate()
-    precision: np.ndarray = evaluation.eval["precision"][..., 0]
-    return precision
+    return evaluation
 
 
 def _index(content: Any) -> Any:

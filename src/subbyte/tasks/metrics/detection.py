@@ -154,6 +154,14 @@ def agreement(first: DetectionOutputs, second: DetectionOutputs, threshold: floa
     return 2 * pairs / both if both else 1.0
 
 
+def largest_difference(first: DetectionOutputs, second: DetectionOutputs) -> float | None:
+    """The largest absolute difference of the scores of matched detections; `None` of none."""
+    pairs = enumerate(matches(first, second, AGREEMENT_IOU))
+    shifts = [np.abs(first.scores[i][a] - second.scores[i][b]) for i, (a, b) in pairs]
+    joined = np.concatenate([np.empty(0, np.float32), *shifts])
+    return float(joined.max()) if joined.size else None
+
+
 def matches(
     first: DetectionOutputs, second: DetectionOutputs, at_least: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -36,19 +36,40 @@ def raw_noise(
         `sqnr_db_worst`, the least of these. Each is `None` without any error. Where the outputs are
         not of the same shape, as of proposals, there are none.
     """
-    found: list[Energies] = []
+    found: list[Energies] | None = []
     names: list[str] = []
     for batch in batches:
         inputs = [image.to(device) for image in batch["inputs"]]
         outputs, exact = quantized.raw(inputs), float_model.raw(inputs)
-        pairs = list(zip(_tensors(exact), _tensors(outputs), strict=False))
-        if len(_tensors(exact)) != len(_tensors(outputs)) or any(
-            x.shape != y.shape for x, y in pairs
-        ):
-            return {"sqnr_db": None, "sqnr_db_outputs": {}, "sqnr_db_worst": None}
-        energies = [_energies(x, y) for x, y in pairs]
-        found = [_added(*both) for both in zip(found, energies, strict=True)] if found else energies
-        names = names or _names(float_model, exact)
+        found = summed(found, energies_of(exact, outputs))
+        names = names or names_of(float_model, exact)
+    return decibels_of(names, found)
+
+
+def energies_of(exact: Any, outputs: Any) -> list[Energies] | None:
+    """Signal and noise of each raw output; `None` where they are not of the same shapes."""
+    pairs = list(zip(_tensors(exact), _tensors(outputs), strict=False))
+    if len(_tensors(exact)) != len(_tensors(outputs)) or any(x.shape != y.shape for x, y in pairs):
+        return None
+    return [_energies(x, y) for x, y in pairs]
+
+
+def summed(a: list[Energies] | None, b: list[Energies] | None) -> list[Energies] | None:
+    """Those of two batches together; an empty list adds nothing, `None` makes `None` of both."""
+    if a is None or b is None:
+        return None
+    return [_added(*both) for both in zip(a, b, strict=True)] if a else b
+
+
+def decibels_of(names: list[str], found: list[Energies] | None) -> dict[str, Any]:
+    """What `raw_noise` returns, of the energies of all batches.
+
+    Args:
+        names: Of the outputs.
+        found: Their energies; `None`: they cannot be compared.
+    """
+    if found is None:
+        return {"sqnr_db": None, "sqnr_db_outputs": {}, "sqnr_db_worst": None}
     parts = dict(part for name, its in zip(names, found, strict=True) for part in _kinds(name, its))
     together = sum((its[None] for its in found), np.zeros((2, 1)))
     return {
@@ -66,7 +87,7 @@ def _is_float(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
-def _names(model: Regional, raw: Any) -> list[str]:
+def names_of(model: Regional, raw: Any) -> list[str]:
     """What the raw outputs are called: regions and keys, with dots between."""
     if model.region_names == WHOLE:
         return [_joined("", path) for path, x in _with_paths(raw) if _is_float(x)]

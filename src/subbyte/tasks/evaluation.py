@@ -1,0 +1,256 @@
+"""`subbyte.evaluate`: metrics of a model or a file on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from subbyte.data.batches import Batch, check_calibration, read_batch, to_device
+from subbyte.detection import Outputs, Preprocessing
+from subbyte.detectors import try_out
+from subbyte.detectors.raw_outputs import raw_detector
+from subbyte.errors import SubbyteError, unknown
+from subbyte.graph.float_model import device_of
+from subbyte.methods.common.output_loss import check_logits
+from subbyte.targets import base as targets
+from subbyte.targets import names
+from subbyte.targets.onnx import export as onnx
+from subbyte.tasks.base import OnnxFile, arrays, task_file
+from subbyte.tasks.detector_runs import check_detector, run_file, simulated
+from subbyte.tasks.labelled import (
+    CLASSIFICATION,
+    Scores,
+    class_scores,
+    kind_of,
+    object_scores,
+    objects_in,
+)
+from subbyte.tasks.metrics import detection as detections
+from subbyte.tasks.metrics.classification import Logits
+from subbyte.utils import cores, machine
+from subbyte.utils.progress import Progress, Silent
+
+DEFAULT_RUNTIME = "onnxruntime"
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """Metrics of a model on labelled images.
+
+    Attributes:
+        task: "classification" or "detection".
+        runtime: Where it ran; `None`: in PyTorch.
+    """
+
+    task: str = CLASSIFICATION
+    runtime: str | None = None
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    data: Any,
+    *,
+    runtime: str | None = None,
+    outputs: Outputs | None = None,
+    preprocessing: Preprocessing | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model or an exported file on labelled images.
+
+    Classifiers get top-1 and top-5, detectors COCO's metrics.
+
+    Args:
+        model: A module, quantized or not, which is left as it is; or the path of an ONNX file.
+        data: Labelled batches (`{"inputs": …, "targets": …}` or pairs) as the model takes them; or,
+            for a file that says how to prepare images, a folder or the name of bundled images, as
+            the command `evaluate` takes them.
+        runtime: Where a file runs, "onnxruntime" (`None` too) or "openvino".
+        outputs: What a detector's raw network gives, as of `quantize`; of modules alone.
+        preprocessing: With `outputs`: how images become the network's input.
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: There are no labels, they do not fit what the model gives, the file or the
+            images cannot be read, or there is no such runtime.
+    """
+    progress = progress or Silent()
+    if isinstance(model, nn.Module):
+        if runtime is not None:
+            raise SubbyteError(
+                f"runtime is '{runtime}', and a module runs in PyTorch: give the path of its file"
+            )
+        if isinstance(data, str | Path):
+            raise SubbyteError(
+                f"data is {data}, and how images become the module's input is not known: give "
+                "labelled batches, or the path of a file that says it"
+            )
+        if outputs is not None:
+            model = raw_detector(model, outputs, preprocessing)
+        elif preprocessing is not None:
+            raise SubbyteError("preprocessing is that of a raw network: give its outputs as well")
+        return _of_module(model, data, progress)
+    if outputs is not None or preprocessing is not None:
+        raise SubbyteError(
+            "outputs and preprocessing are said of a module: a file has them in it already"
+        )
+    return _of_file(Path(model), data, runtime or DEFAULT_RUNTIME, progress)
+
+
+def check_known(runtime: str) -> None:
+    """Refuse a runtime that does not exist."""
+    if runtime not in names():
+        raise unknown("runtime", runtime, names())
+
+
+def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:
+    device = device_of(model)
+    batches = check_batches(data)
+    with evaluating(model):
+        first = read_batch(next(iter(batches)))
+        if _kind(first) == CLASSIFICATION:
+            return _classified(lambda args: _logits(model, args, device), batches, None, progress)
+        images = [image.to(device) for image in first.args[0]]
+        try_out(model, images)
+        check_detector(model, images)
+        return _detected(simulated(model, device), batches, None, None, progress)
+
+
+def _of_file(path: Path, data: Any, runtime: str, progress: Progress) -> Evaluation:
+    check_known(runtime)
+    metadata = onnx.read_metadata(path)
+    file = OnnxFile(path, metadata, lambda: targets.runtime(runtime).load(path, cores.usable()))
+    if isinstance(data, str | Path):
+        return _in_folder(file, str(data), runtime, progress)
+    batches = check_batches(data)
+    if _kind(read_batch(next(iter(batches)))) == CLASSIFICATION:
+        session = file.load()
+        return _classified(
+            lambda args: session.run(*arrays(args))[0],
+            batches,
+            runtime,
+            progress,
+        )
+    if "images" not in metadata:
+        raise SubbyteError(
+            f"{path} does not say how it takes images: name a detector's file that subbyte run or "
+            "export has written with its way to boxes"
+        )
+    return _detected(run_file(file), batches, metadata.get("classes"), runtime, progress)
+
+
+def _in_folder(file: OnnxFile, source: str, runtime: str, progress: Progress) -> Evaluation:
+    """As the command does it."""
+    metadata = file.metadata
+    if metadata.get("preprocessing") is None and "images" not in metadata:
+        raise SubbyteError(
+            f"{file.path} does not say how to prepare images: give labelled batches, or export it "
+            "with preprocessing"
+        )
+    name = metadata.get("task", CLASSIFICATION)
+    loaded = OnnxFile(
+        file.path,
+        metadata,
+        lambda: targets.runtime(runtime).load(file.path, machine.threads()),
+    )
+    found = task_file(name).evaluate(loaded, source, None, BATCH_SIZE, progress)
+    return Evaluation(
+        metrics=found["metrics"],
+        images=found["images"],
+        intervals={key: (low, high) for key, (low, high) in found["intervals"].items()},
+        per_class=found.get("per_class", {}),
+        notes=tuple(found["notes"]),
+        task=name,
+        runtime=runtime,
+    )
+
+
+def check_batches(data: Any) -> Any:
+    """`data` if it is an iterable of batches that can be walked again, else `SubbyteError`."""
+    try:
+        return check_calibration(data)
+    except SubbyteError as error:
+        raise SubbyteError(str(error).replace("calibration is", "data is", 1)) from None
+
+
+def _kind(batch: Batch) -> str:
+    kind = kind_of(batch.targets)
+    if kind is None:
+        raise SubbyteError(
+            'a batch has no labels: give pairs (inputs, targets) or {"inputs": …, "targets": …} '
+            "with a number of the class for each image, or a dictionary of boxes and labels"
+        )
+    return kind
+
+
+def _classified(
+    run: Callable[[tuple[Any, ...]], np.ndarray],
+    batches: Any,
+    runtime: str | None,
+    progress: Progress,
+) -> Evaluation:
+    """Logits of all batches, and their metrics."""
+    logits, labels = [], []
+    for raw in progress.track(batches, "evaluating"):
+        batch = read_batch(raw)
+        if _kind(batch) != CLASSIFICATION:
+            raise SubbyteError("some batches have numbers of classes and others objects: give one")
+        assert isinstance(batch.targets, torch.Tensor)
+        found = run(batch.args)
+        check_logits(torch.from_numpy(found), batch.size)
+        logits.append(found)
+        labels.append(batch.targets.cpu().numpy().astype(np.int64))
+    scores = class_scores(Logits(np.concatenate(logits), np.concatenate(labels)))
+    return Evaluation(**_fields(scores), task=CLASSIFICATION, runtime=runtime)
+
+
+def _detected(
+    run: targets.Run,
+    batches: Any,
+    classes: list[str] | None,
+    runtime: str | None,
+    progress: Progress,
+) -> Evaluation:
+    """Detections on the images of all batches, and their metrics."""
+    found: list[Any] = []
+    truth: list[Any] = []
+    for raw in progress.track(batches, "evaluating"):
+        batch = read_batch(raw)
+        if _kind(batch) == CLASSIFICATION:
+            raise SubbyteError("some batches have objects and others numbers of classes: give one")
+        truth += objects_in(batch, len(truth))
+        found += run(list(batch.args[0]))
+    made = detections.outputs_of(found, [objects.image_id for objects in truth])
+    scores = object_scores(made, truth, classes)
+    return Evaluation(**_fields(scores), task="detection", runtime=runtime)
+
+
+def _fields(scores: Scores) -> dict[str, Any]:
+    return {key: getattr(scores, key) for key in asdict(scores)}
+
+
+def _logits(model: nn.Module, args: tuple[Any, ...], device: torch.device) -> np.ndarray:
+    with torch.no_grad():
+        output = model(*to_device(args, device))
+    size = next(len(x) for x in args if isinstance(x, torch.Tensor))
+    found: np.ndarray = check_logits(output, size).float().cpu().numpy()
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode while it lasts; each of its modules goes back to its own."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,144 @@
+"""Variants in several processes of one machine, and on a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from subbyte.utils import cores
+
+if TYPE_CHECKING:
+    from .conftest import Cli, Own, Refusal
+
+SUBBYTE = str(Path(sys.executable).with_name("subbyte"))
+TIMEOUT = 300
+VARIANTS = {"a": {"method": "range"}, "b": {"weights": 4, "method": "range"}}
+# The first process that is one of several is killed as by the system that has no memory left.
+KILLED = """\
+import os
+import signal
+
+
+def build(classes=2):
+    if "SUBBYTE_THREADS" in os.environ:
+        try:
+            open("killed", "x").close()
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def measured(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without what depends on the time."""
+    found: dict[str, Any] = json.loads(json.dumps(results))
+    for entry in (found["float"], *found["variants"]):
+        entry.pop("seconds", None)
+        for own in entry["deployed"].values():
+            own.pop("latency_ms")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_a_killed_process_costs_its_own_variant_alone(own: Own, cli: Cli) -> None:
+    own.rewrite("\ndef build(classes=2):\n", KILLED)
+    file = own.yaml(variants=VARIANTS, runtimes=["onnxruntime"])
+    plain = cli("run", file, "--out", "plain", "--quiet")
+    assert plain.exit_code == 0, plain.stderr
+    result = cli("run", file, "--out", "out", "--workers", "2")
+    assert result.exit_code == 1
+    found = own.results()
+    (lost,) = found["errors"]
+    assert "killed by SIGKILL" in found["errors"][lost]
+    (kept,) = found["variants"]
+    assert {lost, kept["name"]} == {"a", "b"}
+    assert f"{lost} is not finished: its process was killed" in result.stderr
+    command = result.stderr.partition("this does what is missing: subbyte ")[2].split()
+    again = cli(*command, "--workers", "2", "--quiet")
+    assert again.exit_code == 0, again.stderr
+    assert measured(own.results()) == measured(own.results("plain"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGINT is sent as a terminal would")
+def test_an_interruption_ends_all_processes(own: Own) -> None:
+    file, out = own.yaml(variants=VARIANTS), own.path / "out"
+    command = [SUBBYTE, "run", str(file), "--out", str(out), "--workers", "2"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    until = time.monotonic() + TIMEOUT
+    while not list(out.glob("variants/.*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert "interrupted; what is finished is kept" in stderr
+    commands = [command_of(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [line for line in commands if str(out).encode() in line]
+    assert list(out.rglob(".*")) == []  # each process tidied up
+
+
+def command_of(path: Path) -> bytes:
+    """The command line of a process, if it is still there when it is looked at."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_one_variant_stops_no_other(own: Own, cli: Cli) -> None:
+    # That labels are missing is found when the method asks for them.
+    method = {"name": "lapq", "targets": "labels"}
+    (own.path / "unlabelled").mkdir()
+    for i in range(4):
+        own.draw(f"unlabelled/{i}.png", 0, 256, seed=i)
+    data = {"calibration": "unlabelled", "evaluation": "pictures/val"}
+    variants = {"a": {"method": method, "weights": 4}, "b": {"method": "range"}}
+    result = cli("run", own.yaml(variants=variants, data=data), "--out", "out", "--workers", "2")
+    assert result.exit_code == 1
+    assert "a is not finished: " in result.stderr
+    assert list(own.results()["errors"]) == ["a"]
+    assert [entry["name"] for entry in own.results()["variants"]] == ["b"]
+
+
+@pytest.mark.whole
+def test_a_cluster_gives_the_same_results(own: Own, cli: Cli) -> None:
+    pytest.importorskip("ray")
+    file = own.yaml(variants=VARIANTS, runtimes=["onnxruntime"])
+    assert cli("run", file, "--out", "plain", "--quiet").exit_code == 0
+    result = cli("run", file, "--out", "out", "--ray", "local", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert measured(json.loads(result.stdout)) == measured(own.results("plain"))
+    for name in ("variants/a/model.onnx", "variants/b/layers.csv", "variants/b/images.npz"):
+        assert (own.path / "out" / name).stat().st_size == (
+            own.path / "plain" / name
+        ).stat().st_size
+
+
+def test_what_cannot_run_elsewhere(refusal: Refusal) -> None:
+    assert "nothing answers at the Ray address 127.0.0.1:1" in refusal(
+        "run", "digits", "--ray", "127.0.0.1:1"
+    )
+    assert "--ray is 'cluster': give HOST:PORT" in refusal("run", "digits", "--ray", "cluster")
+    assert "exclude each other" in refusal("run", "digits", "--ray", "local", "--workers", "2")
+
+
+def test_processes_share_the_processors_and_do_not_spin() -> None:
+    found = cores.sharing({"PATH": "here", "OMP_NUM_THREADS": "9"}, 10_000)
+    assert found["PATH"] == "here"
+    assert found["OMP_NUM_THREADS"] == found["SUBBYTE_THREADS"] == "1"
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert cores.sharing({}, 1)["OMP_NUM_THREADS"] == str(cores.usable())
