@@ -145,10 +145,7 @@ def quantize_captured(
         batches = replace(batches, float32=True)
     name, options = _method(recipe)
     captured = float_model
-    if recipe.equalize:
-        float_model = equalized(float_model)
-    elif recipe.balance and recipe.per_channel and recipe.activations is not None:
-        float_model = with_like_channels(float_model, batches, progress)
+    float_model = prepared(float_model, batches, recipe, progress)
     placement = place(float_model, recipe, targets.hints())
     if resume is not None:
         claim(resume, _work(captured, recipe, next(iter(batches))))
@@ -163,6 +160,24 @@ def quantize_captured(
     simulation.metadata = _metadata(recipe) | {"method": name}
     simulation.output_types = float_model.output_types
     return simulation
+
+
+def prepared(
+    float_model: FloatModel, batches: ArgumentsOf, recipe: Recipe, progress: Progress
+) -> FloatModel:
+    """The model with its channels equalized or balanced, as a recipe asks for.
+
+    Args:
+        float_model: The model, which stays as it is.
+        batches: The calibration images.
+        recipe: What is asked for.
+        progress: Shows how far it is.
+    """
+    if recipe.equalize:
+        return equalized(float_model)
+    if recipe.balance and recipe.per_channel and recipe.activations is not None:
+        return with_like_channels(float_model, batches, progress)
+    return float_model
 
 
 def unquantized(float_model: FloatModel) -> Simulation:

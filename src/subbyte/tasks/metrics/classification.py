@@ -44,6 +44,12 @@ def metrics(outputs: Logits) -> dict[str, float]:
     return found
 
 
+def right(outputs: Logits) -> np.ndarray:
+    """Whether the label of each image is its top-1."""
+    found: np.ndarray = _rank_of_label(outputs) < 1
+    return found
+
+
 def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's confidence interval for a share (Wilson 1927).
 

@@ -102,14 +102,29 @@ def _precision(
     outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]
 ) -> np.ndarray:
     """Precision by IoU (10), recall (101), class and size (4); -1 where there are no objects."""
+    evaluation = evaluated(outputs, truth, classes)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        evaluation.accumulate()
+    precision: np.ndarray = evaluation.eval["precision"][..., 0]
+    return precision
+
+
+def evaluated(
+    outputs: DetectionOutputs, truth: Sequence[Objects], classes: Sequence[str]
+) -> COCOeval:
+    """COCO's evaluation with each image's detections matched.
+
+    Args:
+        outputs: The detections; all of their boxes and scores are numbers.
+        truth: The objects of just these images.
+        classes: Their names.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
         evaluation = _Evaluation(_index(coco_form(truth, classes)), _detections(outputs, classes))
         evaluation.params.iouType = "bbox"
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
-        evaluation.accumulate()
-    precision: np.ndarray = evaluation.eval["precision"][..., 0]
-    return precision
+    return evaluation
 
 
 def _index(content: Any) -> Any:

@@ -1,0 +1,100 @@
+"""How much lower a metric is for one model than for another on the same images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models' metrics on the same images, as fractions.
+
+    Attributes:
+        before: The metric of the one that is compared with.
+        after: That of the other one.
+        error: The standard error of their difference, over the choice of images.
+        images: On how many.
+    """
+
+    before: float
+    after: float
+    error: float
+    images: int
+
+    @property
+    def lost(self) -> float:
+        """How much lower it is."""
+        return self.before - self.after
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """In which what is lost lies, on both sides."""
+        half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.error
+        return self.lost - half, self.lost + half
+
+    def upper(self, confidence: float) -> float:
+        """What is lost at most, with this one-sided confidence."""
+        return self.lost + NormalDist().inv_cdf(confidence) * self.error
+
+    def images_to_decide(self, budget: float, confidence: float) -> int | None:
+        """On how many images `upper` would be within a budget, were as much lost on them.
+
+        Args:
+            budget: As a fraction.
+            confidence: One-sided.
+
+        Returns:
+            `None` where as much as the budget is lost already.
+        """
+        if self.lost >= budget:
+            return None
+        ratio = NormalDist().inv_cdf(confidence) * self.error / (budget - self.lost)
+        return max(self.images, math.ceil(self.images * ratio * ratio))
+
+
+def paired_shares(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Of images that are right or wrong, with the error of Agresti and Min (2005).
+
+    Half an image more is counted as lost and half a one as gained, and two images more in all, so
+    that few changes do not look like certainty.
+
+    Args:
+        before: Whether each image is right, boolean.
+        after: Likewise, for the other model.
+    """
+    n = len(before)
+    lost = float((before & ~after).sum()) + 0.5
+    gained = float((~before & after).sum()) + 0.5
+    total = n + 2
+    variance = (lost + gained - (lost - gained) ** 2 / total) / total**2
+    return Paired(float(before.mean()), float(after.mean()), math.sqrt(variance), n)
+
+
+def paired_scores(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Of a number for each image, of which the metric is the mean.
+
+    Args:
+        before: (images,).
+        after: (images,), for the other model.
+    """
+    n = len(before)
+    difference = before.astype(np.float64) - after
+    spread = float(difference.std(ddof=1)) if n > 1 else math.inf
+    return Paired(float(before.mean()), float(after.mean()), spread / math.sqrt(n), n)
+
+
+def paired_draws(before: float, after: float, draws: np.ndarray, images: int) -> Paired:
+    """Of a metric of all images together, of which the bootstrap (Efron 1979) gives the error.
+
+    Args:
+        before: The metric.
+        after: Likewise, for the other model.
+        draws: What is lost on images drawn with replacement, one number a draw.
+        images: On how many.
+    """
+    known = draws[np.isfinite(draws)]
+    error = float(known.std(ddof=1)) if len(known) > 1 else math.inf
+    return Paired(before, after, error, images)
