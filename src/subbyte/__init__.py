@@ -14,6 +14,7 @@ from subbyte.version import __version__
 if TYPE_CHECKING:
     from subbyte import detection
     from subbyte.api import export, layers, load, quantize, save
+    from subbyte.bit_search.python import search
     from subbyte.recipe import Recipe
 else:
     __getattr__ = lazy.attributes(
@@ -26,6 +27,7 @@ else:
             "load": "subbyte.api",
             "quantize": "subbyte.api",
             "save": "subbyte.api",
+            "search": "subbyte.bit_search.python",
         },
     )
 
@@ -39,6 +41,7 @@ __all__ = [
     "load",
     "quantize",
     "save",
+    "search",
 ]
 
 

@@ -82,7 +82,7 @@ def quantize(
     started = time.perf_counter()
     recipe, progress = recipe or Recipe(), progress or Silent()
     check_recipe(recipe)
-    model = _module(model)
+    model = module_of(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
     if outputs is not None:
         model = raw_detector(model, outputs, preprocessing)
@@ -113,7 +113,7 @@ def capture(
     Raises:
         SubbyteError: It cannot be captured.
     """
-    model = _module(model)
+    model = module_of(model)
     return capture_model(model, args, regions_of(model) if regions is None else regions)
 
 
@@ -249,7 +249,7 @@ def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
         SubbyteError: `path` is missing, is not such a file, or is of an earlier version, or `model`
             is not the one it was made from.
     """
-    saved, model = saved_file.read(Path(path)), _module(model)
+    saved, model = saved_file.read(Path(path)), module_of(model)
     recipe = Recipe(**saved.metadata["recipe"])
     sentence = saved.metadata.get("detector")
     if sentence is not None and not isinstance(model, RawDetector):
@@ -350,7 +350,7 @@ def _simulation(quantized: nn.Module) -> Simulation:
     return quantized
 
 
-def _module(model: object) -> nn.Module:
+def module_of(model: object) -> nn.Module:
     """The user's module, or that of an ONNX file."""
     if isinstance(model, str | Path) and is_onnx(model):
         from subbyte.models.onnx.load import load_onnx  # onnx takes a while to import

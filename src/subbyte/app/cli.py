@@ -16,12 +16,14 @@ from typing import Annotated
 
 import typer
 
+from subbyte.app import sensitivity_command
 from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
     Classes,
     Device,
     Json,
+    MaxDrop,
     ModelName,
     Quiet,
     RuntimeName,
@@ -29,14 +31,14 @@ from subbyte.app.options import (
     Weights,
 )
 from subbyte.app.printing import print_json, print_notes, print_table
-from subbyte.errors import SubbyteError
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.utils.collector import importing
 from subbyte.utils.cores import limit_openmp, usable
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
 
-OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAULT, BAD_INPUT, MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 CTRL_C = CtrlC()
 
 app = typer.Typer(
@@ -64,6 +66,7 @@ def run(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder (default: runs/NAME/TIME).")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
+    max_drop: MaxDrop = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     as_json: Json = False,
@@ -77,11 +80,14 @@ def run(
         from subbyte.app import arguments, experiment
 
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
+        if max_drop is not None:
+            chosen = [f"variants.small.search.max_drop={max_drop}", *chosen]
+            only = only or ["small"]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
         with importing():
             from subbyte.app import runner
-            from subbyte.app.report.tables import run_table
+            from subbyte.app.report.tables import run_table, searches_missed
 
         folder, results = runner.run(
             loaded,
@@ -95,6 +101,8 @@ def run(
         elif not quiet:
             print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
+        if missed := searches_missed(results):
+            raise BudgetMissedError("; ".join(missed))
 
 
 @app.command()
@@ -367,7 +375,8 @@ def _guarded() -> Iterator[None]:
             yield
     except SubbyteError as error:
         typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(BAD_INPUT) from None
+        missed = isinstance(error, BudgetMissedError)
+        raise typer.Exit(MISSED if missed else BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is kept", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -386,3 +395,6 @@ def _progress(silent: bool) -> Progress:
     from subbyte.utils.bars import Bars
 
     return Interruptible(Bars(), CTRL_C)
+
+
+sensitivity_command.register(app, _guarded, _progress)

@@ -23,3 +23,6 @@ RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or open
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
 ]
+MaxDrop = Annotated[
+    float | None, typer.Option(help="Points: search for the smallest variant that loses no more.")
+]

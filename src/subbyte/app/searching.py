@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 import torch
 import yaml
 
-from subbyte.app.report.entry import packed_bytes
 from subbyte.app.run_folder import RunFolder
+from subbyte.app.sensitivities import write_csv
 from subbyte.app.setup import Setup
 from subbyte.bit_search import budget, search
-from subbyte.bit_search.sensitivity import Sensitivity
+from subbyte.bit_search.costs import packed_bytes
 from subbyte.bit_search.settings import SearchRecipe
 from subbyte.data.batches import ArgumentsOf
-from subbyte.errors import SubbyteError
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
@@ -28,10 +27,6 @@ from subbyte.tasks.base import Task
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils import cores, files
 from subbyte.utils.progress import Progress
-
-
-class BudgetMissedError(SubbyteError):
-    """A search ended without anything within its budget; what was found is kept."""
 
 
 def check_split(setup: Setup) -> None:
@@ -145,7 +140,8 @@ def confirm(
         named = dict(zip(("float", "quantized"), pair, strict=True))
         parts, labels = targets.collected(named, batches, progress, f"confirming in {key}")
         first, second = (task.outputs(parts[x], labels, part.confirming) for x in named)
-        confirmed[key] = budget.verdict(task.paired(first, second), asked)
+        paired = task.paired(first, second)
+        confirmed[key] = budget.verdict(paired, asked, asked.budget(paired.before))
     return {
         "max_drop": asked.max_drop,
         "relative": asked.relative,
@@ -161,37 +157,12 @@ def write_found(folder: Path, found: search.Found) -> None:
     """Write `recipe.yaml`, `frontier.json` and `sensitivity.csv` into a variant's folder."""
     write_recipe(folder / "recipe.yaml", found.recipe)
     files.write_text(folder / "frontier.json", json.dumps(found.frontier(), indent=2))
-    write_sensitivity(folder / "sensitivity.csv", found.sensitivity)
+    write_csv(folder / "sensitivity.csv", found.sensitivity)
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe's fields as YAML, as a variant of an experiment takes them."""
     files.write_text(path, yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True))
-
-
-def write_sensitivity(path: Path, measured: Sensitivity) -> None:
-    """Write a row for each tensor and width."""
-    columns = ("layer", "role", "bits", "loss", "residual", "count")
-    with files.atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for one in measured.tensors:
-            for bits, loss in one.losses.items():
-                residual = one.residual.get(bits, "")
-                writer.writerow((one.layer, one.role, bits, loss, residual, one.count or ""))
-
-
-def missed(results: Mapping[str, Any]) -> list[str]:
-    """A sentence for each variant that is not within its budget."""
-    sentences = []
-    for entry in results["variants"]:
-        found = entry.get("search")
-        if found is not None and not found["met"]:
-            wrong = [
-                f"{key}: {x['sentence']}" for key, x in found["confirmed"].items() if not x["met"]
-            ]
-            sentences.append(f"{entry['name']}: {'; '.join(wrong)}")
-    return sentences
 
 
 def _outputs(

@@ -50,15 +50,15 @@ def split(images: int, seed: int) -> Split:
     return Split(*parts)
 
 
-def verdict(paired: Paired, search: Search, unit: str = "points") -> dict[str, Any]:
+def verdict(paired: Paired, search: Search, budget: float, unit: str = "points") -> dict[str, Any]:
     """What is said of a metric on the images that confirm, as plain data.
 
     Args:
         paired: The metric beside the float model's.
         search: What is asked for.
-        unit: Of what is lost.
+        budget: What may be lost, in the metric's own units.
+        unit: Of what is lost; "points" are hundredths of the metric.
     """
-    budget = search.budget(paired.before)
     low, high = paired.interval()
     confidence = search.confidence
     upper = paired.lost if confidence is None else paired.upper(confidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ from subbyte.utils.progress import Progress
 
 T = TypeVar("T")
 CACHE = "search.json"
+log = logging.getLogger("subbyte")
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class _Bench:
             paired, loss = self.asked.judges.lost(simulation), self._output_loss(simulation)
             self.kept["assembled"][key] = [loss, paired.lost, paired.error]
             self._keep()
+            log.info("put together: sum %.4g, loss %.4g, lost %.4f", chosen.loss, loss, paired.lost)
         return Point(chosen.loss, *self.kept["assembled"][key], built=False)
 
     def tried(self, chosen: Chosen, told: str) -> loop.Tried:
@@ -195,6 +198,15 @@ class _Bench:
             self._built_ones[chosen.options] = simulation
             self._keep()
         paired = Paired(**known["paired"])
+        log.info(
+            "%s: %s, %.2f points lost on %d images, loss %.4g (expected sum %.4g)",
+            told,
+            self.asked.show(known["cost"]),
+            100 * paired.lost,
+            paired.images,
+            known["loss"],
+            chosen.loss,
+        )
         return loop.Tried(chosen, paired, known["loss"], known["cost"], known["seconds"])
 
     def simulation(self, chosen: Chosen) -> Simulation:

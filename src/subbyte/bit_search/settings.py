@@ -13,6 +13,8 @@ from subbyte.utils.validation import Checked, short, told
 
 WEIGHTS = (2, 3, 4, 5, 6, 8)
 ALL_ACTIVATIONS = (2, 3, 4, 5, 6, 8)
+# What `auto` stands for in a search: what is built is tuned longer, because few things are built.
+METHOD = {"name": "subbyte", "longer": 4}
 DECIDED = ("weights", "activations", "first_last")  # fields of a recipe that a search decides
 
 
@@ -120,6 +122,8 @@ class SearchRecipe(Recipe):
         """The recipe without the search, at 8 bits."""
         fields = Recipe.as_dict(self)
         fields.pop("search")
+        if fields["method"] == "auto":
+            fields["method"] = dict(METHOD)
         widest = max(self.search.activation_widths)
         return Recipe(**{**fields, "activations": widest, "first_last": None})
 
