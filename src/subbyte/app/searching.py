@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -16,16 +18,18 @@ from subbyte.app.sensitivities import write_csv
 from subbyte.app.setup import Setup
 from subbyte.bit_search import budget, search
 from subbyte.bit_search.costs import packed_bytes
-from subbyte.bit_search.settings import SearchRecipe
+from subbyte.bit_search.latency import Profiles, layer_times, side_by_side
+from subbyte.bit_search.settings import Search, SearchRecipe, shown
 from subbyte.data.batches import ArgumentsOf
 from subbyte.errors import BudgetMissedError, SubbyteError
+from subbyte.graph.float_model import Regional
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks.base import Task
+from subbyte.tasks.base import Task, arrays, one_image
 from subbyte.tasks.metrics.paired import Paired
-from subbyte.utils import cores, files
+from subbyte.utils import cores, files, machine
 from subbyte.utils.progress import Progress
 
 
@@ -77,8 +81,8 @@ def search_variant(
             base=recipe.base(),
             search=asked,
             budget=asked.budget(metric),
-            judges=search.Judges(lost, lambda simulation, _: written_bytes(simulation, task)),
-            show=lambda cost: f"{cost / 1000:.0f} kB",
+            judges=_judges(lost, asked, folder, setup),
+            show=shown(asked.objective),
             folder=folder.unfinished_path(name),
             progress=progress,
         )
@@ -90,6 +94,71 @@ def search_variant(
             "on with it: give a longer one"
         )
     return found
+
+
+def _judges(
+    lost: Callable[[Simulation], Paired], asked: Search, folder: RunFolder, setup: Setup
+) -> search.Judges:
+    """What a configuration costs, by the objective."""
+    task = setup.task
+    if asked.runtime is None:
+        return search.Judges(lost, lambda simulation: written_bytes(simulation, task))
+    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup)
+    return search.Judges(lost, clock.ms, clock.profiles)
+
+
+@dataclass
+class _Clock:
+    """Measures files beside the float model's, in one runtime.
+
+    Attributes:
+        runtime: Its name.
+        float_path: The float model's file.
+        setup: The run's.
+        float_ms: What the float model's file took when it was measured first.
+    """
+
+    runtime: str
+    float_path: Path
+    setup: Setup
+    float_ms: float | None = None
+
+    def ms(self, simulation: Simulation) -> float:
+        """The latency of a model's file, as if the float model's always took what it took first."""
+        load, threads = targets.runtime(self.runtime).load, machine.threads()
+        with TemporaryDirectory() as scratch:
+            path = self._written(simulation, Path(scratch))
+            sessions = [load(self.float_path, threads), load(path, threads)]
+            inputs = [self._inputs(self._float_model), self._inputs(simulation)]
+            before, after = side_by_side(sessions, inputs)
+        self.float_ms = self.float_ms or before
+        return after / before * self.float_ms
+
+    def profiles(self, simulation: Simulation) -> Profiles:
+        """What layers take in the file of a model on integers, and in the float model's."""
+        node_times = targets.node_times(self.runtime)
+        layers = [layer.name for layer in simulation.placement.layers]
+        threads = machine.threads()
+        with TemporaryDirectory() as scratch:
+            path = self._written(simulation, Path(scratch))
+            integer = node_times(path, threads, self._inputs(simulation))
+            floating = node_times(self.float_path, threads, self._inputs(self._float_model))
+            return Profiles(
+                layer_times(path, integer, layers), layer_times(self.float_path, floating, layers)
+            )
+
+    @property
+    def _float_model(self) -> Regional:
+        return self.setup.captured[None].model
+
+    def _written(self, simulation: Simulation, folder: Path) -> Path:
+        path, task = folder / "model.onnx", self.setup.task
+        onnx.export(simulation, path, task.written, self.runtime, task.postprocess)
+        return path
+
+    def _inputs(self, model: Regional) -> tuple[np.ndarray, ...]:
+        task = self.setup.task
+        return arrays(onnx.arguments(model, one_image(task.written), task.postprocess))
 
 
 def written_bytes(simulation: Simulation, task: Task) -> float:

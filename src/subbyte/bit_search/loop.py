@@ -120,25 +120,28 @@ class _State:
         return min(self.tried, key=lambda one: estimate(one.point, self.points)[0], default=None)
 
 
-def search(units: Sequence[Unit], bench: Bench, goal: Goal) -> tuple[list[Tried], Tried | None]:
+def search(
+    units: Sequence[Unit], bench: Bench, goal: Goal, first: Sequence[Chosen] = ()
+) -> tuple[list[Tried], Tried | None]:
     """Find the cheapest configuration within the budget.
 
     Args:
         units: What is decided.
         bench: Builds and measures.
         goal: What is asked for.
+        first: Configurations to build before any other.
 
     Returns:
         What was built, in this order, and the best of it; `None` where the time passed before.
     """
     state = _State(units, goal)
     least, most = least_loss(units), _cheapest_of_all(units)
-    if most.cost < least.cost:
+    if most.cost < least.cost and not first:
         state.points = _assembled(units, bench, goal, most)
     for i in range(goal.builds):
         if goal.is_over:
             break
-        chosen = _next(state, least, most)
+        chosen = first[i] if i < len(first) else _next(state, least, most)
         if chosen is None:
             break
         state.tried.append(bench.tried(chosen, _told(state, i)))

@@ -17,7 +17,7 @@ from subbyte import api
 from subbyte.bit_search import budget
 from subbyte.bit_search import search as searching
 from subbyte.bit_search.costs import packed_bytes
-from subbyte.bit_search.settings import SearchRecipe, read_recipe
+from subbyte.bit_search.settings import SearchRecipe, read_recipe, shown
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.batch import are_images
@@ -129,8 +129,8 @@ def search(
             base=read.base(),
             search=read.search,
             budget=allowed,
-            judges=searching.Judges(lost, lambda simulation, _: _bytes(simulation, batches)),
-            show=lambda cost: f"{cost / 1000:.0f} kB",
+            judges=searching.Judges(lost, lambda simulation: _bytes(simulation, batches)),
+            show=shown(read.search.objective),
             folder=resume,
             progress=progress,
         )

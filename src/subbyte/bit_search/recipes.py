@@ -23,6 +23,8 @@ def override_of(recipe: Recipe, layer: str) -> Override:
 def weight_widths(recipe: Recipe, layer: str, search: Search) -> tuple[int, ...]:
     """The bits that a layer's weight may have: those of the search, or the one of its pin."""
     pin = override_of(recipe, layer)
+    if search.objective == "latency":
+        return (pin.weights or max(search.weights),)
     pinned = "weights" in pin.model_fields_set and pin.weights is not None
     return (pin.weights,) if pinned and pin.weights is not None else search.weights
 
@@ -125,6 +127,8 @@ def recipe_for(base: Recipe, units: Sequence[Unit], chosen: Chosen) -> Recipe:
         units: What was decided.
         chosen: What was chosen of each.
     """
+    if all(o.weights is None and o.activations is None for o in chosen.options):
+        return Recipe(**{**base.as_dict(), "weights": None, "activations": None})
     overrides: dict[str, Any] = {}
     for unit, option in zip(units, chosen.options, strict=True):
         fields = override_of(base, unit.name).model_dump(exclude_unset=True)

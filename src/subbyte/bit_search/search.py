@@ -18,6 +18,7 @@ from subbyte.bit_search import loop, recipes, sensitivity
 from subbyte.bit_search.choose import Chosen, Option, Unit
 from subbyte.bit_search.costs import layer_multiply_adds
 from subbyte.bit_search.error_model import Point
+from subbyte.bit_search.latency import Profiles, units_by_latency
 from subbyte.bit_search.settings import Search
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import in_chunks
@@ -41,11 +42,14 @@ class Judges:
     Attributes:
         lost: Its metric beside the float model's, on the images that search.
         cost: Of what is written of it, in the units of the objective.
+        profiles: For the objective "latency": of a model with all layers on integers, what layers
+            take there and in float.
         loss: How far its outputs are from the float model's, a number an image.
     """
 
     lost: Callable[[Simulation], Paired]
-    cost: Callable[[Simulation, Recipe], float]
+    cost: Callable[[Simulation], float]
+    profiles: Callable[[Simulation], Profiles] | None = None
     loss: sensitivity.OutputLoss = divergences
 
 
@@ -112,7 +116,7 @@ def run(asked: Asked) -> Found | None:
     confidence = asked.search.confidence
     sure = 0.0 if confidence is None else NormalDist().inv_cdf(confidence)
     goal = loop.Goal(asked.budget, sure, asked.search.builds, deadline, asked.show)
-    tried, best = loop.search(units, bench, goal)
+    tried, best = loop.search(units, bench, goal, bench.first())
     if best is None:
         return None
     recipe = bench.recipe(best.chosen)
@@ -148,6 +152,8 @@ class _Bench:
         """What is decided."""
         if self.asked.search.objective == "size":
             self._units = recipes.units_by_size(self.measured)
+        elif self.asked.search.objective == "latency":
+            self._units = units_by_latency(self.measured, self._profiles())
         else:
             one = next(in_chunks(self.asked.batches, 1, 1))
             self._units = recipes.units_by_bits(
@@ -157,6 +163,23 @@ class _Bench:
                 lambda layer: recipes.override_of(self.asked.base, layer).activations,
             )
         return self._units
+
+    def first(self) -> list[Chosen]:
+        """What is built in any case: for latency all layers on integers, and all in float."""
+        if self.asked.search.objective != "latency":
+            return []
+        return [Chosen(tuple(u.options[end] for u in self._units)) for end in (0, -1)]
+
+    def _profiles(self) -> Profiles:
+        """What layers take, of a model with all layers on integers that need not be accurate."""
+        assert self.asked.judges.profiles is not None
+        if "profiles" not in self.kept:
+            quick = self.asked.base.model_copy(update={"method": "range"})
+            simulation = api.quantize_captured(
+                self.asked.float_model, self.asked.batches, quick, progress=self.asked.progress
+            )
+            self._keep(profiles=vars(self.asked.judges.profiles(simulation)))
+        return Profiles(**self.kept["profiles"])
 
     def recipe(self, chosen: Chosen) -> Recipe:
         """The recipe of a configuration."""
@@ -191,7 +214,7 @@ class _Bench:
             known = {
                 "paired": vars(self.asked.judges.lost(simulation)),
                 "loss": self._output_loss(simulation),
-                "cost": self.asked.judges.cost(simulation, self.recipe(chosen)),
+                "cost": self._cost(simulation, chosen),
                 "seconds": time.perf_counter() - started,
             }
             self.kept["tried"][key] = known
@@ -214,6 +237,11 @@ class _Bench:
         if chosen.options in self._built_ones:
             return self._built_ones[chosen.options]
         return self._built(chosen, "the best configuration")
+
+    def _cost(self, simulation: Simulation, chosen: Chosen) -> float:
+        if self.asked.search.objective == "bits":
+            return chosen.cost
+        return self.asked.judges.cost(simulation)
 
     def _built(self, chosen: Chosen, told: str) -> Simulation:
         resume = None if self.folder is None else self.folder / _key(self._units, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -122,7 +123,7 @@ class SearchRecipe(Recipe):
         """The recipe without the search, at 8 bits."""
         fields = Recipe.as_dict(self)
         fields.pop("search")
-        if fields["method"] == "auto":
+        if fields["method"] == "auto" and self.search.objective != "latency":
             fields["method"] = dict(METHOD)
         widest = max(self.search.activation_widths)
         return Recipe(**{**fields, "activations": widest, "first_last": None})
@@ -148,3 +149,10 @@ def read_recipe(fields: dict[str, Any]) -> Recipe:
         raise SubbyteError(f"search is {short(asked)}: give a mapping, as {{max_drop: 0.5}}")
     search = asked if isinstance(asked, Search) else Search(**{str(k): v for k, v in asked.items()})
     return SearchRecipe(**{**fields, "search": search})
+
+
+def shown(objective: str) -> Callable[[float], str]:
+    """How a cost in the units of an objective is written."""
+    units = {"size": (1e3, "kB", 0), "latency": (1, "ms", 3), "bits": (1e9, "G bit operations", 2)}
+    factor, unit, digits = units[objective]
+    return lambda cost: f"{cost / factor:.{digits}f} {unit}"
