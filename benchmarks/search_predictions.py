@@ -78,7 +78,7 @@ def test_images() -> torch.Tensor:
 @torch.no_grad()
 def loss(simulation: Simulation, module: torch.nn.Module, images: torch.Tensor) -> float:
     """The mean output loss."""
-    losses = [divergences(simulation(part), module(part)) for part in images.split(250)]
+    losses = [divergences(simulation(part), module(part)) for part in torch.split(images, 250)]
     return float(torch.cat(losses).mean())
 
 

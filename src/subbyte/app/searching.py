@@ -85,6 +85,7 @@ def search_variant(
             show=shown(asked.objective),
             folder=folder.unfinished_path(name),
             progress=progress,
+            shared=folder.path / "sensitivity",
         )
     )
     if found is None:

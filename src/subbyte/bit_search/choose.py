@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,16 +95,31 @@ def cheapest(units: Sequence[Unit], most_loss: float) -> Chosen | None:
         constraints.append(LinearConstraint(ties, 0, 0))
     # Between options of the same cost, the one of the smaller loss.
     objective = costs / scale + 1e-7 * losses / worst
-    found = milp(
-        objective,
-        constraints=constraints,
-        integrality=np.ones(len(options)),
-        bounds=Bounds(0, 1),
-        options={"time_limit": SECONDS, "mip_rel_gap": GAP},
-    )
+    with _without_stdout():
+        found = milp(
+            objective,
+            constraints=constraints,
+            integrality=np.ones(len(options)),
+            bounds=Bounds(0, 1),
+            options={"time_limit": SECONDS, "mip_rel_gap": GAP},
+        )
     if found.x is None:
         return None
     return Chosen(tuple(options[i] for i in np.flatnonzero(np.asarray(found.x) > 0.5)))
+
+
+@contextmanager
+def _without_stdout() -> Iterator[None]:
+    """Nothing is printed meanwhile: HiGHS leaves messages of its own in C++'s standard output."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def least_loss(units: Sequence[Unit]) -> Chosen:

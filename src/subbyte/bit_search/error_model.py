@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REACH = 1.0  # of a point, in e-fold distances from the target, within which it counts most
+REACH = 0.7  # of a point, in e-fold distances from the target, within which it counts most
 PRIOR = 1.0  # weight of a slope of 1 beside the points
 SHARE_UNSURE = 0.3  # of what the loss makes likely to be lost, its standard error
+LEAST_ERRORS = 0.25  # standard errors that each configuration is taken to lose at least
 TINY = 1e-12
 
 
@@ -34,6 +35,9 @@ class Point:
 def lost_per_loss(points: Sequence[Point], near: float) -> float | None:
     """How much of the metric goes with a unit of the output loss, around a loss.
 
+    Tuned networks lose less of the metric with the same loss than others: what is put together says
+    something only as long as nothing is built.
+
     Args:
         points: What was measured.
         near: The loss; points far from it count less.
@@ -42,16 +46,16 @@ def lost_per_loss(points: Sequence[Point], near: float) -> float | None:
         `None` where nothing says so, or nothing is lost.
     """
     over = under = 0.0
-    for point in points:
+    for point in [p for p in points if p.built] or points:
         distance = math.log(max(point.loss, TINY) / max(near, TINY)) / REACH
         weight = math.exp(-distance * distance / 2) / max(point.error, TINY) ** 2
-        weight *= 1.0 if point.built else 0.1
-        over += weight * point.lost * point.loss
+        lost = max(point.lost, LEAST_ERRORS * point.error)  # that nothing is lost is chance
+        over += weight * lost * point.loss
         under += weight * point.loss * point.loss
     return over / under if under > 0 and over > 0 else None
 
 
-def expected_for(points: Sequence[Point], loss: float, ratio: float) -> float:
+def expected_for(points: Sequence[Point], loss: float) -> float:
     """The sum of layers' losses at which a configuration's own loss is so much.
 
     A line through the logarithms, with a slope near 1.
@@ -59,11 +63,11 @@ def expected_for(points: Sequence[Point], loss: float, ratio: float) -> float:
     Args:
         points: What was measured.
         loss: The loss that is wanted.
-        ratio: The loss over the sum, where nothing is built yet.
     """
-    built = [p for p in points if p.built and p.expected > TINY and p.loss > TINY]
+    known = [p for p in points if p.expected > TINY and p.loss > TINY]
+    built = [p for p in known if p.built] or known
     if not built:
-        return loss / ratio
+        return loss
     target = math.log(max(loss, TINY))
     weights = [math.exp(-(((math.log(p.loss) - target) / REACH) ** 2) / 2) + 1e-3 for p in built]
     total = sum(weights)

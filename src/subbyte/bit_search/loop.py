@@ -16,11 +16,9 @@ from subbyte.bit_search.choose import Chosen, Unit, cheapest, least_loss
 from subbyte.bit_search.error_model import Point, estimate, expected_for, lost_per_loss
 from subbyte.tasks.metrics.paired import Paired
 
-FIRST_RATIO = 0.3  # of a built configuration's loss to the sum of its layers' losses
 ASSEMBLED = (1.0, 0.25, 0.06)  # shares of the loss of the cheapest one at which to begin
 SPARE_ERRORS = 0.5  # standard errors by which less is lost than the budget, where that can be
 MOST_SPARE = 0.5  # of the budget
-STEP = 1.6  # factor of expected loss to go on by where nothing says how far
 SHARES = (0.5, 0.75, 0.25, 0.9)  # of the way between what is good and what is not, in logarithms
 TINY = 1e-9
 ENOUGH = 0.004  # share of the cost below which a cheaper configuration is not worth a build
@@ -75,6 +73,8 @@ class Goal:
         budget: What may be lost, as a fraction.
         sure: Standard errors that are added to what is lost before it is compared with the budget.
         builds: How many configurations are built at most.
+        gain: How many times as much a configuration loses that is only put together, as one that
+            is built, before anything is known of it.
         deadline: When no further one is begun, by `time.monotonic`; `None`: never.
         show: A cost as text.
     """
@@ -82,6 +82,7 @@ class Goal:
     budget: float
     sure: float
     builds: int
+    gain: float
     deadline: float | None
     show: Callable[[float], str]
 
@@ -211,19 +212,19 @@ def _proposals(
 
 def _wanted(state: _State, least: Chosen, most: Chosen) -> float:
     """The sum of layers' losses at which just as much is lost as may be."""
-    goal = state.goal
-    error = max((p.error for p in state.points if p.error < float("inf")), default=0.0)
+    goal, points = state.goal, state.points
+    error = max((p.error for p in points if p.error < float("inf")), default=0.0)
     spare = max(goal.sure, SPARE_ERRORS) * error
     aim = goal.budget - min(spare, MOST_SPARE * goal.budget)
-    near = state.points[-1].loss if state.points else most.loss * FIRST_RATIO
-    loss = near
+    if not state.tried:
+        aim *= goal.gain
+    loss = points[-1].loss if points else most.loss
     for _ in range(5):  # the slope is that around the loss itself
-        slope = lost_per_loss(state.points, loss)
+        slope = lost_per_loss(points, loss)
         if slope is None:
-            return most.loss if not state.tried else state.tried[-1].chosen.loss * STEP
+            return most.loss
         loss = aim / slope
-    wanted = expected_for(state.points, loss, FIRST_RATIO)
-    return min(max(wanted, least.loss), most.loss)
+    return min(max(expected_for(points, loss), least.loss), most.loss)
 
 
 def _told(state: _State, i: int) -> str:

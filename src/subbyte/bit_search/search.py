@@ -25,13 +25,15 @@ from subbyte.graph.batch import in_chunks
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.output_loss import divergences
 from subbyte.placement.simulation import Simulation
-from subbyte.recipe import Recipe
+from subbyte.recipe import Recipe, choice
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils import files
 from subbyte.utils.progress import Progress
 
 T = TypeVar("T")
 CACHE = "search.json"
+# How many times as much is lost by what is put together as by what is built.
+TUNED, UNTUNED = 6.0, 1.5
 log = logging.getLogger("subbyte")
 
 
@@ -66,6 +68,7 @@ class Asked:
         judges: How a configuration is judged.
         show: A cost as text.
         folder: Where what is finished is kept, so that a killed search goes on; `None`: nowhere.
+        shared: Where what was measured of layers is kept for other searches; `None`: nowhere.
         progress: Shows how far it is.
     """
 
@@ -78,6 +81,7 @@ class Asked:
     show: Callable[[float], str]
     folder: Path | None
     progress: Progress
+    shared: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +119,19 @@ def run(asked: Asked) -> Found | None:
     units = bench.units()
     confidence = asked.search.confidence
     sure = 0.0 if confidence is None else NormalDist().inv_cdf(confidence)
-    goal = loop.Goal(asked.budget, sure, asked.search.builds, deadline, asked.show)
+    gain = TUNED if is_tuned(asked.base) else UNTUNED
+    goal = loop.Goal(asked.budget, sure, asked.search.builds, gain, deadline, asked.show)
     tried, best = loop.search(units, bench, goal, bench.first())
     if best is None:
         return None
     recipe = bench.recipe(best.chosen)
     return Found(recipe, bench.simulation(best.chosen), best, tried, units, bench.measured)
+
+
+def is_tuned(recipe: Recipe) -> bool:
+    """Whether a recipe's method trains the network after its layers are solved."""
+    name, options = choice(recipe.method)
+    return name == "subbyte" and options.get("steps") != 0
 
 
 class _Bench:
@@ -142,11 +153,7 @@ class _Bench:
         self._solved: sensitivity.Solved | None = None
         self._loss: Callable[[Simulation], float] | None = None
         self._built_ones: dict[tuple[Option, ...], Simulation] = {}
-        if "sensitivity" in self.kept:
-            self.measured = sensitivity.read(self.kept["sensitivity"])
-        else:
-            self.measured = self._measure()
-            self._keep(sensitivity=self.measured.as_dict())
+        self.measured = self._known() or self._measure()
 
     def units(self) -> list[Unit]:
         """What is decided."""
@@ -202,7 +209,8 @@ class _Bench:
             self.kept["assembled"][key] = [loss, paired.lost, paired.error]
             self._keep()
             log.info("put together: sum %.4g, loss %.4g, lost %.4f", chosen.loss, loss, paired.lost)
-        return Point(chosen.loss, *self.kept["assembled"][key], built=False)
+        loss, lost, error = self.kept["assembled"][key]
+        return Point(chosen.loss, loss, lost, error, built=False)
 
     def tried(self, chosen: Chosen, told: str) -> loop.Tried:
         """Build a configuration by its recipe, and measure it."""
@@ -253,6 +261,23 @@ class _Bench:
             resume=resume,
         )
 
+    def _known(self) -> sensitivity.Sensitivity | None:
+        """What was measured of the layers before, in this search or another one of the run."""
+        path = self._measured_path
+        if path is None or not path.is_file():
+            return None
+        return sensitivity.read(json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def _measured_path(self) -> Path | None:
+        folder = self.asked.shared or self.folder
+        if folder is None:
+            return None
+        asked = self.asked.search
+        work = [self.asked.base.as_dict(), asked.weights, asked.activation_widths]
+        text = json.dumps([*work, asked.objective == "latency"])
+        return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
     def _measure(self) -> sensitivity.Sensitivity:
         asked = self.asked
         found, self._solved = sensitivity.measure(
@@ -264,6 +289,10 @@ class _Bench:
             asked.progress,
             asked.judges.loss,
         )
+        path = self._measured_path
+        if path is not None:
+            files.make_folder(path.parent)
+            files.write_text(path, json.dumps(found.as_dict()))
         return found
 
     def _output_loss(self, simulation: Simulation) -> float:

@@ -193,7 +193,7 @@ def measure(
     solved = Solved(
         float_model, placement, params, {x.tensor.key: x.found for x in layers}, narrower
     )
-    tried = sum(len(own) for own in [*specs.values(), *narrower.values()])
+    tried = sum(map(len, specs.values())) + sum(map(len, narrower.values()))
     run = _Losses(float_model, _judging(batches, float_model, tried), loss)
     run.base = run.of(solved.simulation({}))
     measured = [_weight(x, solved, run) for x in progress.track(layers, "measuring layers")]
