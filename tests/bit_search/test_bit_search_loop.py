@@ -71,6 +71,7 @@ def test_a_handful_of_builds_comes_near_the_cheapest(ratio: float, slope: float)
     assert best.cost <= 1.12 * optimum.cost
 
 
+@pytest.mark.slow
 def test_what_is_measured_with_noise_is_not_taken_at_its_word() -> None:
     budget, missed = 0.005, 0
     for seed in range(10):

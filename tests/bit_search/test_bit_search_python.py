@@ -99,6 +99,7 @@ def test_a_score_of_another_shape_is_refused(digits: Any) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_time_limit_that_passes_at_once_is_missed(digits: Any) -> None:
     model, calibration, evaluation = digits
     with pytest.raises(BudgetMissedError, match="passed before any configuration"):

@@ -81,7 +81,7 @@ def run(
 
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         if max_drop is not None:
-            chosen = [f"variants.small.search.max_drop={max_drop}", *chosen]
+            chosen.insert(0, f"variants.small.search.max_drop={max_drop}")
             only = only or ["small"]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
@@ -375,8 +375,7 @@ def _guarded() -> Iterator[None]:
             yield
     except SubbyteError as error:
         typer.echo(" ".join(str(error).split()), err=True)
-        missed = isinstance(error, BudgetMissedError)
-        raise typer.Exit(MISSED if missed else BAD_INPUT) from None
+        raise typer.Exit(MISSED if isinstance(error, BudgetMissedError) else BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; what is finished is kept", err=True)
         raise typer.Exit(INTERRUPTED) from None

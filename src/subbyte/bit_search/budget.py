@@ -107,7 +107,13 @@ def sentence(found: Mapping[str, Any], search: Search, unit: str = "points") -> 
 
 
 def asked_for(budget: float, search: Search, unit: str = "points") -> str:
-    """The budget as text."""
+    """The budget as text.
+
+    Args:
+        budget: In the metric's own units.
+        search: What is asked for.
+        unit: Of what is lost.
+    """
     factor = 100.0 if unit == "points" else 1.0
     text = f"{factor * budget:.3g}"
     if search.relative:

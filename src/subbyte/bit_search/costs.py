@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,7 @@ from subbyte.placement.simulation import Simulation
 
 FLOAT_BITS = 32
 SCALE_BYTES = 4 + 1  # of a channel: its scale and its zero point
-# How many tensors of whole bits a file stores for a width, each with nodes of its own: 3 = 2 + 1.
-PARTS = {2: 1, 3: 2, 4: 1, 5: 2, 6: 2, 7: 3, 8: 0}
-PART_BYTES = 250  # of the nodes of each of them
+UNPACKING_BYTES = 130  # of the nodes and constants that unpack a weight, about
 
 
 def weight_bytes(count: int, channels: int, bits: int | None) -> int:
@@ -34,12 +33,8 @@ def weight_bytes(count: int, channels: int, bits: int | None) -> int:
     """
     if bits is None:
         return count * FLOAT_BITS // 8
-    forms = [
-        math.ceil(count * wide / 8) + parts * PART_BYTES
-        for wide, parts in PARTS.items()
-        if wide >= bits
-    ]
-    return min(forms) + channels * SCALE_BYTES
+    packed = [math.ceil(count * wide / 8) + UNPACKING_BYTES + channels for wide in range(bits, 8)]
+    return min([*packed, count]) + channels * SCALE_BYTES
 
 
 def layer_multiply_adds(float_model: FloatModel, args: tuple[Any, ...]) -> dict[str, float]:
@@ -86,10 +81,15 @@ class _Counter(fx.Interpreter):
         return float(output.numel() * first.shape[-1])
 
 
-def packed_bytes(size: int, quantized: Simulation) -> int:
-    """A file's size, were each weight stored in as many bits as it has, not in 4 or 8."""
+def file_bytes(path: Path, quantized: Simulation) -> int:
+    """A file's size, were each weight stored in as many bits as it has, not in 4 or 8.
+
+    Args:
+        path: The file.
+        quantized: The model that it is of.
+    """
     saved = 0.0
     for tensor, _ in quantized.weights():
         bits = tensor.spec.bits
         saved += quantized.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
-    return round(size - saved)
+    return round(path.stat().st_size - saved)

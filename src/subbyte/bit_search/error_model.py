@@ -32,7 +32,7 @@ class Point:
     built: bool = True
 
 
-def lost_per_loss(points: Sequence[Point], near: float) -> float | None:
+def lost_per_loss(points: Sequence[Point], near: float, optimism: float = 0.0) -> float | None:
     """How much of the metric goes with a unit of the output loss, around a loss.
 
     Tuned networks lose less of the metric with the same loss than others: what is put together says
@@ -41,6 +41,7 @@ def lost_per_loss(points: Sequence[Point], near: float) -> float | None:
     Args:
         points: What was measured.
         near: The loss; points far from it count less.
+        optimism: Standard errors by which it is taken to be less, but to a fourth at most.
 
     Returns:
         `None` where nothing says so, or nothing is lost.
@@ -52,7 +53,10 @@ def lost_per_loss(points: Sequence[Point], near: float) -> float | None:
         lost = max(point.lost, LEAST_ERRORS * point.error)  # that nothing is lost is chance
         over += weight * lost * point.loss
         under += weight * point.loss * point.loss
-    return over / under if under > 0 and over > 0 else None
+    if not under > 0 or not over > 0:
+        return None
+    slope = over / under
+    return max(slope - optimism / math.sqrt(under), slope / 4)
 
 
 def expected_for(points: Sequence[Point], loss: float) -> float:

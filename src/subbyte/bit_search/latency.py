@@ -122,9 +122,10 @@ class _Owners:
             if name in seen:
                 continue
             seen.add(name)
-            for weight, layer in self.weights.items():
-                if name in self.initializers and re.search(rf"(^|_){weight}(_|$)", _plain(name)):
-                    return layer
+            if name in self.initializers:
+                fitting = [w for w in self.weights if f"_{w}_" in f"_{_plain(name)}_"]
+                if fitting:  # conv1 is at the end of block1.conv1 too
+                    return self.weights[max(fitting, key=len)]
             if name in self.made:
                 stack += self.made[name].input
         return None

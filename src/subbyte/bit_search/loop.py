@@ -20,6 +20,9 @@ ASSEMBLED = (1.0, 0.25, 0.06)  # shares of the loss of the cheapest one at which
 SPARE_ERRORS = 0.5  # standard errors by which less is lost than the budget, where that can be
 MOST_SPARE = 0.5  # of the budget
 SHARES = (0.5, 0.75, 0.25, 0.9)  # of the way between what is good and what is not, in logarithms
+# Standard errors by which less is taken to be lost where the next configuration is chosen: one that
+# loses too much says more of what is between than another one that loses little.
+OPTIMISM = 1.0
 TINY = 1e-9
 ENOUGH = 0.004  # share of the cost below which a cheaper configuration is not worth a build
 
@@ -220,7 +223,7 @@ def _wanted(state: _State, least: Chosen, most: Chosen) -> float:
         aim *= goal.gain
     loss = points[-1].loss if points else most.loss
     for _ in range(5):  # the slope is that around the loss itself
-        slope = lost_per_loss(points, loss)
+        slope = lost_per_loss(points, loss, OPTIMISM)
         if slope is None:
             return most.loss
         loss = aim / slope

@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from subbyte import api
 from subbyte.bit_search import budget
 from subbyte.bit_search import search as searching
-from subbyte.bit_search.costs import packed_bytes
-from subbyte.bit_search.settings import SearchRecipe, read_recipe, shown
+from subbyte.bit_search.costs import file_bytes
+from subbyte.bit_search.settings import WEIGHTS, SearchRecipe, read_recipe, shown
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.batch import are_images
@@ -64,11 +64,18 @@ def search(
     *,
     max_drop: float,
     score: Score | None = None,
+    objective: str = "size",
+    relative: bool = False,
+    weights: Sequence[int] = WEIGHTS,
+    activations: Sequence[int] | None = None,
+    confidence: float | None = None,
+    time_limit: float | None = None,
+    builds: int = 6,
+    seed: int = 0,
     runtimes: Sequence[str] = ("onnxruntime",),
     recipe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
-    **asked: Any,
 ) -> SearchResult:
     """Find the smallest model that loses at most so much; `model` is left as it is.
 
@@ -82,23 +89,41 @@ def search(
         max_drop: What may be lost: points of top-1, or so much of the mean of `score`.
         score: From a batch's outputs and targets to a number for each image, of which more is
             better; `None`: top-1 by integer labels.
+        objective: "size", the bytes of the file, or "bits", multiply-adds × bits of weights × bits
+            of activations.
+        relative: `max_drop` is in per cent of the float model's metric.
+        weights: The bits that a layer's weight may have.
+        activations: The bits that activations may have; `None`: 8, and with "bits" 2 to 8.
+        confidence: One-sided confidence with which the budget must hold; `None`: what is measured
+            must be within it.
+        time_limit: Minutes after which no further configuration is built.
+        builds: How many configurations are built at most.
+        seed: Of the split of the images.
         runtimes: Where the file is confirmed; empty: in simulation.
         recipe: Fields of a recipe that hold for all configurations; overrides of bits are pins.
         progress: Shows how far it is.
         resume: A folder in which what is finished is kept, so that a search goes on.
-        **asked: `objective`, `relative`, `weights`, `activations`, `confidence`, `time_limit`,
-            `builds` and `seed`, as the keys of `search` in an experiment.
 
     Raises:
         SubbyteError: As of `quantize`; something asked for is wrong; there are no labels, or too
             few images.
         BudgetMissedError: The time passed before anything was built.
     """
-    fields = {**(recipe or {}), "search": {"max_drop": max_drop, **asked}}
-    read = read_recipe(fields)
-    assert isinstance(read, SearchRecipe)
-    if read.search.objective == "latency":
+    if objective == "latency":
         raise SubbyteError("the objective latency is one of experiments: use subbyte run")
+    asked = {
+        "max_drop": max_drop,
+        "objective": objective,
+        "relative": relative,
+        "weights": list(weights),
+        "activations": None if activations is None else list(activations),
+        "confidence": confidence,
+        "time_limit": time_limit,
+        "builds": builds,
+        "seed": seed,
+    }
+    read = read_recipe({**(recipe or {}), "search": asked})
+    assert isinstance(read, SearchRecipe)
     for name in runtimes:
         runtimes_.runtime(name).version()
     module = api.module_of(model)
@@ -245,7 +270,7 @@ def _bytes(simulation: Simulation, batches: ArgumentsOf) -> float:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx.export(simulation, path, next(iter(batches)), None)
-        return float(packed_bytes(path.stat().st_size, simulation))
+        return float(file_bytes(path, simulation))
 
 
 def _runs(

@@ -21,7 +21,13 @@ def override_of(recipe: Recipe, layer: str) -> Override:
 
 
 def weight_widths(recipe: Recipe, layer: str, search: Search) -> tuple[int, ...]:
-    """The bits that a layer's weight may have: those of the search, or the one of its pin."""
+    """The bits that a layer's weight may have: those of the search, or the one of its pin.
+
+    Args:
+        recipe: What holds for all configurations.
+        layer: The layer's qualified name.
+        search: What is asked for.
+    """
     pin = override_of(recipe, layer)
     if search.objective == "latency":
         return (pin.weights or max(search.weights),)
@@ -141,8 +147,3 @@ def recipe_for(base: Recipe, units: Sequence[Unit], chosen: Chosen) -> Recipe:
     for pattern, override in base.overrides.items():
         overrides.setdefault(pattern, override.model_dump(exclude_unset=True))
     return Recipe(**{**base.as_dict(), "overrides": overrides})
-
-
-def bits_of(units: Sequence[Unit], chosen: Chosen) -> dict[str, int | None]:
-    """Layer → bits of its weight."""
-    return {u.name: o.weights for u, o in zip(units, chosen.options, strict=True)}

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from subbyte import targets
 from subbyte.errors import SubbyteError, unknown
 from subbyte.recipe import Recipe
-from subbyte.utils.validation import Checked, short, told
+from subbyte.utils.validation import Checked, gathered, refuse, short, told
 
 WEIGHTS = (2, 3, 4, 5, 6, 8)
 ALL_ACTIVATIONS = (2, 3, 4, 5, 6, 8)
@@ -147,8 +147,16 @@ def read_recipe(fields: dict[str, Any]) -> Recipe:
     asked = fields["search"]
     if not isinstance(asked, dict | Search):
         raise SubbyteError(f"search is {short(asked)}: give a mapping, as {{max_drop: 0.5}}")
-    search = asked if isinstance(asked, Search) else Search(**{str(k): v for k, v in asked.items()})
+    faults: list[str] = []
+    search = asked if isinstance(asked, Search) else None
+    with gathered(faults, "search: "):
+        search = search or Search(**_named(asked))
+    refuse(faults)
     return SearchRecipe(**{**fields, "search": search})
+
+
+def _named(fields: dict[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in fields.items()}
 
 
 def shown(objective: str) -> Callable[[float], str]:

@@ -53,6 +53,7 @@ def test_the_metric_is_pycocotools_own() -> None:
     assert found.images == 40
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_aps_on_images_drawn_again() -> None:
     truth, first, second = scene(1)
     generator = np.random.default_rng(5)
