@@ -148,9 +148,8 @@ def read_recipe(fields: dict[str, Any]) -> Recipe:
     if not isinstance(asked, dict | Search):
         raise SubbyteError(f"search is {short(asked)}: give a mapping, as {{max_drop: 0.5}}")
     faults: list[str] = []
-    search = asked if isinstance(asked, Search) else None
     with gathered(faults, "search: "):
-        search = search or Search(**_named(asked))
+        search = asked if isinstance(asked, Search) else Search(**_named(asked))
     refuse(faults)
     return SearchRecipe(**{**fields, "search": search})
 
