@@ -14,6 +14,7 @@ from subbyte.version import __version__
 if TYPE_CHECKING:
     from subbyte import detection
     from subbyte.api import export, layers, load, quantize, save
+    from subbyte.bit_search.python import search
     from subbyte.recipe import Recipe
     from subbyte.tasks.evaluation import evaluate
     from subbyte.tasks.verification import verify
@@ -29,6 +30,7 @@ else:
             "load": "subbyte.api",
             "quantize": "subbyte.api",
             "save": "subbyte.api",
+            "search": "subbyte.bit_search.python",
             "verify": "subbyte.tasks.verification",
         },
     )
@@ -44,6 +46,7 @@ __all__ = [
     "load",
     "quantize",
     "save",
+    "search",
     "verify",
 ]
 

@@ -86,7 +86,7 @@ def quantize(
     started = time.perf_counter()
     recipe, progress = recipe or Recipe(), progress or Silent()
     check_recipe(recipe)
-    model = _module(model)
+    model = module_of(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
     if outputs is not None:
         model = raw_detector(model, outputs, preprocessing)
@@ -117,7 +117,7 @@ def capture(
     Raises:
         SubbyteError: It cannot be captured.
     """
-    model = _module(model)
+    model = module_of(model)
     regions = regions_of(model) if regions is None else regions
     float_model = capture_model(model, args, regions)
     loss = output_loss(model, float_model.region_names)
@@ -155,10 +155,7 @@ def quantize_captured(
     )
     name, options = _method(recipe)
     captured = float_model
-    if recipe.equalize:
-        float_model = equalized(float_model)
-    elif recipe.balance and recipe.per_channel and recipe.activations is not None:
-        float_model = with_like_channels(float_model, batches, progress)
+    float_model = prepared(float_model, batches, recipe, progress)
     placement = place(float_model, recipe, targets.hints())
     if resume is not None:
         claim(resume, _work(captured, recipe, next(iter(batches))))
@@ -173,6 +170,24 @@ def quantize_captured(
     simulation.metadata = _metadata(recipe) | {"method": name}
     simulation.output_types = float_model.output_types
     return simulation
+
+
+def prepared(
+    float_model: FloatModel, batches: ArgumentsOf, recipe: Recipe, progress: Progress
+) -> FloatModel:
+    """The model with its channels equalized or balanced, as a recipe asks for.
+
+    Args:
+        float_model: The model, which stays as it is.
+        batches: The calibration images.
+        recipe: What is asked for.
+        progress: Shows how far it is.
+    """
+    if recipe.equalize:
+        return equalized(float_model)
+    if recipe.balance and recipe.per_channel and recipe.activations is not None:
+        return with_like_channels(float_model, batches, progress)
+    return float_model
 
 
 def unquantized(float_model: FloatModel) -> Simulation:
@@ -253,7 +268,7 @@ def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
         SubbyteError: `path` is missing, is not such a file, or is of an earlier version, or `model`
             is not the one it was made from.
     """
-    saved, model = saved_file.read(Path(path)), _module(model)
+    saved, model = saved_file.read(Path(path)), module_of(model)
     recipe = Recipe(**saved.metadata["recipe"])
     sentence = saved.metadata.get("detector")
     if sentence is not None and not isinstance(model, RawDetector):
@@ -354,7 +369,7 @@ def _simulation(quantized: nn.Module) -> Simulation:
     return quantized
 
 
-def _module(model: object) -> nn.Module:
+def module_of(model: object) -> nn.Module:
     """The user's module, or that of an ONNX file."""
     if isinstance(model, str | Path) and is_onnx(model):
         from subbyte.models.onnx.load import load_onnx  # onnx takes a while to import

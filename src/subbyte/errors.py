@@ -10,6 +10,10 @@ class SubbyteError(Exception):
     """Bad input, in one sentence: what was wrong, and what would be right."""
 
 
+class BudgetMissedError(SubbyteError):
+    """A search ended without anything that is within its budget; what was found is kept."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     """The error for a name that is not in a table, with the nearest name that is.
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from subbyte.app import compare_command
+from subbyte.app import compare_command, sensitivity_command
 from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
@@ -24,6 +24,7 @@ from subbyte.app.options import (
     Classes,
     Device,
     Json,
+    MaxDrop,
     ModelName,
     OutputsYaml,
     Quiet,
@@ -32,6 +33,7 @@ from subbyte.app.options import (
     Weights,
 )
 from subbyte.app.printing import print_json, print_notes, print_table
+from subbyte.errors import BudgetMissedError
 from subbyte.utils.collector import importing
 from subbyte.utils.cores import limit_openmp, usable
 from subbyte.version import __version__
@@ -61,6 +63,7 @@ def run(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder (default: runs/NAME/TIME).")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
+    max_drop: MaxDrop = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     workers: Workers = 1,
@@ -76,12 +79,15 @@ def run(
         from subbyte.app import arguments, experiment
 
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
+        if max_drop is not None:
+            chosen.insert(0, f"variants.small.search.max_drop={max_drop}")
+            only = only or ["small"]
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
         check_elsewhere(workers, ray)
         with importing():
             from subbyte.app import runner
-            from subbyte.app.report.tables import run_table
+            from subbyte.app.report.tables import run_table, searches_missed
 
         folder, results = runner.run(
             loaded,
@@ -98,6 +104,8 @@ def run(
             print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
         end_with(results, folder)
+        if missed := searches_missed(results):
+            raise BudgetMissedError("; ".join(missed))
 
 
 @app.command()
@@ -321,6 +329,7 @@ def inspect(
 
 
 app.add_typer(compare_command.app)
+app.add_typer(sensitivity_command.app)
 
 
 @app.command("models")

@@ -13,7 +13,7 @@ import numpy as np
 from subbyte.app.right import Right, read_images, read_keys
 from subbyte.errors import SubbyteError
 from subbyte.tasks.metrics.coco import Matched
-from subbyte.tasks.metrics.paired import Change, ap_change, paired, share_change
+from subbyte.tasks.metrics.comparison import Change, ap_change, paired, share_change
 from subbyte.utils.progress import Progress, Silent
 
 SIMULATION, FLOAT = "simulation", "float"

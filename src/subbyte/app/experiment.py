@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from subbyte import targets
+from subbyte.bit_search.settings import read_recipe
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
 from subbyte.models import ModelConfig
@@ -256,7 +257,7 @@ def _variant(name: str, fields: Any) -> Recipe:
         return fields
     faults: list[str] = []
     with gathered(faults, f"variants.{name}: "):
-        return Recipe(**{str(key): value for key, value in (fields or {}).items()})
+        return read_recipe({str(key): value for key, value in (fields or {}).items()})
     raise FaultsError(*faults)
 
 

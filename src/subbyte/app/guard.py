@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import typer
 
-from subbyte.errors import SubbyteError
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.progress import Progress, Silent
 
-OK, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAULT, BAD_INPUT, MISSED, INTERRUPTED = 0, 1, 2, 3, 130
 FELL = 1  # of `compare`: a metric fell by more than was allowed
 CTRL_C = CtrlC()
 
@@ -25,7 +25,7 @@ def guarded() -> Iterator[None]:
             yield
     except SubbyteError as error:
         typer.echo(" ".join(str(error).split()), err=True)
-        raise typer.Exit(BAD_INPUT) from None
+        raise typer.Exit(MISSED if isinstance(error, BudgetMissedError) else BAD_INPUT) from None
     except KeyboardInterrupt as interrupt:
         said = " ".join(map(str, interrupt.args)) or "interrupted; what is finished is kept"
         typer.echo(said, err=True)

@@ -27,3 +27,6 @@ OutputsYaml = Annotated[
     str | None,
     typer.Option("--outputs", metavar="YAML", help="As '{form: decoded}', or a YAML file."),
 ]
+MaxDrop = Annotated[
+    float | None, typer.Option(help="Points: search for the smallest variant that loses no more.")
+]

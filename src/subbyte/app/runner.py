@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from subbyte import api
+from subbyte.app import searching
 from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
@@ -21,6 +22,7 @@ from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
 from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
+from subbyte.bit_search.settings import SearchRecipe
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
 from subbyte.data.keys import image_keys
@@ -69,6 +71,7 @@ def run(
     """
     progress = progress or Silent()
     setup = set_up(experiment, only, progress)
+    searching.check_split(setup)
     with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
         for sentence in [*folder.changes, f"results in {folder.path}"]:
             tell(sentence)
@@ -163,7 +166,14 @@ def run_variant(
         run_float(setup, folder, progress)
     recipe, task = setup.experiment.variants[name], setup.task
     log.info("variant %s: %s", name, recipe.as_dict())
-    quantized = _quantize(recipe, setup, progress, folder.unfinished_path(name))
+    searched = None
+    if isinstance(recipe, SearchRecipe):
+        asked = recipe
+        searched = searching.search_variant(asked, name, folder, setup, progress)
+        recipe, quantized = searched.recipe, searched.simulation
+        quantized.metadata |= _metadata(setup)
+    else:
+        quantized = _quantize(recipe, setup, progress, folder.unfinished_path(name))
     calibrated = _clipped_in_calibration(quantized, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         path = part / "model.onnx"
@@ -186,6 +196,11 @@ def run_variant(
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)
         notes = [clipped, *warnings_of(quantized.reported), *found.notes]
+        if searched is not None:
+            paths = deployed.paths
+            entry["search"] = searching.confirm(asked, paths, quantized, folder, setup, progress)
+            notes += [f"{key}: {x['sentence']}" for key, x in entry["search"]["confirmed"].items()]
+            searching.write_found(part, searched)
         entry["notes"] = [note for note in notes if note]
         _write_json(part / "variant.json", entry)
     folder.forget_unfinished(name)

@@ -44,6 +44,7 @@ class Options(Checked):
         positions: Rows taken of each, at least.
         steps: Of the tuning; `None`: 120, or as many as look at 64 million pixels or as take 10¹³
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller.
+        longer: How many times as many steps, where `steps` is not given.
         batch: Images in a step.
         integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
             more; 0: they stay.
@@ -59,6 +60,7 @@ class Options(Checked):
     images: int = Field(1024, ge=1)
     positions: int = Field(16, ge=1)
     steps: int | None = Field(None, ge=0)
+    longer: float = Field(1.0, gt=0)
     batch: int = Field(32, ge=1)
     integers: float = Field(0.02, ge=0, le=1)
     features: float = Field(100.0, ge=0)
@@ -113,7 +115,8 @@ def tuning_of(options: Options, data: TuningData) -> Tuning:
     steps, share = options.steps, 1.0
     if steps is None:
         steps = steps_for(data.pixels, data.multiply_adds, options.batch)
-        share = (steps / STEPS) ** FEWER
+        steps = max(1, round(options.longer * steps))
+        share = min(1.0, steps / STEPS) ** FEWER
     rates = Rates(integers=options.integers * share).times(share)
     # The first factor is too much for few steps.
     factors = RATE_FACTORS if share == 1 else RATE_FACTORS[1:]

@@ -12,12 +12,14 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from subbyte.errors import unknown
+from subbyte.errors import SubbyteError, unknown
 from subbyte.targets import module, names
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.progress import Progress
 
 Rewrite = Callable[[ir.Model], None]  # changes a graph in place
+# From a file, threads and one batch to what each node takes, in milliseconds.
+NodeTimes = Callable[[Path, int, tuple[np.ndarray, ...]], Mapping[str, float]]
 Run = Callable[[Any], Any]  # from a batch's inputs to what a model gives for them
 WARM_UP, RUNS, SECONDS = 5, 50, 3.0
 
@@ -60,6 +62,18 @@ def runtime(name: str) -> Runtime:
         raise unknown("runtime", name, names())
     loaded: Runtime = module(name)
     return loaded
+
+
+def node_times(name: str) -> NodeTimes:
+    """How a runtime profiles a file.
+
+    Raises:
+        SubbyteError: It does not.
+    """
+    found: NodeTimes | None = getattr(runtime(name), "node_times", None)
+    if found is None:
+        raise SubbyteError(f"{name} has no profile of a file: take another runtime")
+    return found
 
 
 def rewrites(name: str | None) -> Sequence[Rewrite]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ REWRITES = (
     pack,
     rename_output,
 )
+PROFILED = 30  # runs of a profile
 LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}
 ATTENTION = "Subgraph"  # a kernel of several operators, as of both products of attention
 
@@ -96,6 +98,24 @@ class OpenVinoSession:
         return count
 
 
+def node_times(path: Path, threads: int, inputs: tuple[np.ndarray, ...]) -> dict[str, float]:
+    """Node → median time in milliseconds, by OpenVINO's own counters.
+
+    Args:
+        path: The file.
+        threads: On how many it runs.
+        inputs: One batch.
+    """
+    compiled = _compile(path, threads, PERF_COUNT=True)
+    request = compiled.create_infer_request()
+    found: dict[str, list[float]] = {}
+    for _ in range(PROFILED):
+        request.infer(list(inputs))
+        for info in request.profiling_info:
+            found.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1000)
+    return {name: median(times) for name, times in found.items()}
+
+
 def load(path: Path, threads: int) -> OpenVinoSession:
     """Load an ONNX file to run on `threads` threads.
 
@@ -110,7 +130,7 @@ def version() -> str:
     return str(imported("openvino").__version__)
 
 
-def _compile(path: Path, threads: int) -> Any:
+def _compile(path: Path, threads: int, **more: Any) -> Any:
     openvino = imported("openvino")
     core = openvino.Core()
     settings = {
@@ -122,6 +142,7 @@ def _compile(path: Path, threads: int) -> Any:
         "INFERENCE_PRECISION_HINT": "f32",
         # Otherwise the inputs of linear layers whose weights alone are quantized are so as well.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        **more,
     }
     try:
         return core.compile_model(core.read_model(str(path)), "CPU", settings)

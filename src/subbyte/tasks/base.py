@@ -19,6 +19,7 @@ from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.base import Run, Session
+from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils.progress import Progress
 
 
@@ -197,6 +198,15 @@ class Task(Protocol):
 
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """The same for a file of which outputs cannot be made."""
+        ...
+
+    def paired(self, reference: Any, outputs: Any) -> Paired:
+        """The primary metric of two outputs for the same images, and the error of what is lost.
+
+        Args:
+            reference: Of the model that is compared with.
+            outputs: Of the other one.
+        """
         ...
 
     def compare(self, simulated: Any, outputs: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as targets_
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
 from subbyte.tasks.metrics import classification as metrics
+from subbyte.tasks.metrics.paired import Paired, paired_shares
 from subbyte.utils.progress import Progress
 
 NAME = "classification"
@@ -93,6 +94,10 @@ class Classification:
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """Every file of a classifier gives logits."""
         raise AssertionError("a classifier's outputs are its file's")
+
+    def paired(self, reference: metrics.Logits, outputs: metrics.Logits) -> Paired:
+        """top-1 of two outputs for the same images."""
+        return paired_shares(*(metrics.right(its)["top1"] for its in (reference, outputs)))
 
     def compare(self, simulated: metrics.Logits, outputs: metrics.Logits) -> dict[str, Any]:
         """The share of images with the same top-1, and the largest difference of a logit."""

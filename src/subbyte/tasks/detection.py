@@ -43,6 +43,8 @@ from subbyte.tasks.detector_runs import (
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
 from subbyte.tasks.metrics.changes import changes
+from subbyte.tasks.metrics.coco_resampled import paired_ap
+from subbyte.tasks.metrics.paired import Paired
 from subbyte.tasks.metrics.raw_noise import raw_noise
 from subbyte.tasks.scenes import draw_scenes
 from subbyte.utils.progress import Progress
@@ -140,6 +142,12 @@ class Detection:
             "AP is not measured in the runtimes, because export.postprocess is false and how "
             f"{type(self.module).__name__} makes boxes of its raw outputs is not known"
         ]
+
+    def paired(
+        self, reference: metrics.DetectionOutputs, outputs: metrics.DetectionOutputs
+    ) -> Paired:
+        """AP of two outputs for the same images, by the bootstrap."""
+        return paired_ap(reference, outputs, self.data.evaluation.objects, self.data.classes)
 
     def compare(
         self, simulated: metrics.DetectionOutputs, outputs: metrics.DetectionOutputs

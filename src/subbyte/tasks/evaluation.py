@@ -18,7 +18,7 @@ from subbyte.detectors import try_out
 from subbyte.detectors.raw_outputs import raw_detector
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.float_model import device_of
-from subbyte.methods.common.output_loss import check_logits
+from subbyte.methods.common.label_loss import check_logits
 from subbyte.targets import base as targets
 from subbyte.targets import names
 from subbyte.targets.onnx import export as onnx

@@ -51,6 +51,17 @@ def run_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def searches_missed(results: dict[str, Any]) -> list[str]:
+    """A sentence for each variant that is not within the budget of its search."""
+    sentences = []
+    for entry in results["variants"]:
+        confirmed = entry.get("search", {}).get("confirmed", {})
+        wrong = [f"{key}: {x['sentence']}" for key, x in confirmed.items() if not x["met"]]
+        if wrong:
+            sentences.append(f"{entry['name']}: {'; '.join(wrong)}")
+    return sentences
+
+
 def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[PlacedLayer]) -> None:
     """Write `layers.csv`: each quantized tensor, then the layers left in float, and why.
 

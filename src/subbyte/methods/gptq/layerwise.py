@@ -16,16 +16,15 @@ from subbyte.graph.float_model import FloatModel, parameter_name
 from subbyte.methods.common.activation_cache import of_regions_before
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.resume import keep, restore
-from subbyte.methods.common.samples import Geometry, as_matrices, as_weight, geometry_of
+from subbyte.methods.common.samples import Geometry, as_matrices, geometry_of
 from subbyte.methods.common.store import Store
 from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, Sampling, collect_samples
 from subbyte.methods.gptq.order import LayerOrder, Operand
 from subbyte.methods.gptq.region_values import RegionValues
 from subbyte.methods.gptq.row_weights import row_weights
 from subbyte.methods.gptq.solution import LayerSolution, solve_layer
-from subbyte.methods.gptq.solve import GroupedQParams
-from subbyte.numerics import ranges
-from subbyte.numerics.qparams import QuantParams, TensorQParams, dequantize, weight_of_signed
+from subbyte.methods.gptq.tensor_params import chosen_qparams, params_of_solution
+from subbyte.numerics.qparams import QuantParams, dequantize
 from subbyte.placement.placement import PlacedLayer, Placement, QuantizedTensor
 from subbyte.placement.simulation import Simulation, float_weight, simulate
 from subbyte.utils.allocator import give_back
@@ -200,14 +199,16 @@ def _solve(
             samples.held_out,
             sampled.matrices,
             rounded,
-            lambda weights: _chosen(tensor, weights),
+            lambda weights: chosen_qparams(tensor, weights),
             with_bias=bias is not None,
             one_scale=tensor.spec.axis is None,
         )
     found = QuantParams({tensor.key: before})
     if solution is not None:
         weight = simulation.weight(tensor)
-        found = QuantParams({tensor.key: _params(tensor, weight, solution, sampled.geometry)})
+        found = QuantParams(
+            {tensor.key: params_of_solution(tensor, weight, solution, sampled.geometry)}
+        )
     if bias is not None and samples.train.count:
         best = samples.train.bias(rounded) if solution is None else solution.bias
         assert best is not None
@@ -244,28 +245,3 @@ def _take(simulation: Simulation, found: QuantParams) -> None:
 def _weight(placement: Placement, layer: PlacedLayer) -> QuantizedTensor:
     assert layer.weight is not None
     return placement.tensor(layer.weight)
-
-
-def _chosen(tensor: QuantizedTensor, weights: torch.Tensor) -> GroupedQParams:
-    """The scales and zero points that a tensor's own rule gives for (groups, inputs, outputs)."""
-    groups, _, outputs = weights.shape
-    spec = tensor.spec
-    rows = weights.transpose(1, 2).reshape(groups * outputs, -1)
-    sample = ranges.sample_of(rows if spec.axis is not None else rows.reshape(1, -1))
-    scale, zero_point = ranges.choose(tensor.rule.name, tensor.rule.options, sample, spec)
-
-    def grouped(value: torch.Tensor) -> torch.Tensor:
-        return value.expand(groups * outputs).reshape(groups, outputs).contiguous()
-
-    return GroupedQParams(grouped(scale), grouped(zero_point.to(scale.dtype)), spec.low, spec.high)
-
-
-def _params(
-    tensor: QuantizedTensor, weight: torch.Tensor, solution: LayerSolution, geometry: Geometry
-) -> TensorQParams:
-    """A solution as parameters of the layer's weight."""
-    scale, zero_point = solution.scale.reshape(-1), solution.zero_point.reshape(-1)
-    if tensor.spec.axis is None:
-        scale, zero_point = scale[:1], zero_point[:1]
-    signed = as_weight(solution.signed, weight, geometry)
-    return weight_of_signed(signed, scale, zero_point.to(torch.int32), tensor.spec)

@@ -1,4 +1,4 @@
-"""Two models on the same images: by how much a metric differs, and its 95 % interval."""
+"""How much lower a metric is for one model than for another on the same images."""
 
 from __future__ import annotations
 
@@ -8,164 +8,93 @@ from statistics import NormalDist
 
 import numpy as np
 
-from subbyte.tasks.metrics.coco import Matched
-
-RESAMPLES = 500  # of the images, for the interval of AP
-RECALLS = np.linspace(0, 1, 101)
-CONFIDENCE = 0.95
-
 
 @dataclass(frozen=True)
-class Change:
-    """A metric of two models on the same images.
+class Paired:
+    """Two models' metrics on the same images, as fractions.
 
     Attributes:
-        before: Of the first one, in [0, 1].
-        after: Of the second one.
-        low: Lower end of the 95 % interval of `after - before`.
-        high: Its upper end.
-        images: On how many images.
+        before: The metric of the one that is compared with.
+        after: That of the other one.
+        error: The standard error of their difference, over the choice of images.
+        images: On how many.
     """
 
     before: float
     after: float
-    low: float
-    high: float
+    error: float
     images: int
 
+    @property
+    def lost(self) -> float:
+        """How much lower it is."""
+        return self.before - self.after
 
-def share_change(before: np.ndarray, after: np.ndarray, confidence: float = CONFIDENCE) -> Change:
-    """Two shares of right answers (Bonett and Price 2012, adjusted for pairs).
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """In which what is lost lies, on both sides."""
+        half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.error
+        return self.lost - half, self.lost + half
 
-    Args:
-        before: (images,) bool, of the first model.
-        after: Of the second one, for the same images.
-        confidence: In (0, 1).
-    """
-    images = len(before)
-    lost = (np.count_nonzero(before & ~after) + 1) / (images + 2)
-    gained = (np.count_nonzero(after & ~before) + 1) / (images + 2)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    half = z * math.sqrt((lost + gained - (gained - lost) ** 2) / (images + 2))
-    low, high = gained - lost - half, gained - lost + half
-    return Change(float(before.mean()), float(after.mean()), max(-1.0, low), min(1.0, high), images)
+    def upper(self, confidence: float) -> float:
+        """What is lost at most, with this one-sided confidence."""
+        return self.lost + NormalDist().inv_cdf(confidence) * self.error
 
+    def images_to_decide(self, budget: float, confidence: float) -> int | None:
+        """On how many images `upper` would be within a budget, were as much lost on them.
 
-def ap_change(
-    before: Matched,
-    after: Matched,
-    *,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Change | None:
-    """Two mean average precisions; the interval is that of a bootstrap over images.
+        Args:
+            budget: As a fraction.
+            confidence: One-sided.
 
-    Args:
-        before: The first model's detections.
-        after: The second one's, on the same images in the same order.
-        confidence: In (0, 1).
-        seed: Of the choice of images.
-        resamples: How many choices of as many images, with replacement.
-
-    Returns:
-        `None` where there are no objects.
-    """
-    curves = [_Curves(matched) for matched in (before, after)]
-    whole = np.ones(before.images, np.int64)
-    values = [its.average(whole) for its in curves]
-    if values[0] is None or values[1] is None:
-        return None
-    chance = np.random.default_rng(seed)
-    changes = []
-    for _ in range(resamples):
-        chosen = chance.integers(0, before.images, before.images)
-        counts = np.bincount(chosen, minlength=before.images)
-        drawn = [its.average(counts) for its in curves]
-        if drawn[0] is not None and drawn[1] is not None:
-            changes.append(drawn[1] - drawn[0])
-    outside = (1 - confidence) / 2
-    low, high = np.quantile(changes, [outside, 1 - outside])
-    return Change(values[0], values[1], float(low), float(high), before.images)
+        Returns:
+            `None` where as much as the budget is lost already.
+        """
+        if self.lost >= budget:
+            return None
+        ratio = NormalDist().inv_cdf(confidence) * self.error / (budget - self.lost)
+        return max(self.images, math.ceil(self.images * ratio * ratio))
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """The detections of a class that count at some IoUs, the highest score first.
+def paired_shares(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Of images that are right or wrong, with the error of Agresti and Min (2005).
 
-    Attributes:
-        images: The image of each.
-        right: For each of these IoUs, the places of those that find an object.
-    """
-
-    images: np.ndarray
-    right: list[np.ndarray]
-
-
-class _Curves:
-    """Detections sorted once, for the AP of any choice of images."""
-
-    def __init__(self, matched: Matched) -> None:
-        bits = np.arange(matched.ious)[:, None]
-        self.classes: list[tuple[np.ndarray, list[_Curve]]] = []
-        for label in np.unique(matched.object_labels):
-            own = np.flatnonzero(matched.labels == label)
-            own = own[np.argsort(-matched.scores[own], kind="stable")]
-            found = (matched.found[own] >> bits & 1).astype(bool)
-            aside = (matched.set_aside[own] >> bits & 1).astype(bool)
-            curves = []
-            # At most IoUs the same ones are set aside, and counted together.
-            for mask in {row.tobytes(): row for row in aside}.values():
-                alike = (aside == mask).all(1)
-                right = [np.flatnonzero(row[~mask]) for row in found[alike]]
-                curves.append(_Curve(matched.image[own][~mask], right))
-            self.classes.append((matched.object_images[matched.object_labels == label], curves))
-
-    def average(self, counts: np.ndarray) -> float | None:
-        """The mean over classes and IoUs, each image counted so many times."""
-        values = []
-        for objects, curves in self.classes:
-            total = counts[objects].sum()
-            if not total:
-                continue
-            for curve in curves:
-                seen = counts[curve.images].cumsum()
-                for places in curve.right:
-                    right = counts[curve.images[places]].cumsum()
-                    values.append(_precision(right, seen[places], total))
-        return float(np.mean(values)) if values else None
-
-
-def _precision(right: np.ndarray, seen: np.ndarray, objects: int) -> float:
-    """The mean precision at 101 values of recall, as COCO computes it.
+    Half an image more is counted as lost and half a one as gained, and two images more in all, so
+    that few changes do not look like certainty.
 
     Args:
-        right: How many are right down to each that finds an object.
-        seen: How many there are.
-        objects: How many could be found.
+        before: Whether each image is right, boolean.
+        after: Likewise, for the other model.
     """
-    precision = right / np.maximum(seen, 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(right / objects, RECALLS)
-    return float(precision[places[places < len(precision)]].sum() / len(RECALLS))
+    n = len(before)
+    lost = float((before & ~after).sum()) + 0.5
+    gained = float((~before & after).sum()) + 0.5
+    total = n + 2
+    variance = (lost + gained - (lost - gained) ** 2 / total) / total**2
+    return Paired(float(before.mean()), float(after.mean()), math.sqrt(variance), n)
 
 
-def paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries of two lists of images' keys are of the same images: two index arrays.
+def paired_scores(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Of a number for each image, of which the metric is the mean.
 
-    An image that is there several times is paired with as many of the other ones.
+    Args:
+        before: (images,).
+        after: (images,), for the other model.
     """
-    numbered = [_numbered(keys) for keys in (first, second)]
-    places = {name: i for i, name in enumerate(numbered[1])}
-    pairs = [(i, places[name]) for i, name in enumerate(numbered[0]) if name in places]
-    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
-    return left, right
+    n = len(before)
+    difference = before.astype(np.float64) - after
+    spread = float(difference.std(ddof=1)) if n > 1 else math.inf
+    return Paired(float(before.mean()), float(after.mean()), spread / math.sqrt(n), n)
 
 
-def _numbered(keys: np.ndarray) -> list[tuple[int, int]]:
-    seen: dict[int, int] = {}
-    found = []
-    for key in keys.tolist():
-        seen[key] = seen.get(key, -1) + 1
-        found.append((key, seen[key]))
-    return found
+def paired_draws(before: float, after: float, draws: np.ndarray, images: int) -> Paired:
+    """Of a metric of all images together, of which the bootstrap (Efron 1979) gives the error.
+
+    Args:
+        before: The metric.
+        after: Likewise, for the other model.
+        draws: What is lost on images drawn with replacement, one number a draw.
+        images: On how many.
+    """
+    known = draws[np.isfinite(draws)]
+    error = float(known.std(ddof=1)) if len(known) > 1 else math.inf
+    return Paired(before, after, error, images)

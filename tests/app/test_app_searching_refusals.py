@@ -1,0 +1,56 @@
+"""What a search refuses, in one sentence each, before work begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from subbyte.app.experiment import Experiment
+from subbyte.errors import SubbyteError
+
+BASE: dict[str, Any] = {"model": {"name": "digits"}, "data": {"name": "digits"}}
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ({"search": {}}, "max_drop is missing"),
+        ({"search": {"max_drop": -1}}, "max_drop is -1"),
+        ({"search": {"max_drop": 0}}, "max_drop is 0"),
+        ({"search": {"max_drop": 100, "relative": True}}, "give less than 100"),
+        ({"search": {"max_drop": 1, "objective": "speed"}}, "objective"),
+        ({"search": {"max_drop": 1, "objective": "latency"}}, "has no runtime: give runtime"),
+        ({"search": {"max_drop": 1, "runtime": "onnxruntime"}}, "for the objective latency alone"),
+        (
+            {"search": {"max_drop": 1, "objective": "latency", "runtime": "onnx"}},
+            "unknown runtime 'onnx'",
+        ),
+        ({"search": {"max_drop": 1, "weights": [1]}}, "give a list of 2 to 8"),
+        ({"search": {"max_drop": 1, "weights": []}}, "give a list of 2 to 8"),
+        ({"search": {"max_drop": 1, "confidence": 0.4}}, "confidence is 0.4"),
+        ({"search": {"max_drop": 1, "time_limit": 0}}, "time_limit is 0"),
+        ({"search": {"max_drop": 1, "tolerance": 1}}, "tolerance"),
+        ({"search": 1}, "give a mapping, as {max_drop: 0.5}"),
+        ({"search": {"max_drop": 1}, "weights": 4}, "weights stands beside search"),
+        ({"search": {"max_drop": 1}, "activations": 4}, "give search.activations"),
+        ({"search": {"max_drop": 1}, "first_last": None}, "first_last stands beside search"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(variant: dict[str, Any], words: str) -> None:
+    with pytest.raises(SubbyteError, match=r"variants\.small") as caught:
+        Experiment(**BASE, variants={"small": variant})
+    assert words in str(caught.value)
+
+
+def test_a_search_is_read_back_from_what_is_written() -> None:
+    import yaml
+
+    from subbyte.app.experiment import dump
+
+    given = Experiment(
+        **BASE,
+        variants={"small": {"search": {"max_drop": 0.5, "weights": [2, 4]}, "ranges": "minmax"}},
+    )
+    again = Experiment(**yaml.safe_load(dump(given)))
+    assert again == given

@@ -1,0 +1,128 @@
+"""`subbyte.search` on the bundled digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import subbyte
+from subbyte import models
+from subbyte.data import open_data
+from subbyte.data.config import DataConfig
+from subbyte.errors import BudgetMissedError
+from subbyte.utils.progress import Silent
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+FAST = {"recipe": {"method": {"name": "subbyte", "steps": 0}}, "builds": 1, "weights": [2, 8]}
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Batches, Batches]:
+    spec = models.load(models.ModelConfig(name="digits"))
+    config = DataConfig(name="digits", calibration_images=64, evaluation_images=120)
+    data = open_data(config, spec.preprocessing, seed=0, batch_size=32, progress=Silent())
+    found = data.labelled(10, spec.classes)
+    both = [
+        [(batch["inputs"], torch.as_tensor(batch["targets"])) for batch in side]
+        for side in (found.calibration, found.evaluation)
+    ]
+    return spec.module.eval(), both[0], both[1]
+
+
+@pytest.mark.slow
+def test_a_search_gives_a_model_and_its_proof(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    found = subbyte.search(model, calibration, evaluation, max_drop=4, **FAST)
+    assert found.met
+    confirmed = found.confirmed["onnxruntime"]
+    assert confirmed["images"] == 60
+    assert confirmed["sentence"].endswith("asked for 4")
+    weights = {
+        row["layer"]: row["bits"]
+        for row in subbyte.layers(found.quantized)
+        if row["role"] == "weight"
+    }
+    assert weights == found.frontier[0]["weights"]
+    again = subbyte.quantize(model, calibration, found.recipe)
+    images = evaluation[0][0]
+    torch.testing.assert_close(again(images), found.quantized(images), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_score_of_ones_own_decides(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    seen: list[int] = []
+
+    def score(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(len(targets))
+        return outputs.log_softmax(1).gather(1, targets[:, None])[:, 0]
+
+    found = subbyte.search(
+        model, calibration, evaluation, max_drop=0.2, score=score, runtimes=(), **FAST
+    )
+    assert set(found.confirmed) == {"simulation"}
+    assert "of the score lost" in found.confirmed["simulation"]["sentence"]
+    assert sum(seen) >= 4 * 60
+    with torch.no_grad():
+        before = [model(x).log_softmax(1).gather(1, y[:, None])[:, 0] for x, y in evaluation]
+    # The mean over all is that over the two parts, each of half of the images.
+    part = found.confirmed["simulation"]["float_metric"], found.frontier[0]["float_metric"]
+    assert sum(part) / 2 == pytest.approx(float(torch.cat(before).mean()), rel=1e-4)
+
+
+def test_evaluation_without_labels_is_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match="has no targets"):
+        subbyte.search(model, calibration, [x for x, _ in evaluation], max_drop=1)
+
+
+def test_too_few_images_are_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match="32 are too few"):
+        subbyte.search(model, calibration, evaluation[:1], max_drop=1)
+
+
+def test_a_budget_above_the_metric_is_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match="the float model has only"):
+        subbyte.search(model, calibration, evaluation, max_drop=100)
+
+
+def test_a_score_of_another_shape_is_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match="return a number for each"):
+        subbyte.search(
+            model, calibration, evaluation, max_drop=1, score=lambda outputs, targets: outputs
+        )
+
+
+@pytest.mark.slow
+def test_a_time_limit_that_passes_at_once_is_missed(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(BudgetMissedError, match="passed before any configuration"):
+        subbyte.search(
+            model, calibration, evaluation, max_drop=1, time_limit=1e-9, weights=[8], runtimes=()
+        )
+
+
+@pytest.mark.slow
+def test_bits_of_activations_are_decided_too(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    found = subbyte.search(
+        model,
+        calibration,
+        evaluation,
+        max_drop=6,
+        objective="bits",
+        activations=[4, 8],
+        runtimes=(),
+        **{**FAST, "builds": 2},
+    )
+    rows = [row for row in subbyte.layers(found.quantized) if row["role"] == "activation"]
+    assert {row["bits"] for row in rows} <= {4, 8}
+    assert 4 in {row["bits"] for row in rows}
+    dearest = max(found.frontier, key=lambda one: one["cost"])
+    assert dearest["cost"] > 0
