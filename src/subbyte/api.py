@@ -156,7 +156,8 @@ def quantize_captured(
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         method = methods.method(name)
-        params = method.quantize(float_model, placement, batches, options, context)
+        plain = placement.with_plain_sums()
+        params = method.quantize(float_model, plain, batches, options, context)
         params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
     simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
@@ -205,6 +206,12 @@ def export(
     from subbyte.targets.onnx import export as onnx_files  # onnx takes a while to import
 
     simulation = _simulation(quantized)
+    narrow = [found for found in simulation.placement.sums if found.bits < 32]
+    if narrow:
+        raise SubbyteError(
+            f"the sums of '{narrow[0].layer}' have {narrow[0].bits} bits, and no runtime has such "
+            "an accumulator: quantize without accumulator to write a file"
+        )
     args = to_device(read_batch(example).args, device_of(simulation))
     args, _ = simulation.float_model.arguments(args, {})
     given, expected = _shapes(args), _shapes(simulation.example)

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from subbyte.app import import_command
 from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
@@ -386,3 +387,6 @@ def _progress(silent: bool) -> Progress:
     from subbyte.utils.bars import Bars
 
     return Interruptible(Bars(), CTRL_C)
+
+
+import_command.register(app, _guarded)

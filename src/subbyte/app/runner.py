@@ -18,7 +18,7 @@ from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.run_folder import RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
-from subbyte.calibration import clipping
+from subbyte.calibration import clipping, saturation
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.numerics.fake_quantize import Clipping
@@ -123,19 +123,21 @@ def run_variant(
             deployed = _write_variant(quantized, part, runtimes, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
-        with clipping.counting(quantized) as evaluated:
+        with clipping.counting(quantized) as evaluated, saturation.counting(quantized) as sums:
             found = measure(task, quantized, deployed, name, progress, reference)
         task.illustrate(part, name, outputs, found.outputs)
         rows = api.layers(quantized)
         for row, now, before in zip(rows, evaluated, calibrated, strict=True):
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
-        write_layers(part / "layers.csv", rows, quantized.placement.layers)
+        saturated = {layer: clipping.share(count) for layer, count in sums.items()}
+        write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
         entry = variant_entry(name, recipe, quantized, found.entry, path.stat().st_size)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)
-        notes = [clipped, *warnings_of(quantized.reported), *found.notes]
+        narrow = saturation.note(quantized, sums)
+        notes = [clipped, narrow, *warnings_of(quantized.reported), *found.notes]
         entry["notes"] = [note for note in notes if note]
         _write_json(part / "variant.json", entry)
     folder.forget_unfinished(name)
