@@ -15,8 +15,10 @@ from subbyte.graph.operators import (
     ADD,
     CAT,
     MUL,
+    POOL,
     A,
     clamp_of,
+    is_global_pool,
     is_number,
     module_path,
     tensor_inputs,
@@ -28,6 +30,9 @@ WORDS: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys(ADD, ("add",)),
     **dict.fromkeys(MUL, ("mult", "mul")),
     **dict.fromkeys(CAT, ("concat", "cat")),
+    **dict.fromkeys(POOL, ("avgpool",)),
+    A.max_pool2d.default: ("maxpool",),
+    A.max_pool1d.default: ("maxpool",),
 }
 # Functions behind which only so much of a value counts.
 SATURATING = {A.sigmoid.default: 6.0, A.tanh.default: 4.0}
@@ -140,10 +145,13 @@ def _names(
         alone = bool(node.users) and inside and module_path(node) == _path_of_users(node)
         skipped = alone or isinstance(module, NOT_WRAPPED) or not hasattr(node.meta["val"], "shape")
         return [] if skipped else [path]
-    both = len([source for source in _read(node) if source in data]) > 1
-    words = WORDS.get(node.target, ()) if both else ()
-    if _is_relu(node):
+    words = WORDS.get(node.target, ())
+    if node.target in ADD | MUL | CAT and sum(source in data for source in _read(node)) < 2:
+        words = ()
+    elif _is_relu(node):
         words = ("relu",)
+    elif is_global_pool(node):
+        words = ("avgpool",)
     return [f"{path}.{word}" if path else word for word in words]
 
 
