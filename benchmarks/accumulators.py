@@ -96,7 +96,8 @@ def evaluated(images: int) -> list[Batch]:
     """Every k-th of the test images, with labels."""
     root = Path(os.environ["SUBBYTE_DATA"]) / "cifar10" / "test"
     spec = models.load(models.ModelConfig(name="cifar_resnet20"))
-    found = open_evaluation(str(root), spec.preprocessing, batch_size=250).batches
+    found = open_evaluation(str(root), spec.preprocessing, batch_size=250)
+    found = found.labelled(10, spec.classes).batches
     numbers = range(0, found.images, found.images // images)
     return [(batch["inputs"], batch["targets"]) for batch in found.take(tuple(numbers))]
 
@@ -145,7 +146,7 @@ def ssd(scenes: int = 16) -> None:
 
 def bundled() -> nn.Module:
     """The bundled SSD."""
-    return models.load(models.ModelConfig(name="digit_scenes")).module
+    return models.load(models.ModelConfig(name="digit-scenes")).module
 
 
 def quantized(model: nn.Module) -> Simulation:

@@ -14,7 +14,7 @@ def check(full: float) -> None:
 
 
 def range_of(sample: Sample, spec: QSpec, *, full: float = 0) -> Range:
-    """[−m, m] with m = max |x|.
+    """[−m, m] with m = max |x|; for asymmetric integers the extremes.
 
     Args:
         sample: The values, (channels, n).
@@ -22,8 +22,10 @@ def range_of(sample: Sample, spec: QSpec, *, full: float = 0) -> Range:
         full: 1: of symmetric integers all 2^b − 1 steps lie on [−m, m], the outermost half of one
             beyond each end (`SYMMETRIC`). 0: m is the largest integer (`SYMMETRIC_RESTRICTED`).
     """
+    if not spec.symmetric:
+        return sample.low, sample.high
     limit = sample.high.maximum(-sample.low)
-    if not (full and spec.symmetric):
+    if not full:
         return -limit, limit
     half = (2**spec.bits - 1) / 2
     return limit * (spec.low / half), limit * (spec.high / half)
