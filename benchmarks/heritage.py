@@ -30,13 +30,17 @@ from subbyte.tasks.metrics.detection import DetectionOutputs, outputs_of
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["ground-truth", "thresholds", "classes"])
+    parser.add_argument("--scenes", type=int, default=100, help="that the SSD runs on")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    {"ground-truth": ground_truth, "thresholds": thresholds, "classes": classes}[options.what]()
+    if options.what == "classes":
+        classes()
+    else:
+        {"ground-truth": ground_truth, "thresholds": thresholds}[options.what](options.scenes)
 
 
 @torch.no_grad()
-def detected(images: int = 100) -> tuple[DetectionOutputs, list[Objects]]:
+def detected(images: int) -> tuple[DetectionOutputs, list[Objects]]:
     """What the bundled SSD finds on evaluation scenes, and what is there."""
     model = models.load(models.ModelConfig(name="digit-scenes")).module.eval()
     batches = DetectionBatches(scenes("evaluation", range(images)), 20)
@@ -57,9 +61,9 @@ def without(outputs: DetectionOutputs, share: float) -> DetectionOutputs:
     return replace(outputs, **none)
 
 
-def ground_truth() -> None:
+def ground_truth(images: int) -> None:
     """Print AP of some images against the objects of all."""
-    outputs, truth = detected()
+    outputs, truth = detected(images)
     print("| images run | AP against their own objects | AP against those of all |")
     print("|---:|---:|---:|")
     for share in (1.0, 0.5, 0.1):
@@ -69,9 +73,9 @@ def ground_truth() -> None:
         print(f"| {len(run)} of {outputs.images} | {own:.3f} | {every:.3f} |")
 
 
-def thresholds() -> None:
+def thresholds(images: int) -> None:
     """Print AP of one detector at two IoU thresholds."""
-    outputs, truth = detected()
+    outputs, truth = detected(images)
     for least in (0.5, 0.2):
         found = np.mean(list(voc.per_class(outputs, truth, at_least=least).values()))
         print(f"IoU {least}: {found:.4f}")
