@@ -96,8 +96,8 @@ def evaluated(images: int) -> list[Batch]:
     """Every k-th of the test images, with labels."""
     root = Path(os.environ["SUBBYTE_DATA"]) / "cifar10" / "test"
     spec = models.load(models.ModelConfig(name="cifar_resnet20"))
-    found = open_evaluation(str(root), spec.preprocessing, batch_size=250)
-    found = found.labelled(10, spec.classes).batches
+    opened = open_evaluation(str(root), spec.preprocessing, batch_size=250)
+    found = opened.labelled(10, spec.classes).batches
     numbers = range(0, found.images, found.images // images)
     return [(batch["inputs"], batch["targets"]) for batch in found.take(tuple(numbers))]
 
@@ -146,7 +146,8 @@ def ssd(scenes: int = 16) -> None:
 
 def bundled() -> nn.Module:
     """The bundled SSD."""
-    return models.load(models.ModelConfig(name="digit-scenes")).module
+    module: nn.Module = models.load(models.ModelConfig(name="digit-scenes")).module
+    return module
 
 
 def quantized(model: nn.Module) -> Simulation:
@@ -177,7 +178,8 @@ def widened(times: int = 4) -> nn.Module:
     for number, conv in enumerate(model.network.classes):
         model.network.classes[number] = _Wide(conv, classes, times)
     model.num_classes = model.network.num_classes = COCO
-    return model
+    made: nn.Module = model
+    return made
 
 
 class _Wide(nn.Module):
@@ -186,14 +188,14 @@ class _Wide(nn.Module):
     def __init__(self, conv: nn.Conv2d, classes: int, times: int) -> None:
         super().__init__()
         self.times = times
+        assert conv.bias is not None
         anchors = conv.out_channels // classes
-        shape = conv.in_channels * times, anchors * COCO, conv.kernel_size
-        self.conv = nn.Conv2d(*shape, conv.stride, conv.padding)
+        self.conv = nn.Conv2d(conv.in_channels * times, anchors * COCO, 3, padding=1)
         weight = torch.zeros(anchors, COCO, *self.conv.weight.shape[1:])
         bias = torch.full((anchors, COCO), NEVER)
-        own = conv.weight.detach().unflatten(0, (anchors, classes))
+        own = conv.weight.detach().reshape(anchors, classes, *conv.weight.shape[1:])
         weight[:, :classes] = own.repeat(1, 1, times, 1, 1) / times
-        bias[:, :classes] = conv.bias.detach().unflatten(0, (anchors, classes))
+        bias[:, :classes] = conv.bias.detach().reshape(anchors, classes)
         self.conv.weight = nn.Parameter(weight.flatten(0, 1))
         self.conv.bias = nn.Parameter(bias.flatten())
 

@@ -22,7 +22,8 @@ from subbyte import models
 from subbyte.data import open_evaluation
 from subbyte.data.detection.dataset import DetectionBatches
 from subbyte.data.detection.listing import Objects
-from subbyte.data.detection.scenes import CLASSES, scenes
+from subbyte.data.detection.scenes import scenes
+from subbyte.models.digits import CLASSES
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics.detection import DetectionOutputs, outputs_of
 
@@ -52,13 +53,11 @@ def detected(images: int) -> tuple[DetectionOutputs, list[Objects]]:
 def without(outputs: DetectionOutputs, share: float) -> DetectionOutputs:
     """The same with detections on the first images alone, as if the others had not been run."""
     run = round(outputs.images * share)
-    none = {
-        key: tuple(
-            part if number < run else part[:0] for number, part in enumerate(getattr(outputs, key))
-        )
-        for key in ("boxes", "scores", "labels")
-    }
-    return replace(outputs, **none)
+    boxes, scores, labels = (
+        tuple(part if number < run else part[:0] for number, part in enumerate(parts))
+        for parts in (outputs.boxes, outputs.scores, outputs.labels)
+    )
+    return replace(outputs, boxes=boxes, scores=scores, labels=labels)
 
 
 def ground_truth(images: int) -> None:

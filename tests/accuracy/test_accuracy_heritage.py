@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from subbyte.data.detection.scenes import CLASSES
+from subbyte.models.digits import CLASSES
 from subbyte.tasks.metrics import coco
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

@@ -12,8 +12,8 @@ from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
 
 # A layer of which more sums saturate is called destroyed. Of ResNet-20 at W8A8 no layer has that
-# share with 18 bits, where top-1 is 0.2 points less; with 16 bits all have more, and top-1 falls
-# from 80.5 to 19.7 % (docs/explained/heritage.md).
+# share with 18 bits, where top-1 is 0.2 points less; each has more where it alone has 16 bits, and
+# all together take top-1 from 80.5 to 19.7 % (docs/explained/heritage.md).
 DESTROYED = 0.1
 
 
