@@ -206,3 +206,19 @@ def test_what_distiller_refuses_when_it_runs(tmp_path: Path) -> None:
     path.write_text(json.dumps({"quantizers": {"ptq": {"overrides": given}}}))
     with pytest.raises(SubbyteError, match=r"input_overrides for input 0 of 'block1\.conv2'"):
         import_to(path, None, SETTINGS, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["L3", "LAPLACE"])
+def test_lapq_by_options(start: str, tmp_path: Path) -> None:
+    options = (
+        "--qe-bits-acts 4 --qe-bits-wts 4 --qe-per-channel --qe-mode-acts asym_u --qe-lapq "
+        f"--lapq-init-mode {start} --lapq-maxiter 1 --lapq-maxfev 20 --lapq-search-clipping"
+    )
+    import_to(None, options, SETTINGS, tmp_path / "mine.yaml")
+
+    variant, rows = _ran(tmp_path / "mine.yaml", [], tmp_path / "run")
+
+    assert variant["method"] == "lapq"
+    assert variant["metrics"]["top1"] > 0.5
+    assert {row["layer"] for row in rows if row["bits"] == "4"} >= {"conv1", "block1.add"}
