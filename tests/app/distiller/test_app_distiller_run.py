@@ -170,6 +170,23 @@ def test_a_comment_says_what_became_of_each_line(every_key: Path, tmp_path: Path
     assert any("not there: collected" in line for line in comments)
 
 
+def test_comments_on_relus_and_on_earlier_patterns(tmp_path: Path) -> None:
+    path = tmp_path / "ptq.yaml"
+    given = {
+        ".*conv.*": {"bits_activations": None, "bits_weights": 4},
+        ".*relu.*": {"bits_activations": 4, "quantize_inputs": False},
+        "block1.conv1": {"bits_weights": 8},
+    }
+    path.write_text(json.dumps({"quantizers": {"ptq": {"overrides": given}}}))
+
+    text = import_to(path, None, SETTINGS, None)
+
+    # Behind a convolution that gives float a ReLU has its own grid, behind a sum that has one not.
+    (alone,) = (line for line in text.splitlines() if "computed along" in line)
+    assert "block1.relu_2, block2.relu_2, block3.relu_2 →" in alone
+    assert "overrides['block1.conv1'] at block1.conv1 → an earlier pattern matches" in text
+
+
 def test_without_a_model_it_is_written_too(every_key: Path) -> None:
     text = import_to(every_key, None, [], None)
 

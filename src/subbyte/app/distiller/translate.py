@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +101,7 @@ def translated(configuration: Configuration, network: Network | None, folder: Pa
         made.recipe["accumulator"] = keys.bits_accum
     _say_defaults(made, configuration, folder)
     outputs, inputs, overrides = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    met: set[str] = set()
     for pattern, override in keys.overrides.items():
         place = f"{where}.overrides['{pattern}']"
         reading = reading_of(pattern, place, network)
@@ -109,11 +111,17 @@ def translated(configuration: Configuration, network: Network | None, folder: Pa
         fields = _weights(override, settings, defaults)
         if fields and (reading.operations is None or reading.layers):
             overrides[reading.of_layers] = fields
-        _say_override(made, configuration, (pattern, reading, override, settings), network)
+        _say_override(made, configuration, (pattern, reading, settings))
+        before = [name for name in reading.operations or () if name in met]
+        if before:
+            said = "an earlier pattern matches, and the first match wins"
+            made.say(f"overrides['{pattern}'] at {_listed(before)}", said)
+        met.update(reading.operations or ())
     outputs.setdefault(".*", defaults.grid())
     if keys.inputs_quant_auto_fallback:
         inputs.setdefault(r".*#\d+", defaults.grid(as_input=True))
     if network is not None:
+        _say_fused(made, outputs, network)
         for layer, reason in network.without_weights.items():
             overrides = {_exactly(layer): {"weights": None}, **overrides}
             made.say(f"bits_parameters of {layer}", f"stays in float: {reason}")
@@ -259,23 +267,33 @@ def _statistics(made: Translation, keys: QuantizerKeys, folder: Path) -> str:
 def _say_override(
     made: Translation,
     configuration: Configuration,
-    found: tuple[str, Reading, LayerKeys, Settings],
-    network: Network | None,
+    found: tuple[str, Reading, Settings],
 ) -> None:
-    pattern, reading, override, settings = found
+    pattern, reading, settings = found
     where = f"overrides['{pattern}']"
     met = "" if reading.operations is None else f" ({_listed(reading.operations)})"
     how = f"; {reading.note}" if reading.note else ""
     made.say(where, f"outputs and inputs['{reading.regex}']{met}{how}")
-    if network is not None and override.bits_activations is not None:
-        fused = [name for name in reading.operations or () if name in network.fused]
-        if fused:
-            made.say(
-                f"{where} at {_listed(fused)}",
-                "computed along with what is before it, whose grid it has",
-            )
     for key, value in (configuration.given["overrides"].get(pattern) or {}).items():
         made.say(f"{where}.{key}: {_shown(value)}", _became(key, value, reading, settings))
+
+
+def _say_fused(made: Translation, outputs: Mapping[str, Any], network: Network) -> None:
+    """Name the ReLUs whose own grid is not used, because what is before them has one."""
+    names = {its[0]: its for its in network.operations}
+
+    def matched(name: str) -> str:
+        found = (p for p in outputs if any(re.fullmatch(p, known) for known in names[name]))
+        return next(found, "")
+
+    lost: dict[str, list[str]] = {}
+    for relu, before in network.fused.items():
+        pattern = matched(relu)
+        if outputs.get(matched(before)) is not None and pattern not in ("", ".*"):
+            lost.setdefault(pattern, []).append(relu)
+    for pattern, relus in lost.items():
+        said = "computed along with what is before it, whose grid it has"
+        made.say(f"outputs['{pattern}'] at {_listed(relus)}", said)
 
 
 def _became(key: str, value: Any, reading: Reading, settings: Settings) -> str:
