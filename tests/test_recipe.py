@@ -31,6 +31,10 @@ def test_the_defaults() -> None:
         "first_last": 8,
         "overrides": {},
         "regions": None,
+        "outputs": {},
+        "inputs": {},
+        "statistics": None,
+        "accumulator": 32,
         "reduce_range": False,
         "seed": 0,
     }

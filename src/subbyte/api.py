@@ -19,7 +19,6 @@ from subbyte import methods, targets
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.observe import weight_sqnr_db
-from subbyte.data.arguments import Arguments, image_lists
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detection import Outputs, Preprocessing
 from subbyte.detectors import output_loss, regions_of, training_loss, try_out
@@ -43,6 +42,7 @@ from subbyte.placement.placement import QuantizedTensor
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
 from subbyte.utils.allocator import keeping_memory
+from subbyte.utils.arguments import Arguments, image_lists
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
 
@@ -163,7 +163,8 @@ def quantize_captured(
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         method = methods.method(name)
-        params = method.quantize(float_model, placement, batches, options, context)
+        plain = placement.with_plain_sums()
+        params = method.quantize(float_model, plain, batches, options, context)
         params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
     simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
@@ -236,6 +237,12 @@ def export(
     from subbyte.targets.onnx import export as onnx_files  # onnx takes a while to import
 
     simulation = _simulation(quantized)
+    narrow = [found for found in simulation.placement.sums if found.bits < 32]
+    if narrow:
+        raise SubbyteError(
+            f"the sums of '{narrow[0].layer}' have {narrow[0].bits} bits, and no runtime has such "
+            "an accumulator: quantize without accumulator to write a file"
+        )
     args = to_device(read_batch(example).args, device_of(simulation))
     args, _ = simulation.float_model.arguments(args, {})
     args = Arguments(args, image_lists(simulation.example))

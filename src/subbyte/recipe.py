@@ -6,9 +6,9 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from subbyte.errors import SubbyteError, unknown
 from subbyte.utils.validation import Checked, gathered, refuse, short, told
@@ -20,7 +20,14 @@ def _bits(value: Any) -> Any:
     raise ValueError(f"{short(value)} bits cannot be had: give 2 to 8, or null to stay in float")
 
 
+def _accumulator(value: Any) -> Any:
+    if type(value) is int and 2 <= value <= 32:
+        return value
+    raise ValueError(f"sums of {short(value)} bits cannot be had: give 2 to 32")
+
+
 Bits = Annotated[int | None, BeforeValidator(_bits)]
+Accumulator = Annotated[int, BeforeValidator(_accumulator)]
 Named = str | dict[str, Any]
 
 
@@ -88,8 +95,56 @@ class Override(Checked):
     ranges: Named | None = None
     symmetric_weights: bool | None = None
     per_channel: bool | None = None
+    accumulator: Accumulator | None = None
 
     _ranges = field_validator("ranges", mode="before")(_checked_ranges)
+
+
+Clip = Literal["none", "avg", "n_std", "gauss", "laplace"]
+
+
+class Grid(Checked):
+    """The grid of what an operation gives or reads, as `Recipe.outputs` and `inputs` have it.
+
+    Attributes:
+        bits: 2 to 8.
+        symmetric: Zero point 0, over [-m, m] with the larger end m of the range; else both ends.
+        restricted: Of a symmetric one: as many integers below 0 as above it.
+        clip: The range, of the float model's statistics: "none", the extremes; "avg", those of each
+            image, averaged; "n_std", `deviations` standard deviations around the mean; "gauss" and
+            "laplace", ACIQ's clips for these distributions, to two digits.
+        deviations: Of "n_std", how many.
+        half: Values below 0 become 0; of "gauss" and "laplace" the clip for what is behind a ReLU.
+        scale_bits: Scales are whole numbers of so many bits over powers of two, and so are the
+            factors by which integer sums become integers; `None`: any float32.
+        ranges: A range rule, in the place of `clip`: the range is chosen from a histogram.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: Annotated[int, BeforeValidator(_bits)]
+    symmetric: bool = False
+    restricted: bool = False
+    clip: Clip = "none"
+    deviations: float | None = Field(None, gt=0, allow_inf_nan=False)
+    half: bool = False
+    scale_bits: int | None = Field(None, ge=1, le=31)
+    ranges: Named | None = None
+
+    _ranges = field_validator("ranges", mode="before")(_checked_ranges)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Grid:
+        if self.restricted and not self.symmetric:
+            raise ValueError("restricted is for symmetric grids: give symmetric: true as well")
+        if self.clip == "n_std" and self.deviations is None:
+            raise ValueError("clip is 'n_std' without deviations: give how many, as deviations: 4")
+        if self.ranges is not None and (self.clip != "none" or self.scale_bits is not None):
+            raise ValueError("ranges stands in the place of clip and scale_bits: give one of them")
+        return self
+
+
+Grids = dict[str, Grid | None]
 
 
 class Recipe(Checked):
@@ -113,6 +168,14 @@ class Recipe(Checked):
         overrides: Regular expression (full match on a layer's qualified name) → fields of
             `Override`; the first match wins, and beats `first_last`.
         regions: Submodules to quantize; `None`: they are found.
+        outputs: Regular expression (full match on an operation's name) → grid of what it gives, or
+            `None`, float; the first match wins. Where there are any, activations are quantized
+            where operations give them, and what is said of activations elsewhere does not count.
+        inputs: The same of what an operation reads where that has no grid yet, by NAME#INDEX.
+        statistics: A file with Distiller's statistics of activations, by which the ranges of these
+            grids are chosen; `None`: they are collected on the calibration images.
+        accumulator: Bits of the integer sums of convolutions and linear layers, which saturate in
+            the simulation; 32: as in the runtimes, where none does.
         reduce_range: Weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors
             whose 16-bit sums would saturate.
         seed: Of all that a method draws at random.
@@ -135,6 +198,10 @@ class Recipe(Checked):
     first_last: Bits = 8
     overrides: dict[str, Override] = Field(default_factory=dict)
     regions: tuple[str, ...] | None = None
+    outputs: Grids = Field(default_factory=dict)
+    inputs: Grids = Field(default_factory=dict)
+    statistics: str | None = None
+    accumulator: Accumulator = 32
     reduce_range: bool = False
     seed: int = 0
 
@@ -159,6 +226,25 @@ class Recipe(Checked):
         refuse(faults)
         return read
 
+    @field_validator("outputs", "inputs", mode="before")
+    @classmethod
+    @told
+    def _grids_named(cls, value: Any, info: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        read, faults = {}, list[str]()
+        for pattern, fields in value.items():
+            read[pattern] = fields
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                faults.append(f"'{pattern}' in {info.field_name} is no regular expression: {error}")
+            if isinstance(fields, dict):
+                with gathered(faults, f"{info.field_name}['{pattern}']: "):
+                    read[pattern] = Grid(**{str(key): part for key, part in fields.items()})
+        refuse(faults)
+        return read
+
     @field_validator("method")
     @classmethod
     @told
@@ -174,7 +260,14 @@ class Recipe(Checked):
             pattern: override.model_dump(mode="json", exclude_unset=True)
             for pattern, override in self.overrides.items()
         }
-        return {**self.model_dump(mode="json"), "overrides": overrides}
+        grids = {
+            name: {
+                pattern: None if grid is None else grid.model_dump(mode="json", exclude_unset=True)
+                for pattern, grid in found.items()
+            }
+            for name, found in (("outputs", self.outputs), ("inputs", self.inputs))
+        }
+        return {**self.model_dump(mode="json"), "overrides": overrides, **grids}
 
     def weights_symmetric(self, bits: int, asked: bool | None = None) -> bool:
         """Whether weights of `bits` bits are symmetric, `asked` by an override or by the recipe."""
@@ -185,6 +278,8 @@ class Recipe(Checked):
         """The fewest bits that are asked for anywhere; `None`: everything stays in float."""
         widths = [self.weights, self.activations]
         widths += [bits for o in self.overrides.values() for bits in (o.weights, o.activations)]
+        grids = [*self.outputs.values(), *self.inputs.values()]
+        widths += [grid.bits for grid in grids if grid is not None]
         asked = [bits for bits in widths if bits is not None]
         return min(asked, default=None)
 

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from subbyte import targets
+from subbyte.app.distiller.config import is_configuration
 from subbyte.bit_search.settings import read_recipe
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
@@ -19,6 +20,7 @@ from subbyte.models import ModelConfig
 from subbyte.models.config import TRANSFORMERS
 from subbyte.recipe import Recipe
 from subbyte.training.config import Training, TrainingExperiment
+from subbyte.utils.tagged_yaml import load_tagged
 from subbyte.utils.validation import Checked, Device, FaultsError, gathered, refuse, told
 
 # Keys whose values are paths, relative to the folder of the YAML file that names them.
@@ -208,6 +210,11 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
                 else SubbyteError(f"{name} is not a YAML file: an experiment's file ends in .yaml")
             )
     raw = read_yaml(path)
+    settings = list(settings)
+    if is_configuration(raw):
+        from subbyte.app.distiller.importing import imported  # it captures the model
+
+        raw = imported(raw, path.resolve(), sections_of(settings)).fields
     _absolute(raw, path.resolve().parent)
     settled = [read_setting(setting) for setting in settings]
     _drop_excluded(raw, {key for key, value in settled if value is not None})
@@ -225,7 +232,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SubbyteError(f"there is no experiment {path}: name a YAML file or a built-in one")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_tagged(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -234,6 +241,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SubbyteError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
+    return raw
+
+
+def sections_of(settings: Iterable[str]) -> dict[str, Any]:
+    """What `KEY=VALUE` settings say by themselves, with paths made absolute."""
+    raw: dict[str, Any] = {}
+    for key, value in map(read_setting, settings):
+        _put(raw, key, value)
+    _absolute(raw, Path.cwd())
     return raw
 
 

@@ -23,7 +23,7 @@ from subbyte.app.right import write_images
 from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.bit_search.settings import SearchRecipe
-from subbyte.calibration import clipping
+from subbyte.calibration import clipping, saturation
 from subbyte.data.batches import ArgumentsOf
 from subbyte.data.keys import image_keys
 from subbyte.graph.float_model import FloatModel, Regional
@@ -182,7 +182,7 @@ def run_variant(
             deployed = _write_variant(quantized, part, runtimes, setup, Path(scratch))
         outputs = task.load(folder.float_path / "outputs.npz")
         reference = Reference(setup.captured[recipe.regions].model, outputs)
-        with clipping.counting(quantized) as evaluated:
+        with clipping.counting(quantized) as evaluated, saturation.counting(quantized) as sums:
             found = measure(task, quantized, deployed, name, progress, reference, alone)
         write_images(part / "images.npz", task, found)
         task.illustrate(part, name, outputs, found.outputs)
@@ -190,12 +190,14 @@ def run_variant(
         for row, now, before in zip(rows, evaluated, calibrated, strict=True):
             row["clipped"] = clipping.share(now)
             row["clipped_calibration"] = clipping.share(before)
-        write_layers(part / "layers.csv", rows, quantized.placement.layers)
+        saturated = {layer: clipping.share(count) for layer, count in sums.items()}
+        write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
         entry = variant_entry(name, recipe, quantized, found.entry, path)
         entry["clipped_share"] = clipping.share(*evaluated)
         entry["clipped_share_calibration"] = clipping.share(*calibrated)
         clipped = clipping.note(quantized, evaluated, calibrated)
-        notes = [clipped, *warnings_of(quantized.reported), *found.notes]
+        narrow = saturation.note(quantized, sums)
+        notes = [clipped, narrow, *warnings_of(quantized.reported), *found.notes]
         if searched is not None:
             paths = deployed.paths
             entry["search"] = searching.confirm(asked, paths, quantized, folder, setup, progress)

@@ -18,7 +18,6 @@ from subbyte.bit_search import budget
 from subbyte.bit_search import search as searching
 from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.settings import WEIGHTS, SearchRecipe, read_recipe, shown
-from subbyte.data.arguments import could_be_images
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.float_model import device_of
@@ -30,6 +29,7 @@ from subbyte.targets import base as runtimes_
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.metrics.paired import Paired, paired_scores, paired_shares
 from subbyte.utils import cores
+from subbyte.utils.arguments import could_be_images
 from subbyte.utils.progress import Progress, Silent
 
 Score = Callable[[Any, Any], Any]  # of a batch's outputs and targets: a number for each image

@@ -12,6 +12,7 @@ from torch import nn
 
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.gradients import value_gradients
+from subbyte.calibration.statistics import ranges_by_statistics
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.numerics import ranges
@@ -88,9 +89,17 @@ def activation_ranges(
         sample = histogram.sample()
         samples[key] = costs[key].weigh(sample) if key in costs else sample
     found = ranges_of(simulation, samples)
+    placement = simulation.placement
+    by_grid = ranges_by_statistics(simulation.float_model, placement, batches, progress)
+    for key, chosen_by in by_grid.items():
+        device = simulation.quantizer(key).scale.device
+        scale, zero_point = chosen_by.scale.to(device), chosen_by.zero_point.to(device)
+        spec = placement.tensor(key).spec
+        noise = sample_sqnr_db(samples[key], scale, zero_point, spec) if key in samples else None
+        found[key] = TensorQParams(scale, zero_point, None, noise)
     known = {tensor.key: q.params for tensor, q in simulation.weights() if q.params is not None}
     params = QuantParams({**known, **found}, simulation.params.biases)
-    roomy = with_room_for_biases(simulation.float_model, simulation.placement, params)
+    roomy = with_room_for_biases(simulation.float_model, placement, params)
     changed = {key: new for key, new in roomy.tensors.items() if new is not params.tensors[key]}
     return {**found, **changed}, samples
 

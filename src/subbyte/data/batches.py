@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset
 
-from subbyte.data.arguments import Arguments, could_be_images, image_lists
 from subbyte.errors import SubbyteError
+from subbyte.utils.arguments import Arguments, could_be_images, image_lists
 from subbyte.utils.precision import as_float32
 
 _FORMS = (

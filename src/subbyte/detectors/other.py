@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from subbyte.data.arguments import image_lists
 from subbyte.detectors.base import Deployment, Family, Order, unwritable
 from subbyte.detectors.common.chain import chained
 from subbyte.graph.float_model import Regional
+from subbyte.utils.arguments import image_lists
 
 
 def _deployment(

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils import _pytree as pytree
 
-from subbyte.data.arguments import Arguments, image_lists
 from subbyte.errors import SubbyteError
+from subbyte.utils.arguments import Arguments, image_lists
 
 T = TypeVar("T")
 IMAGES_AT_ONCE = 32  # through a network, where its values are not kept

@@ -53,6 +53,7 @@ class Options(Checked):
         targets: "labels", the float model's "outputs", or "auto", labels where the batches have
             them.
         max_evaluations: Of the loss, in Powell's search.
+        rounds: Of the search, over all scales each; `None`: no limit.
         seconds: That it may take; `None`: no limit.
         step: First width of a line search, in parts of a step size.
         tolerance: Share of the loss below which a round is the last.
@@ -66,6 +67,7 @@ class Options(Checked):
     images: int = Field(512, ge=1)
     targets: Targets = "auto"
     max_evaluations: int = Field(1000, ge=0)
+    rounds: int | None = Field(None, ge=1)
     seconds: float | None = Field(None, gt=0)
     step: float = Field(0.1, gt=0, le=1)
     tolerance: float = Field(0.001, ge=0)
@@ -165,6 +167,7 @@ def search(
             network.value,
             step=options.step / (1 if share > 1 else 2),
             tolerance=options.tolerance,
+            rounds=options.rounds,
         )
         limited = islice(lines, min(evaluations, left))
         for _ in progress.track(limited, "searching step sizes", min(evaluations, left)):

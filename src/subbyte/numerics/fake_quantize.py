@@ -105,6 +105,8 @@ class FakeQuantize(Quantizer):
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """`x` quantized by the parameters of now."""
+        if self.spec.rectified:
+            x = x.relu()
         if self.clipping is not None:
             return self._counting(x, self.clipping)
         if not torch.is_grad_enabled() and x.dtype is torch.float32:

@@ -22,16 +22,20 @@ class QSpec:
         bits: 2 to 8.
         symmetric: Whether the zero point is 0.
         axis: The dimension whose channels have a scale each; `None`: one scale for the tensor.
+        restricted: Of symmetric ones: without −2^(b−1), so that both sides have as many.
+        rectified: Values below 0 become 0 before they are rounded.
     """
 
     bits: int
     symmetric: bool
     axis: int | None = None
+    restricted: bool = False
+    rectified: bool = False
 
     @property
     def low(self) -> int:
         """The smallest integer."""
-        return -(1 << (self.bits - 1)) if self.symmetric else 0
+        return -(1 << (self.bits - 1)) + self.restricted if self.symmetric else 0
 
     @property
     def high(self) -> int:

@@ -8,8 +8,16 @@ from collections.abc import Collection, Mapping
 from torch import fx, nn
 
 from subbyte.graph.float_model import FloatModel, shared
+from subbyte.graph.operators import LINEAR, MATMUL
 from subbyte.numerics.fake_quantize import BiasQuantize, Quantizer
-from subbyte.placement.placement import Insertion, Placement, QuantizedBias, node_names
+from subbyte.numerics.integer_sums import IntegerSums
+from subbyte.placement.placement import (
+    Insertion,
+    NarrowSum,
+    Placement,
+    QuantizedBias,
+    node_names,
+)
 
 QUANTIZERS = "subbyte_quantizers"  # the submodule of a region that holds its quantizers
 
@@ -41,9 +49,14 @@ def with_quantizers(
                 paths[key] = _path(nodes[insertion.node], paths.values())
                 module.add_submodule(paths[key], quantizers[key])
             _insert(module, insertion, nodes, paths[key])
+    sums = {found.node: found for found in placement.sums if found.region == region}
     for bias in placement.biases:
-        if bias.region == region:
+        # Where sums have a scale of their own, they round the bias to it themselves.
+        exact = bias.node in sums and sums[bias.node].scale_bits is not None
+        if bias.region == region and not exact:
             _insert_bias(module, bias, nodes, quantizers)
+    for found in sums.values():
+        _insert_sums(module, found, nodes[found.node], quantizers)
     module.graph.lint()
     module.recompile()
     module.training = False
@@ -90,3 +103,32 @@ def _insert_bias(
         new = module.graph.call_module(path, (source,))
     new.meta = dict(source.meta)
     layer.args = (*layer.args[:2], new, *layer.args[3:])
+
+
+def _insert_sums(
+    module: fx.GraphModule, found: NarrowSum, node: fx.Node, quantizers: Mapping[str, Quantizer]
+) -> None:
+    """Put a module that computes with integers in the place of a layer."""
+    flat = node.target in LINEAR | MATMUL
+    sums = IntegerSums(
+        node.target,  # type: ignore[arg-type]
+        tuple(node.args[3:]),
+        dict(node.kwargs),
+        found.bits,
+        (quantizers[found.activation], quantizers[found.weight]),
+        axis=-1 if flat else 1,
+        output=None if found.output is None else quantizers[found.output],
+        scale_bits=found.scale_bits,
+    )
+    path = sums_path(node.name)
+    module.add_submodule(path, sums)
+    with module.graph.inserting_before(node):
+        new = module.graph.call_module(path, tuple(node.args[:3]))
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
+
+
+def sums_path(node: str) -> str:
+    """Where the integer sums of the layer of a node stand in its region."""
+    return f"{QUANTIZERS}.sums_{node}"

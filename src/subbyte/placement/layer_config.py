@@ -21,12 +21,14 @@ class LayerConfig:
         activation_bits: Of its inputs; `None`: they stay in float.
         weight_rule: The range rule for the weight.
         activation_rule: The range rule for the inputs.
+        accumulator: Bits of its integer sums.
     """
 
     weight: QSpec | None
     activation_bits: int | None
     weight_rule: Choice
     activation_rule: Choice
+    accumulator: int = 32
 
 
 def layer_configs(
@@ -70,8 +72,9 @@ def _config(recipe: Recipe, override: Override, edge: bool, axis: int | None) ->
     spec = None
     if weights is not None and axis is not None:
         spec = _weight_spec(recipe, override, weights, axis if per_channel else None)
+    accumulator = recipe.accumulator if override.accumulator is None else override.accumulator
     return LayerConfig(
-        spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations")
+        spec, activations, rule_of(ranges, "weights"), rule_of(ranges, "activations"), accumulator
     )
 
 

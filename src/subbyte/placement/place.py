@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import fx
 
@@ -12,11 +12,14 @@ from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.float_model import FloatModel, qualified
 from subbyte.graph.flow import Place
 from subbyte.graph.layers import FoundLayer, first_layers, last_layers, results
+from subbyte.graph.operations import operations_of
 from subbyte.graph.operators import get_tensor, module_path
 from subbyte.numerics.qspec import QSpec
 from subbyte.placement.layer_config import LayerConfig, layer_configs
+from subbyte.placement.outputs import OutputPlan, plan_of_outputs
 from subbyte.placement.placement import (
     Insertion,
+    NarrowSum,
     PlacedLayer,
     Placement,
     QuantizedBias,
@@ -33,6 +36,8 @@ from subbyte.placement.planner import (
     spared_by_fusion,
 )
 from subbyte.recipe import Recipe
+
+INPUTS = 16  # of an operation that patterns of `inputs` are looked for at
 
 
 def place(float_model: FloatModel, recipe: Recipe, hints: Sequence[TargetHints] = ()) -> Placement:
@@ -51,6 +56,11 @@ def place(float_model: FloatModel, recipe: Recipe, hints: Sequence[TargetHints] 
     """
     check_overrides(recipe, float_model)
     parts = {name: _part(float_model, name, recipe) for name in float_model.region_names}
+    collector = _Collector(float_model, recipe, hints)
+    if recipe.outputs:
+        for name, plan in output_plans(float_model, parts, recipe).items():
+            collector.add_outputs(parts[name], plan)
+        return collector.placement()
     plans: dict[str, RegionPlan] = {}
     asked: dict[Place, Site] = {}  # by the region that reads, and the number of its input
     for name in reversed(float_model.region_names):
@@ -63,15 +73,76 @@ def place(float_model: FloatModel, recipe: Recipe, hints: Sequence[TargetHints] 
             # What shares its numerics with tensors of this region (by a concatenation) stays here.
             if linked and uses[id(sites[node].root())] == 1 and all_readers_ask(node, plans[name]):
                 asked[name, i] = sites[node]
-    collector = _Collector(float_model, recipe, hints)
     for name in float_model.region_names:
         collector.add(parts[name], plans[name])
     return collector.placement()
 
 
+def output_plans(
+    float_model: FloatModel, parts: Mapping[str, RegionGraph], recipe: Recipe
+) -> dict[str, OutputPlan]:
+    """Region → where its activations are quantized by the recipe's `outputs` and `inputs`.
+
+    Args:
+        float_model: The model.
+        parts: Its regions.
+        recipe: What is asked for.
+    """
+    plans: dict[str, OutputPlan] = {}
+    for name in float_model.region_names:
+        given = {}
+        for i, node in enumerate(_placeholders(parts[name].graph)):
+            source = float_model.flow.links.get((name, i))
+            if source is not None and source[0] in plans:
+                leaf = results(parts[source[0]].graph)[source[1]]
+                if leaf in plans[source[0]].held:
+                    given[node] = plans[source[0]].held[leaf]
+        operations = operations_of(float_model, name)
+        plans[name] = plan_of_outputs(name, operations, parts[name].configs, recipe, given)
+    return plans
+
+
+def region_graphs(float_model: FloatModel, recipe: Recipe) -> dict[str, RegionGraph]:
+    """The regions of a model, with what a recipe asks for their layers."""
+    return {name: _part(float_model, name, recipe) for name in float_model.region_names}
+
+
+def _check_grids(recipe: Recipe, operations: Sequence[tuple[str, ...]]) -> None:
+    """Raise `SubbyteError` for a grid that matches no operation."""
+    first = [names[0] for names in operations]
+    for key, grids in (("outputs", recipe.outputs), ("inputs", recipe.inputs)):
+        for pattern in grids:
+            if key == "outputs":
+                found = any(re.fullmatch(pattern, name) for names in operations for name in names)
+            else:
+                found = any(
+                    re.fullmatch(pattern, f"{name}#{i}")
+                    for names in operations
+                    for name in names
+                    for i in range(INPUTS)
+                )
+            if not found:
+                raise SubbyteError(
+                    f"{unknown(f'operation in {key}', pattern, first)}; a pattern is a regular "
+                    "expression that must match the whole name of at least one operation"
+                    + (", with # and the number of its input" if key == "inputs" else "")
+                )
+
+
 def check_overrides(recipe: Recipe, float_model: FloatModel) -> None:
-    """Raise `SubbyteError` for an override that matches none of a model's layers."""
-    names = float_model.layer_names
+    """Raise `SubbyteError` for an override that matches none of a model's layers.
+
+    Beside `outputs` it may match an operation as well, and so does each pattern of a grid.
+    """
+    names = list(float_model.layer_names)
+    if recipe.outputs:
+        operations = [
+            operation.names
+            for region in float_model.region_names
+            for operation in operations_of(float_model, region)
+        ]
+        _check_grids(recipe, operations)
+        names += [name for its in operations for name in its]
     for pattern in recipe.overrides:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise SubbyteError(
@@ -134,6 +205,7 @@ class _Collector:
         self.layers: list[PlacedLayer] = []
         self.insertions: list[Insertion] = []
         self.biases: list[QuantizedBias] = []
+        self.sums: list[NarrowSum] = []
 
     def placement(self) -> Placement:
         return Placement(
@@ -142,6 +214,7 @@ class _Collector:
             tuple(self.layers),
             tuple(self.insertions),
             tuple(self.biases),
+            tuple(self.sums),
         )
 
     def add(self, part: RegionGraph, plan: RegionPlan) -> None:
@@ -149,7 +222,18 @@ class _Collector:
         for node in [n for n in part.graph.nodes if n in plan.sites]:
             self._activation(part, plan, node, spared)
         for layer in part.layers:
-            self._layer(part, plan, layer)
+            sites = [site.root() for site in plan.of_layer.get(layer.node, [])]
+            self._layer(part, layer, tuple(self.keys[id(site)] for site in sites))
+        self._sort(part)
+
+    def add_outputs(self, part: RegionGraph, plan: OutputPlan) -> None:
+        for placed in plan.placed:
+            self.tensors.append(placed.tensor)
+            key = placed.tensor.key
+            self.insertions.append(Insertion(part.region, key, placed.node.name, placed.readers))
+        for layer in part.layers:
+            keys = tuple(plan.of_layer.get(layer.node, ()))
+            self._layer(part, layer, keys, plan.results.get(layer.node))
         self._sort(part)
 
     def _activation(
@@ -179,11 +263,15 @@ class _Collector:
         key, names = self.keys[id(site)], frozenset(reader.name for reader in readers)
         self.insertions.append(Insertion(part.region, key, node.name, names))
 
-    def _layer(self, part: RegionGraph, plan: RegionPlan, layer: FoundLayer) -> None:
+    def _layer(
+        self,
+        part: RegionGraph,
+        layer: FoundLayer,
+        activations: tuple[str, ...],
+        output: str | None = None,
+    ) -> None:
         name = qualified(part.region, layer.name)
         config = part.configs.get(layer.name)
-        sites = [site.root() for site in plan.of_layer.get(layer.node, [])]
-        activations = tuple(self.keys[id(site)] for site in sites)
         weight = None
         if config is not None and config.weight is not None and layer.weight is not None:
             weight = self._weight(part, layer, name, config)
@@ -194,12 +282,42 @@ class _Collector:
             self.biases.append(
                 QuantizedBias(part.region, layer.node.name, bias.name, activations[0], weight)
             )
+        if weight is not None and activations:
+            assert config is not None
+            self._sum(part, layer, config, (activations[0], weight, output))
         reason = layer.reason or ("" if weight or activations else "the recipe leaves it in float")
         self.layers.append(
             PlacedLayer(
                 name, layer.operation, part.region, layer.node.name, weight, activations, reason
             )
         )
+
+    def _sum(
+        self,
+        part: RegionGraph,
+        layer: FoundLayer,
+        config: LayerConfig,
+        keys: tuple[str, str, str | None],
+    ) -> None:
+        """Simulate the sums of a layer as integers, where they are not those of the runtimes."""
+        activation, weight, output = keys
+        grids = {tensor.key: tensor.grid for tensor in self.tensors}
+        grid = grids.get(output) if output is not None else None
+        scale_bits = None if grid is None else grid.scale_bits
+        if config.accumulator < 32 or scale_bits is not None:
+            name, node = qualified(part.region, layer.name), layer.node.name
+            self.sums.append(
+                NarrowSum(
+                    part.region,
+                    name,
+                    node,
+                    config.accumulator,
+                    activation,
+                    weight,
+                    output,
+                    scale_bits,
+                )
+            )
 
     def _weight(self, part: RegionGraph, layer: FoundLayer, name: str, config: LayerConfig) -> str:
         spec, node, key = config.weight, layer.weight, f"{name}.weight"

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import fx
 
 from subbyte.numerics.qspec import QSpec
-from subbyte.recipe import Choice, Recipe
+from subbyte.recipe import Choice, Grid, Recipe
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,23 @@ class TargetHints:
 
     name: str
     quantized_results: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Of which values the statistics choose the range of an activation with a `Grid`.
+
+    Attributes:
+        node: The node that gives the values.
+        limits: Beyond which its extremes make no difference; `None`: everything counts.
+        entries: The names of the operation that gives or reads them.
+        index: Which of that operation's inputs they are; `None`: what it gives.
+    """
+
+    node: str
+    limits: tuple[float, float] | None = None
+    entries: tuple[str, ...] = ()
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class QuantizedTensor:
         channels: How many scales it has.
         only_for: The targets for which it is quantized, because others compute it within a kernel;
             empty: all.
+        grid: Of an activation whose range is chosen by statistics: what was asked for; else `None`.
+        observed: Of an activation placed by `Recipe.outputs`: of which values its range is chosen.
     """
 
     key: str
@@ -55,6 +74,8 @@ class QuantizedTensor:
     source: str | None = None
     channels: int = 1
     only_for: tuple[str, ...] = ()
+    grid: Grid | None = None
+    observed: Observed | None = None
 
     def stands_for(self, target: str | None) -> bool:
         """Whether it is quantized in a file for `target`; `None`: in the one for all."""
@@ -128,6 +149,32 @@ class QuantizedBias:
 
 
 @dataclass(frozen=True)
+class NarrowSum:
+    """The integer sums of a layer that are not those of int32 which a factor makes floats of.
+
+    Attributes:
+        region: The region.
+        layer: The layer's qualified name.
+        node: Its node.
+        bits: Of the accumulator, which saturates.
+        activation: The key of the layer's input.
+        weight: The key of its weight.
+        output: The key of the grid of its result; `None`: there is none.
+        scale_bits: Bits of the whole number in the factor that makes integers of that grid of the
+            sums; `None`: any float32.
+    """
+
+    region: str
+    layer: str
+    node: str
+    bits: int
+    activation: str
+    weight: str
+    output: str | None = None
+    scale_bits: int | None = None
+
+
+@dataclass(frozen=True)
 class Placement:
     """Which tensors of a model are quantized how, who reads them, what stays in float and why.
 
@@ -137,6 +184,7 @@ class Placement:
         layers: All that could be quantized, in the graphs' order.
         insertions: Where the quantizers stand, in the graphs' order.
         biases: The biases that are rounded.
+        sums: The layers whose sums are simulated as integers.
     """
 
     recipe: Recipe
@@ -144,6 +192,7 @@ class Placement:
     layers: tuple[PlacedLayer, ...]
     insertions: tuple[Insertion, ...]
     biases: tuple[QuantizedBias, ...]
+    sums: tuple[NarrowSum, ...] = ()
 
     @cached_property
     def _by_key(self) -> dict[str, QuantizedTensor]:
@@ -157,6 +206,10 @@ class Placement:
         """The tensors of role "weight" or "activation"."""
         return (tensor for tensor in self.tensors if tensor.role == role)
 
+    def with_plain_sums(self) -> Placement:
+        """The same with sums as those of the runtimes, which do not saturate."""
+        return replace(self, sums=()) if self.sums else self
+
     def for_target(self, target: str | None) -> Placement:
         """The same without what is quantized for other targets alone."""
         gone = {tensor.key for tensor in self.tensors if not tensor.stands_for(target)}
@@ -167,6 +220,7 @@ class Placement:
             tensors=tuple(t for t in self.tensors if t.key not in gone),
             insertions=tuple(i for i in self.insertions if i.key not in gone),
             biases=tuple(b for b in self.biases if b.activation not in gone),
+            sums=tuple(s for s in self.sums if s.activation not in gone),
         )
 
 

@@ -19,9 +19,10 @@ from subbyte.graph.float_model import (
 )
 from subbyte.graph.flow import Flow
 from subbyte.numerics.fake_quantize import FakeQuantize, QuantizedWeight, Quantizer
+from subbyte.numerics.integer_sums import IntegerSums
 from subbyte.numerics.qparams import QuantParams, TensorQParams
-from subbyte.placement.insert import with_quantizers
-from subbyte.placement.placement import Placement, QuantizedTensor
+from subbyte.placement.insert import sums_path, with_quantizers
+from subbyte.placement.placement import NarrowSum, Placement, QuantizedTensor
 
 
 class Simulation(nn.Module):
@@ -126,6 +127,21 @@ class Simulation(nn.Module):
         for tensor, quantizer in self.quantizers("weight"):
             assert isinstance(quantizer, QuantizedWeight)
             yield tensor, quantizer
+
+    def sums(self) -> Iterator[tuple[NarrowSum, IntegerSums]]:
+        """Each layer whose integer sums are simulated, with what computes them."""
+        for found in self.placement.sums:
+            module = self.region(found.region).get_submodule(sums_path(found.node))
+            assert isinstance(module, IntegerSums)
+            yield found, module
+
+    def with_plain_sums(self) -> Simulation:
+        """The same with the sums of the runtimes, which do not saturate: what files compute."""
+        if not self.placement.sums:
+            return self
+        made = Simulation(self.float_model, self.placement.with_plain_sums(), self.params)
+        made.metadata, made.output_types = self.metadata, self.output_types
+        return made
 
     def quantizers_in(
         self, part: nn.Module, role: str | None = None

@@ -189,8 +189,10 @@ def _twin(runtime: str) -> str:
 
 
 def _apart(task: Task, model: torch.nn.Module, files: Deployed) -> list[str]:
-    """The runtimes whose file has not all the quantizers of the simulation, or not its images."""
+    """The runtimes whose file has not all the quantizers of the simulation, its sums or images."""
     if task.reshapes:
+        return list(files.paths)
+    if isinstance(model, Simulation) and model.placement.sums:
         return list(files.paths)
     tensors = model.placement.tensors if isinstance(model, Simulation) else ()
     own = [key for key in files.paths if key not in files.shared]
@@ -201,7 +203,7 @@ def _placed(task: Task, model: torch.nn.Module, runtime: str, files: Deployed) -
     """Simulate what the file that `runtime` runs computes; what it clips is not counted."""
     if isinstance(model, Simulation):
         placement = model.placement.for_target(None if runtime in files.shared else runtime)
-        model = simulate(model.float_model, placement, model.params)
+        model = simulate(model.float_model, placement.with_plain_sums(), model.params)
     return task.simulated(model, as_written=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -66,3 +68,17 @@ def test_places_where_the_loss_is_no_number_are_left() -> None:
 
     *_, (found, _) = powell(walled, np.zeros(2), walled(np.zeros(2)), step=0.2, tolerance=1e-9)
     assert found == pytest.approx([0.2, 0.2], abs=0.01)
+
+
+def test_rounds_end_the_search() -> None:
+    def loss(point: np.ndarray) -> float:
+        return float(((point - [3.0, -2.0]) ** 2).sum() + (point[0] * point[1]) ** 2 / 10)
+
+    start = np.zeros(2)
+
+    def found(rounds: int | None) -> list[float]:
+        steps = powell(loss, start, loss(start), step=0.1, tolerance=0.0, rounds=rounds)
+        return [value for _, value in islice(steps, 400)]
+
+    assert len(found(1)) < len(found(2)) < len(found(None))
+    assert found(2)[: len(found(1))] == found(1)

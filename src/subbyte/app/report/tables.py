@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LAYER_COLUMNS = (
     "left_in_float",
     "clipped",
     "clipped_calibration",
+    "saturated",
 )
 
 
@@ -62,18 +63,26 @@ def searches_missed(results: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def write_layers(path: Path, rows: Sequence[dict[str, Any]], layers: Sequence[PlacedLayer]) -> None:
+def write_layers(
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    layers: Sequence[PlacedLayer],
+    saturated: Mapping[str, float | None] | None = None,
+) -> None:
     """Write `layers.csv`: each quantized tensor, then the layers left in float, and why.
 
     Args:
         path: The file.
         rows: Of the quantized tensors, by column.
         layers: All layers.
+        saturated: Layer → the share of its integer sums that saturate, where they are simulated.
     """
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, LAYER_COLUMNS)
         writer.writeheader()
         for row in rows:
+            if saturated and row["role"] == "weight" and row["layer"] in saturated:
+                row = {**row, "saturated": saturated[row["layer"]]}
             writer.writerow({key: _cell(value) for key, value in row.items()})
         for layer in layers:
             if layer.reason:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from subbyte.data.arguments import image_lists
 from subbyte.detectors.base import Deployment
 from subbyte.detectors.common.copies import evaluating, sharing_copy
 from subbyte.graph.float_model import Regional
+from subbyte.utils.arguments import image_lists
 
 
 class Chain(nn.Module):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torchvision.models.detection.image_list import ImageList
 
-from subbyte.data.arguments import could_be_images
 from subbyte.detectors.base import Deployment
 from subbyte.detectors.common.copies import evaluating
 from subbyte.detectors.common.nms import OUTPUTS
 from subbyte.detectors.common.preprocessing import ImagePreprocessing
 from subbyte.errors import SubbyteError
+from subbyte.utils.arguments import could_be_images
 
 RAW = ("bbox_regression", "cls_logits")  # names of raw outputs in torchvision's heads
 REGIONS = ("backbone", "head")  # of torchvision's detectors of one stage

@@ -15,7 +15,6 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from subbyte.data.arguments import image_lists
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import at_least_two, batch_size, in_batch, leading
 from subbyte.graph.capture.any_size import depends_on_size
@@ -44,6 +43,7 @@ from subbyte.graph.capture.place import (
 )
 from subbyte.graph.capture.time_first import takes_time_first
 from subbyte.graph.capture.unwritable import check_writable
+from subbyte.utils.arguments import image_lists
 
 KNOWN_VALUES = 64  # in a constant by which code may decide
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.data.arguments import Arguments, image_lists
 from subbyte.graph.capture.export import copied
+from subbyte.utils.arguments import Arguments, image_lists
 
 
 def with_image_lists(model: nn.Module, args: tuple[Any, ...]) -> Arguments:

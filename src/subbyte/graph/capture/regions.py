@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte.data.arguments import image_lists
 from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.batch import leading
 from subbyte.graph.capture.export import (
@@ -25,6 +24,7 @@ from subbyte.graph.capture.passes.frozen_batch_norm import thaw
 from subbyte.graph.capture.place import complaint
 from subbyte.graph.capture.unwritable import UnwritableError
 from subbyte.graph.flow import WHOLE, Flow, Place
+from subbyte.utils.arguments import image_lists
 
 LAYERS = (
     nn.Conv1d,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from subbyte.data.arguments import image_lists
 from subbyte.graph.batch import leading
 from subbyte.graph.capture.any_size import of_size
+from subbyte.utils.arguments import image_lists
 
 LAYERS = (nn.MultiheadAttention, nn.RNNBase)  # they take [time, batch, …], unless told otherwise
 

@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from subbyte.data.arguments import Arguments, image_lists
 from subbyte.graph.batch import pixels_of
 from subbyte.graph.float_model import FloatModel
+from subbyte.utils.arguments import Arguments, image_lists
 
 SHIFT = 16  # images are moved by up to this part of their sides
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from itertools import count
 
 import numpy as np
 
@@ -14,7 +15,13 @@ FARTHEST = 3  # steps that a line search goes at once
 
 
 def powell(
-    loss: PointLoss, start: np.ndarray, value: float, *, step: float, tolerance: float
+    loss: PointLoss,
+    start: np.ndarray,
+    value: float,
+    *,
+    step: float,
+    tolerance: float,
+    rounds: int | None = None,
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Minimize a function of a vector; yield the best point and its loss at each moment.
 
@@ -30,11 +37,12 @@ def powell(
         value: The loss there.
         step: The width of the first line searches; a direction's follows what it last moved.
         tolerance: The search ends when a round gains less than this share of the loss.
+        rounds: After how many rounds it ends in any case; `None`: after no number of them.
     """
     best, lowest = start.copy(), value
     directions = list(np.eye(len(start)))
     steps = [step] * len(start)
-    while True:
+    for _ in count() if rounds is None else range(rounds):
         before, at_first, gains = best.copy(), lowest, np.zeros(len(start))
         for i, direction in enumerate(directions):
             moved, found = yield from _line(loss, best, lowest, direction, steps[i])

@@ -75,6 +75,10 @@ def _write_quantizer(
         # Signed integers are shifted to 0 …: with uint8 a runtime fuses the ReLU, with int8 it
         # does not.
         spec = quantizer.spec
+        if spec.rectified:
+            with module.graph.inserting_before(node):
+                source = module.graph.call_function(A.relu.default, (source,))
+            source.meta = dict(node.meta)
         zero_point = int(quantizer.zero_point) - spec.low
         args = (source, float(quantizer.scale), zero_point, 0, spec.high - spec.low, only_for)
         _replace(module, node, OPS.quantize_dequantize.default, args)

@@ -65,7 +65,7 @@ class Program:
 
 
 def program_of(simulation: Simulation, example: tuple[Any, ...], postprocess: bool) -> Program:
-    """Export a model once.
+    """Export a model once, with sums as the runtimes' are.
 
     Args:
         simulation: The quantized model.
@@ -75,6 +75,7 @@ def program_of(simulation: Simulation, example: tuple[Any, ...], postprocess: bo
     Raises:
         SubbyteError: The graph has an operator that ONNX lacks.
     """
+    simulation = simulation.with_plain_sums()
     deployed = deployed_as(simulation, neutral(simulation), example, postprocess)
     return Program(_export(deployed), deployed.raw)
 

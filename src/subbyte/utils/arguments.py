@@ -35,7 +35,7 @@ pytree.register_pytree_node(
     Arguments,
     lambda args: (list(args), args.images),
     Arguments,
-    serialized_type_name="subbyte.data.arguments.Arguments",
+    serialized_type_name="subbyte.utils.arguments.Arguments",
 )
 
 
