@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from subbyte import methods, targets
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.channels import with_like_channels
-from subbyte.calibration.observe import weight_sqnr_db
+from subbyte.calibration.layer_table import layer_table
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detection import Outputs, Preprocessing
 from subbyte.detectors import output_loss, regions_of, training_loss, try_out
@@ -33,12 +33,10 @@ from subbyte.methods.common.context import Context, LabelLoss
 from subbyte.methods.common.label_loss import label_loss
 from subbyte.methods.common.resume import claim
 from subbyte.models.onnx.model import is_onnx
-from subbyte.numerics.fake_quantize import Quantizer
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
 from subbyte.placement.file_metadata import described
 from subbyte.placement.place import place
-from subbyte.placement.placement import QuantizedTensor
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
 from subbyte.utils.allocator import keeping_memory
@@ -299,8 +297,7 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
     likewise; `sqnr_db`, the signal to quantization noise, of a weight as it is, of an activation
     over the calibration images (`None` without any noise); and `readers`, the layers that read it.
     """
-    simulation = _simulation(quantized)
-    return [_row(simulation, tensor, q) for tensor, q in simulation.quantizers()]
+    return layer_table(_simulation(quantized))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -342,29 +339,6 @@ def _work(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dic
         "model": hashlib.sha256(weights.encode()).hexdigest()[:16],
         "first batch": hashlib.sha256(images).hexdigest()[:16],
     }
-
-
-def _row(simulation: Simulation, tensor: QuantizedTensor, quantizer: Quantizer) -> dict[str, Any]:
-    single = tensor.spec.axis is None
-    scale, zero_point = quantizer.scale.tolist(), quantizer.zero_point.tolist()
-    return {
-        "layer": tensor.layer,
-        "role": tensor.role,
-        "bits": tensor.spec.bits,
-        "symmetric": tensor.spec.symmetric,
-        "per_channel": not single,
-        "scale": scale[0] if single else scale,
-        "zero_point": zero_point[0] if single else zero_point,
-        "sqnr_db": _sqnr_db(simulation, tensor, quantizer),
-        "readers": list(tensor.readers),
-    }
-
-
-def _sqnr_db(simulation: Simulation, tensor: QuantizedTensor, quantizer: Quantizer) -> float | None:
-    value, params = quantizer.sqnr_db, quantizer.params
-    if tensor.role == "weight" and params is not None:
-        value = weight_sqnr_db(simulation.weight(tensor), params, tensor.spec)
-    return None if value is None or value == float("inf") else value
 
 
 def _simulation(quantized: nn.Module) -> Simulation:
