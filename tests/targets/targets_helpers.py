@@ -167,10 +167,15 @@ def operators(path: Path) -> Counter[str]:
 
 def packed_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """What the packed weights of a file are, by ONNX's reference implementation."""
+    held = {constant.name for constant in model.graph.initializer}
+    known, read = set(held), set()
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            read.add(node.input[0])
+        elif known.issuperset(node.input):
+            known.update(node.output)
+    names = sorted(read & known - held)
     inferred = onnx.shape_inference.infer_shapes(model)
-    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
-    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    names = sorted(name for name in read if kinds.get(name) == onnx.TensorProto.INT8)
     part = onnx.utils.Extractor(inferred).extract_model([], names)
     return dict(zip(names, ReferenceEvaluator(part).run(None, {}), strict=True))
 
