@@ -50,7 +50,7 @@ def test_caches_count_up_to_their_limit() -> None:
     ("look", "images", "says"),
     [
         (Look(1e-3, 1, 1e6, 64), 512, "`method: bias_correction` takes about 2 s"),
-        (LOOK, 512, "`method: range` with `data.calibration_images: 75` takes about 60 s"),
+        (LOOK, 512, "`method: range` with `data.calibration_images: 75` takes about 1 min"),
         (Look(100.0, 1, 1e6, 64), 512, "`data.calibration_images: 16` takes about 3.6 h"),
     ],
 )
