@@ -262,7 +262,9 @@ def _check_overrides(where: str, keys: QuantizerKeys) -> None:
         about = ("clip_acts", "clip_n_stds", "clip_half_range", "input_overrides", "mode")
         weights = {"bits_weights", "bits_parameters"} & given
         wts = next((getattr(override, key) for key in weights), keys.bits_parameters)
-        half = keys.clip_half_range if override.clip_half_range is None else override.clip_half_range
+        half = (
+            keys.clip_half_range if override.clip_half_range is None else override.clip_half_range
+        )
         if acts is None and half:
             faults.append(
                 f"{place}.clip_half_range cannot be had where activations stay in float: it would "
