@@ -68,6 +68,7 @@ WRONG_OVERRIDES: list[tuple[str, dict[str, Any]]] = [
     ("fpq_module", {"fpq_module": 32}),
     ("quantize_input", {"quantize_input": False}),
     ("clip_acts", {"bits_activations": None, "bits_weights": None, "clip_acts": "AVG"}),
+    ("clip_half_range", {"bits_activations": None, "clip_half_range": True}),
 ]
 
 

@@ -262,7 +262,15 @@ def _check_overrides(where: str, keys: QuantizerKeys) -> None:
         about = ("clip_acts", "clip_n_stds", "clip_half_range", "input_overrides", "mode")
         weights = {"bits_weights", "bits_parameters"} & given
         wts = next((getattr(override, key) for key in weights), keys.bits_parameters)
-        if acts is None and wts is None and not override.fake:
+        half = (
+            keys.clip_half_range if override.clip_half_range is None else override.clip_half_range
+        )
+        if acts is None and half:
+            faults.append(
+                f"{place}.clip_half_range cannot be had where activations stay in float: it would "
+                "add a ReLU to the model; set it to false there"
+            )
+        elif acts is None and wts is None and not override.fake:
             extra = [key for key in about if key in given and getattr(override, key)]
             if extra:
                 faults.append(f"{place}.{extra[0]} has no meaning: nothing is quantized there")
