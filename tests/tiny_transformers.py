@@ -175,9 +175,7 @@ def d_fine() -> Any:
     return transformers.DFineForObjectDetection(config)
 
 
-def written(
-    folder: Path, make: Callable[[], Any], processor: Any = None, seed: int = 0
-) -> Path:
+def written(folder: Path, make: Callable[[], Any], processor: Any = None, seed: int = 0) -> Path:
     """A model and its processor in a folder; weights so large that images tell apart.
 
     Args:

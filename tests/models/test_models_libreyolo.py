@@ -98,11 +98,15 @@ def test_a_detector_reads_images_and_gives_boxes_as_libreyolo_does(name: str) ->
         )
     fitted = letterbox_of(spec.preprocessing, {SMALL})
     boxes = clipped(fitted.in_pixels(boxes[: int(count)], SMALL), SMALL)
-    expected = clipped(torch.as_tensor(np.asarray(found["boxes"]), dtype=torch.float32).view(-1, 4), SMALL)
+    expected = clipped(
+        torch.as_tensor(np.asarray(found["boxes"]), dtype=torch.float32).view(-1, 4), SMALL
+    )
     assert len(expected) >= FEW // 4
     assert set(labels[: int(count)].tolist()) == {1}
     known = torch.as_tensor(np.asarray(found["scores"]), dtype=torch.float32)
-    near = (box_iou(expected, boxes) > 0.99) | (torch.cdist(expected, boxes) < PIXELS.get(name, 0.3))
+    near = (box_iou(expected, boxes) > 0.99) | (
+        torch.cdist(expected, boxes) < PIXELS.get(name, 0.3)
+    )
     near &= (known[:, None] - scores[: int(count)]).abs() < 1e-4
     assert near.any(1).float().mean() > 0.98  # nearly tied scores may fall out on either side
 
@@ -149,9 +153,7 @@ def test_an_unknown_name_or_size_is_refused_with_the_nearest() -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What libreyolo's training writes, of three classes."""
     torch.manual_seed(3)
-    wrapper = libreyolo.LibreYOLO9(
-        None, size="t", nb_classes=3, device="cpu", _scratch_init=True
-    )
+    wrapper = libreyolo.LibreYOLO9(None, size="t", nb_classes=3, device="cpu", _scratch_init=True)
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     torch.save(
         {

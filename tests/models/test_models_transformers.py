@@ -16,7 +16,6 @@ from torchvision.transforms.functional import to_tensor
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import tiny_transformers as tiny  # noqa: E402
-
 from subbyte.data.transform import transform  # noqa: E402
 from subbyte.detectors.raw_outputs import raw_detector  # noqa: E402
 from subbyte.errors import SubbyteError  # noqa: E402

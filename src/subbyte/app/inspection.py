@@ -78,7 +78,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         reason = f", in float: {layer['reason']}" if layer["reason"] else ""
         yield f"layer {layer['name']} ({layer['operation']}){reason}"
     if found["outputs_are"] is not None:
-        keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found["outputs_are"].items())
+        keys = ", ".join(
+            f"{key}: {json.dumps(value)}" for key, value in found["outputs_are"].items()
+        )
         yield f"model.outputs: {{{keys}}}"
     if found["proposed"] is not None:
         keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in found["proposed"].items())

@@ -201,7 +201,9 @@ def _family(name: str) -> families.ModelFamily:
             return family
     if f"{TIMM}{name.partition('.')[0]}" in timm_family.names():
         raise SubbyteError(f"unknown model '{name}': timm has one, so write {TIMM}{name}")
-    raise unknown("model", name, [known for family in _without_libraries() for known in family.names()])
+    raise unknown(
+        "model", name, [known for family in _without_libraries() for known in family.names()]
+    )
 
 
 def _without_libraries() -> list[families.ModelFamily]:

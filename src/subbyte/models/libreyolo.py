@@ -170,7 +170,7 @@ def load(config: ModelConfig) -> ModelSpec:
 def _built(
     make: Any, size: str, file: Path | None, config: ModelConfig
 ) -> tuple[Any, Mapping[str, Any]]:
-    """libreyolo's wrapper of a network with its weights, and what stands beside these."""
+    """Libreyolo's wrapper of a network with its weights, and what stands beside these."""
     state: Mapping[str, Tensor] = {}
     values: Mapping[str, Any] = {}
     if file is not None:
@@ -191,9 +191,7 @@ def _built(
         own = wrapper.model.state_dict()
         made = {key for key in {*own, *state} if key.rpartition(".")[2] in MADE}
         kept = {key: value for key, value in state.items() if key not in made}
-        load_state(
-            wrapper.model, {**kept, **{key: own[key] for key in made if key in own}}, file
-        )
+        load_state(wrapper.model, {**kept, **{key: own[key] for key in made if key in own}}, file)
     return wrapper, values
 
 
@@ -220,9 +218,7 @@ def _outputs(kind: Kind, wrapper: Any) -> detection.Outputs:
     return detection.Outputs(**keys)
 
 
-def _preprocessing(
-    kind: Kind, wrapper: Any, values: Mapping[str, Any]
-) -> detection.Preprocessing:
+def _preprocessing(kind: Kind, wrapper: Any, values: Mapping[str, Any]) -> detection.Preprocessing:
     size = wrapper.input_size
     if "imgsz_h" in values and "imgsz_w" in values:
         size = (int(values["imgsz_h"]), int(values["imgsz_w"]))
