@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -46,9 +46,9 @@ __all__ = [
 
 # Libraries by what their models' names begin with.
 LIBRARIES: Mapping[str, families.Library] = {
-    TIMM: timm_family,
-    LIBREYOLO: libreyolo_family,
-    TRANSFORMERS: transformers_family,
+    TIMM: cast("families.Library", timm_family),
+    LIBREYOLO: cast("families.Library", libreyolo_family),
+    TRANSFORMERS: cast("families.Library", transformers_family),
 }
 
 

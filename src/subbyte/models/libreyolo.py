@@ -170,7 +170,7 @@ def load(config: ModelConfig) -> ModelSpec:
 def _built(
     make: Any, size: str, file: Path | None, config: ModelConfig
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Libreyolo's wrapper of a network with its weights, and what stands beside these."""
+    """The library's wrapper of a network with its weights, and what stands beside these."""
     state: Mapping[str, Tensor] = {}
     values: Mapping[str, Any] = {}
     if file is not None:

@@ -41,7 +41,7 @@ _WORDS = {"nano": "n", "tiny": "t", "small": "s", "medium": "m", "large": "l"}
 
 
 def names() -> list[str]:
-    """Libreyolo's detectors by the names of their weights, as libreyolo/LibreYOLOXn."""
+    """The detectors of libreyolo by the names of their weights, as libreyolo/LibreYOLOXn."""
     if util.find_spec("libreyolo") is None:
         return []
     return [f"{LIBREYOLO}{kind}{size}" for kind, sizes in SIZES.items() for size in sizes]
