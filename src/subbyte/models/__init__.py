@@ -26,6 +26,7 @@ from subbyte.models.families import timm as timm_family
 from subbyte.models.families import transformers as transformers_family
 from subbyte.models.onnx import model as onnx_model
 from subbyte.models.spec import ModelSpec
+from subbyte.models.transformers_folder import task_of
 from subbyte.utils.validation import explain, gathered, refuse
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def build(
 def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration is known to be a classifier's before anything is loaded."""
     if config.name is not None and config.name.startswith(TRANSFORMERS):
-        return transformers_family.task_of(config.name) == "classification"
+        return task_of(config.name) == "classification"
     if config.name is not None and config.name.startswith(LIBREYOLO):
         return False
     detectors = [family for family in families.known() if family.TASK == "detection"]

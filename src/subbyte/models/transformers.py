@@ -18,9 +18,9 @@ from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.config import ModelConfig
-from subbyte.models.families.transformers import folder_of, task_of
 from subbyte.models.processor import of_classifier, of_detector, strays
 from subbyte.models.spec import ModelSpec
+from subbyte.models.transformers_folder import folder_of, task_of
 
 SIDE = 224  # of a square image, where nothing says what a network reads
 
