@@ -3,9 +3,8 @@
     pip install 'subbyte[onnxruntime]' ultralytics
     python examples/ultralytics_yolo.py yolo11n.pt photographs/ yolo11n.int8.onnx
 
-The file takes images [N, 3, H, W] in [0, 1], of the size that the network was trained with, and gives
-`boxes`, `scores`, `labels` (from 1) and `count`. Ultralytics is no dependency of Subbyte. It is
-licensed under the AGPL-3.0.
+The file takes images [N, 3, H, W] in [0, 1] and gives `boxes`, `scores`, `labels` (from 1) and
+`count`. Ultralytics is licensed under the AGPL-3.0; Subbyte does not depend on it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from subbyte.detectors.raw.select import select
 from subbyte.detectors.raw_outputs import raw_detector
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig, ModelSpec, load, names
-from subbyte.models.families.libreyolo import SIZES, named
+from subbyte.models.libreyolo_names import SIZES, named
 
 libreyolo = pytest.importorskip("libreyolo", reason="libreyolo is not installed")
 

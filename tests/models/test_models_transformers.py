@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_folder_is_said(folder: Path, tmp_path: Path) -> No
     weights = folder / "model.safetensors"
     kept = weights.read_bytes()
     weights.unlink()
-    with pytest.raises(SubbyteError, match="and no weights: put model.safetensors there"):
+    with pytest.raises(SubbyteError, match=r"and no weights: put model\.safetensors there"):
         load(named(folder))
     weights.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(SubbyteError, match="could not be loaded from"):

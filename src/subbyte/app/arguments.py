@@ -113,7 +113,8 @@ def _of_objects(experiment: Experiment) -> bool:
 def _check_preprocessing(experiment: Experiment) -> None:
     """Refuse a preprocessing that is not for the model's task."""
     given = experiment.data.preprocessing
-    if experiment.model.outputs is not None or models.brings_outputs(experiment.model):
+    own = given is not None and models.brings_outputs(experiment.model)
+    if experiment.model.outputs is not None or own:
         try:
             detection.preprocessing_of(given)
         except SubbyteError as error:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from subbyte.models.families import timm as timm_family
 from subbyte.models.families import transformers as transformers_family
 from subbyte.models.onnx import model as onnx_model
 from subbyte.models.spec import ModelSpec
+from subbyte.models.transformers_folder import task_of
 from subbyte.utils.validation import explain, gathered, refuse
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ __all__ = [
 
 # Libraries by what their models' names begin with.
 LIBRARIES: Mapping[str, families.Library] = {
-    TIMM: timm_family,
-    LIBREYOLO: libreyolo_family,
-    TRANSFORMERS: transformers_family,
+    TIMM: cast("families.Library", timm_family),
+    LIBREYOLO: cast("families.Library", libreyolo_family),
+    TRANSFORMERS: cast("families.Library", transformers_family),
 }
 
 
@@ -158,7 +159,7 @@ def build(
 def is_classifier(config: ModelConfig) -> bool:
     """Whether a configuration is known to be a classifier's before anything is loaded."""
     if config.name is not None and config.name.startswith(TRANSFORMERS):
-        return transformers_family.task_of(config.name) == "classification"
+        return task_of(config.name) == "classification"
     if config.name is not None and config.name.startswith(LIBREYOLO):
         return False
     detectors = [family for family in families.known() if family.TASK == "detection"]

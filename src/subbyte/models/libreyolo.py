@@ -20,7 +20,7 @@ from subbyte.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from subbyte.errors import SubbyteError
 from subbyte.models.checkpoint import load_state, plain_values, read_checkpoint
 from subbyte.models.config import ModelConfig
-from subbyte.models.families.libreyolo import named
+from subbyte.models.libreyolo_names import named
 from subbyte.models.spec import ModelSpec
 
 CLASSES = 80  # of a model without weights
@@ -170,7 +170,7 @@ def load(config: ModelConfig) -> ModelSpec:
 def _built(
     make: Any, size: str, file: Path | None, config: ModelConfig
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Libreyolo's wrapper of a network with its weights, and what stands beside these."""
+    """The library's wrapper of a network with its weights, and what stands beside these."""
     state: Mapping[str, Tensor] = {}
     values: Mapping[str, Any] = {}
     if file is not None:

@@ -106,7 +106,8 @@ def _resized(processor: Any) -> dict[str, Any]:
 def _normal(processor: Any) -> dict[str, Any]:
     """Mean and std of values in [0, 1], whatever the processor's own values are in."""
     factor = 255 * float(processor.rescale_factor) if _does(processor, "do_rescale") else 255.0
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
     if _does(processor, "do_normalize"):
         mean, std = (_three(getattr(processor, key)) for key in ("image_mean", "image_std"))
     factor = 1.0 if math.isclose(factor, 1.0, rel_tol=1e-3) else factor

@@ -18,9 +18,9 @@ from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.models.checkpoint import load_checkpoint
 from subbyte.models.config import ModelConfig
-from subbyte.models.families.transformers import folder_of, task_of
 from subbyte.models.processor import of_classifier, of_detector, strays
 from subbyte.models.spec import ModelSpec
+from subbyte.models.transformers_folder import folder_of, task_of
 
 SIDE = 224  # of a square image, where nothing says what a network reads
 
@@ -89,7 +89,7 @@ def _classifier(name: str, model: Any, processor: Any) -> ModelSpec:
 
 def _detector(name: str, model: Any, processor: Any) -> ModelSpec:
     preprocessing = detection.Preprocessing() if processor is None else of_detector(processor)
-    module = Detector(model).eval()
+    module, labels = Detector(model).eval(), int(model.config.num_labels)
     return ModelSpec(
         name=name,
         module=module,
@@ -97,15 +97,21 @@ def _detector(name: str, model: Any, processor: Any) -> ModelSpec:
         preprocessing=preprocessing,
         classes=_classes(model),
         notes=_notes(name, processor, preprocessing),
-        outputs=_outputs(name, module, preprocessing),
+        outputs=_outputs(name, module, labels, preprocessing),
     )
 
 
 @torch.no_grad()
 def _outputs(
-    name: str, module: Detector, preprocessing: detection.Preprocessing
+    name: str, module: Detector, labels: int, preprocessing: detection.Preprocessing
 ) -> detection.Outputs:
     """The sentence about a detector's queries: with one class more than labels there is a softmax.
+
+    Args:
+        name: Of the model.
+        module: It.
+        labels: How many it has.
+        preprocessing: How images become what it reads.
 
     Raises:
         SubbyteError: It gives no logits and boxes of queries.
@@ -121,7 +127,6 @@ def _outputs(
             "as model.factory, with model.outputs"
         ) from error
     queries, width = found["logits"].shape[1:]
-    labels = int(module.model.config.num_labels)
     return detection.Outputs(
         form="queries",
         activation="softmax" if width == labels + 1 else "sigmoid",
@@ -185,8 +190,8 @@ def _classes(model: Any) -> tuple[str, ...] | None:
     return None if found == tuple(f"LABEL_{i}" for i in range(len(found))) else found
 
 
-def _notes(name: str, processor: Any, preprocessing: Preprocessing) -> tuple[str, ...]:
-    if processor is None:
+def _notes(name: str, processor: Any, preprocessing: Preprocessing | None) -> tuple[str, ...]:
+    if processor is None or preprocessing is None:
         return (
             f"{name} has no preprocessor_config.json, which says how images are prepared: give "
             "data.preprocessing",

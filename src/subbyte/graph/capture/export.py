@@ -211,7 +211,8 @@ def _program(
         inputs, named = fresh((args, kwargs))
         program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
         # A table without an operator does not decompose it; in-place ones become functional.
-        return program.run_decompositions(as_transforms())
+        plain: torch.export.ExportedProgram = program.run_decompositions(as_transforms())
+        return plain
 
     with quiet(), known_constants(), lengths_that_vary(model):
         try:
