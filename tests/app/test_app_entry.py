@@ -75,5 +75,5 @@ def test_an_entry_says_what_was_asked_for_and_what_ran(tmp_path: Path) -> None:
     asked = {"name": "w8a8", "weights": 8, "activations": 8, "ranges": recipe.ranges}
     size = path.stat().st_size
     found = {"method": "range", "images": 7, "size_bytes": size, "packed_bytes": size}
-    reported = {"blocks": [], "tuning": None, "output_correction": None}
+    reported = {"blocks": [], "tuning": None, "output_correction": None, "judged_ranges": None}
     assert {k: v for k, v in entry.items() if k != "seconds"} == {**asked, **found, **reported}

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from subbyte.app.elsewhere import HERE
 from subbyte.app.run_folder import EXPERIMENT, RunFolder, log_to
 from subbyte.app.runner import Elsewhere, Finished, run_variant
 from subbyte.app.setup import Setup
@@ -57,7 +56,7 @@ def _connect(address: str) -> None:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "here" if address in HERE else f"at {address}"
+        where = f"at {address}" if ":" in address else "here"
         reason = " ".join(str(error).split())[:200]
         raise SubbyteError(
             f"there is no Ray cluster {where} ({reason}): start one with `ray start --head`, or "
