@@ -21,7 +21,7 @@ from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.layer_table import layer_table
 from subbyte.data.batches import ArgumentsOf, check_calibration, read_batch, to_device
 from subbyte.detection import Outputs, Preprocessing
-from subbyte.detectors import output_loss, regions_of, training_loss, try_out
+from subbyte.detectors import one_size, output_loss, regions_of, training_loss, try_out
 from subbyte.detectors.raw_outputs import RawDetector, of_sentence, raw_detector
 from subbyte.errors import SubbyteError
 from subbyte.graph.balance import balanced
@@ -150,6 +150,7 @@ def quantize_captured(
         batches,
         float32=batches.float32 or float_model.output_types is not None,
         images=image_lists(float_model.example),
+        change=one_size(float_model.original),
     )
     name, options = _method(recipe)
     captured = float_model

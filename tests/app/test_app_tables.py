@@ -146,6 +146,7 @@ def test_layers_csv_holds_tensors_and_what_stayed_in_float(tmp_path: Path) -> No
         "left_in_float",
         "clipped",
         "clipped_calibration",
+        "saturated",
     ]
     empty = dict.fromkeys(reader.fieldnames, "")
     assert rows == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -47,12 +47,14 @@ class ArgumentsOf:
         device: Where the arguments go.
         float32: Whether floats in them become float32.
         images: The positions of arguments that are lists of images; `None`: their form decides.
+        change: What becomes of the arguments; `None`: they stay.
     """
 
     batches: Any
     device: torch.device
     float32: bool = False
     images: frozenset[int] | None = None
+    change: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for batch in self.labelled():
@@ -86,7 +88,7 @@ class ArgumentsOf:
     def _taken(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         args = to_device(args, self.device)
         taken: tuple[Any, ...] = as_float32(args) if self.float32 else args
-        return taken
+        return taken if self.change is None else self.change(taken)
 
 
 def to_device(args: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

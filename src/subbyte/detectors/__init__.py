@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from subbyte.detectors.base import TrainingLoss, family_of
+from subbyte.detectors.base import OneSize, TrainingLoss, family_of
 from subbyte.detectors.letterbox import Letterbox, Sizes
 from subbyte.graph.float_model import Regional
 from subbyte.graph.output_loss import OutputLoss
@@ -66,6 +66,14 @@ def output_loss(model: nn.Module, regions: tuple[str, ...]) -> OutputLoss | None
     """
     family = family_of(model)
     return family.output_loss(model) if regions == family.regions(model) else None
+
+
+def one_size(model: nn.Module) -> OneSize | None:
+    """What brings a batch's images to the one size that a detector itself brings them to.
+
+    Nothing changes for the detector, and images of one size can be tuned on.
+    """
+    return family_of(model).one_size(model)
 
 
 def training_loss(captured: Regional, original: nn.Module) -> TrainingLoss | None:

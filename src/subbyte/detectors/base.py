@@ -23,6 +23,7 @@ PACKAGE = __name__.rpartition(".")[0]
 
 # How wrong a model is: of what its regions give for a batch, and of the batch's targets.
 TrainingLoss = Callable[[Any, Any], Tensor]
+OneSize = Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of a batch's arguments
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Family:
             `None`.
         letterbox: `(model, sizes) -> Letterbox`, how a file takes images of several sizes (height,
             width).
+        one_size: `model -> (args -> args)`, which brings a batch's images to the one size that the
+            model itself brings them to; `None`: it takes them at theirs.
         label_count: How many labels a model has, the background among them; `None`: unknown.
         whole: Whether files can go from images to boxes.
         tried: `(model, images) -> None`, looks at what a model gives for a first batch and raises
@@ -101,6 +104,7 @@ class Family:
     training_loss: Callable[[Regional, nn.Module], TrainingLoss | None] = lambda *_: None
     output_loss: Callable[[Any], OutputLoss | None] = lambda _: None
     letterbox: Callable[[Any, Sizes], Letterbox] = ratio_kept
+    one_size: Callable[[Any], OneSize | None] = lambda _: None
     label_count: Callable[[Any], int | None] = lambda _: None
     whole: bool = True
     tried: Callable[[Any, Any], None] = lambda *_: None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subbyte.data import preprocessing as data
 from subbyte.detection import Outputs, Preprocessing, preprocessing_of
-from subbyte.detectors.base import Deployment, Family, Order
+from subbyte.detectors.base import Deployment, Family, OneSize, Order
 from subbyte.detectors.common.nms import OUTPUTS, Detections, clipped
 from subbyte.detectors.common.one_stage import images_of, one_stage, size_of
 from subbyte.detectors.common.output_loss import Readable, detection_loss, sides
@@ -22,6 +22,7 @@ from subbyte.detectors.raw.select import select
 from subbyte.detectors.raw.taken import numbers, tensors_of
 from subbyte.graph.float_model import Regional
 from subbyte.graph.output_loss import Args, OutputLoss
+from subbyte.utils.arguments import Arguments
 
 REGION = "network"
 
@@ -175,6 +176,20 @@ def _output_loss(model: RawDetector) -> OutputLoss:
     return detection_loss(read)
 
 
+def _one_size(model: RawDetector) -> OneSize | None:
+    given = model.preprocessing
+    if given.letterbox is None and given.resize is None:
+        return None
+
+    def fitted(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        images, *rest = args
+        batch = letterbox_of(given, {size_of(image) for image in images}).images(list(images))
+        made = (batch if isinstance(images, Tensor) else list(batch), *rest)
+        return Arguments(made, args.images) if isinstance(args, Arguments) else made
+
+    return fitted
+
+
 def _label_count(model: RawDetector) -> int | None:
     return None if model.classes is None else model.classes + 1
 
@@ -190,6 +205,7 @@ FAMILY = Family(
     deployment=_deployment,
     boxes=_boxes,
     output_loss=_output_loss,
+    one_size=_one_size,
     letterbox=_letterbox,
     label_count=_label_count,
     tried=lambda model, images: model.tried(images),
