@@ -17,7 +17,6 @@ from subbyte.app.run_folder import RunFolder
 from subbyte.app.sensitivities import write_csv
 from subbyte.app.setup import Setup
 from subbyte.bit_search import budget, search
-from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.latency import Profiles, layer_times, side_by_side
 from subbyte.bit_search.settings import Search, SearchRecipe, shown
 from subbyte.data.batches import ArgumentsOf
@@ -167,7 +166,7 @@ def written_bytes(simulation: Simulation, task: Task) -> float:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx.export(simulation, path, task.written, None, task.postprocess)
-        return float(file_bytes(path, simulation))
+        return float(path.stat().st_size)
 
 
 def confirm(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from subbyte.graph.float_model import FloatModel, interpreted, qualified
 from subbyte.graph.layers import FoundLayer
 from subbyte.graph.operators import get_tensor
 from subbyte.methods.common.samples import geometry_of, positions
-from subbyte.placement.simulation import Simulation
 
 FLOAT_BITS = 32
 SCALE_BYTES = 4 + 1  # of a channel: its scale and its zero point
@@ -79,17 +77,3 @@ class _Counter(fx.Interpreter):
             return float(positions(output, geometry_of(layer.node, weight)) * weight.numel())
         first = self.env[layer.node.all_input_nodes[0]]
         return float(output.numel() * first.shape[-1])
-
-
-def file_bytes(path: Path, quantized: Simulation) -> int:
-    """A file's size, were each weight stored in as many bits as it has, not in 4 or 8.
-
-    Args:
-        path: The file.
-        quantized: The model that it is of.
-    """
-    saved = 0.0
-    for tensor, _ in quantized.weights():
-        bits = tensor.spec.bits
-        saved += quantized.weight(tensor).numel() * ((4 if bits <= 4 else 8) - bits) / 8
-    return round(path.stat().st_size - saved)
