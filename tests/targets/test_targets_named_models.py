@@ -23,7 +23,7 @@ DETECTORS = [
     pytest.param("yolos", marks=pytest.mark.slow),
     *(pytest.param(kind, marks=whole) for kind in ("detr", "rt_detr", "d_fine")),
 ]
-LIBREYOLO = [("yolox-n", 128), ("yolo9-t", 128), ("rtdetr-r18", 160), ("dfine-n", 320)]
+LIBREYOLO = [("yolox-n", 128)]
 
 
 def with_statistics(module: nn.Module, images: torch.Tensor) -> None:
