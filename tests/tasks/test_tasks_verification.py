@@ -301,3 +301,26 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
     other = subbyte.quantize(model, bare, subbyte.Recipe(method="range"))
     with pytest.raises(subbyte.SubbyteError, match="written with another recipe"):
         subbyte.verify(other, path, bare)
+
+
+def test_batches_of_which_some_have_labels_have_no_metrics(classifier: Exported) -> None:
+    batches = [*classifier.batches[:2], classifier.batches[2][0]]
+    found = subbyte.verify(
+        classifier.quantized, classifier.path, batches, runtimes=["onnxruntime"]
+    )
+    assert found.images == 24
+    assert found.float_metrics == found.metrics == found.deployed["onnxruntime"].metrics == {}
+    assert found.agreement_with_float is not None
+
+
+def test_an_output_that_is_no_number_is_a_difference(classifier: Exported) -> None:
+    images = torch.full((8, 3, 8, 8), torch.nan)
+    found = subbyte.verify(
+        classifier.quantized,
+        classifier.path,
+        [images, classifier.batches[0][0]],
+        runtimes=["onnxruntime"],
+    )
+    largest = found.deployed["onnxruntime"].max_abs_diff
+    assert largest is not None
+    assert not largest < 1e-3
