@@ -99,6 +99,24 @@ def test_a_score_of_another_shape_is_refused(digits: Any) -> None:
         )
 
 
+def test_a_score_that_is_no_number_is_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+
+    def score(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(targets),), torch.nan)
+
+    with pytest.raises(subbyte.SubbyteError, match="score returns NaN"):
+        subbyte.search(model, calibration, evaluation, max_drop=1, score=score)
+
+
+def test_what_is_wrong_is_named_as_the_argument_is(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match=r"^evaluation is empty"):
+        subbyte.search(model, calibration, [], max_drop=1)
+    with pytest.raises(subbyte.SubbyteError, match="unknown runtime"):
+        subbyte.search(model, calibration, evaluation, max_drop=1, runtimes="openvin")
+
+
 @pytest.mark.slow
 def test_a_time_limit_that_passes_at_once_is_missed(digits: Any) -> None:
     model, calibration, evaluation = digits

@@ -305,9 +305,7 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
 
 def test_batches_of_which_some_have_labels_have_no_metrics(classifier: Exported) -> None:
     batches = [*classifier.batches[:2], classifier.batches[2][0]]
-    found = subbyte.verify(
-        classifier.quantized, classifier.path, batches, runtimes=["onnxruntime"]
-    )
+    found = subbyte.verify(classifier.quantized, classifier.path, batches, runtimes=["onnxruntime"])
     assert found.images == 24
     assert found.float_metrics == found.metrics == found.deployed["onnxruntime"].metrics == {}
     assert found.agreement_with_float is not None

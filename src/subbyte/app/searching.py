@@ -60,7 +60,7 @@ def search_variant(
         progress: Shows how far it is.
 
     Raises:
-        SubbyteError: The budget is more than the metric.
+        SubbyteError: The budget is more than the metric, or there is no metric.
         BudgetMissedError: The time passed before anything was built.
     """
     task, asked = setup.task, recipe.search
@@ -68,6 +68,7 @@ def search_variant(
     float_model = setup.captured[recipe.regions].model
     reference = _outputs(task, setup.module, part.searching, progress, f"{name}: float")
     metric = task.paired(reference, reference).before
+    asked.check_metric(metric)
 
     def lost(simulation: Simulation) -> Paired:
         found = _outputs(task, simulation, part.searching, progress, f"{name}: measuring")

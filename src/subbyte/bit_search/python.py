@@ -26,6 +26,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
 from subbyte.targets.onnx import export as onnx
+from subbyte.tasks.evaluation import check_batches
 from subbyte.tasks.metrics.paired import Paired, paired_scores, paired_shares
 from subbyte.utils import cores
 from subbyte.utils.arguments import could_be_images
@@ -123,11 +124,14 @@ def search(
     }
     read = read_recipe({**(recipe or {}), "search": asked})
     assert isinstance(read, SearchRecipe)
+    runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
     for name in runtimes:
         runtimes_.runtime(name).version()
     module = api.module_of(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(module))
-    labelled = list(ArgumentsOf(check_calibration(evaluation), device_of(module)).labelled())
+    labelled = list(
+        ArgumentsOf(check_batches(evaluation, "evaluation"), device_of(module)).labelled()
+    )
     if any(batch.targets is None for batch in labelled):
         raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
     progress = progress or Silent()
@@ -141,6 +145,7 @@ def search(
     part = budget.split(sum(batch.size for batch in labelled), read.search.seed)
     judge = _Judge(labelled, score)
     before = judge.scores(module, part.searching)
+    judge.check(read, before)
     allowed = judge.allowed(read, float(before.mean()))
 
     def lost(simulation: Simulation) -> Paired:
@@ -197,6 +202,24 @@ class _Judge:
     def unit(self) -> str:
         """Of what is lost."""
         return "points" if self.score is None else "of the score"
+
+    def check(self, read: SearchRecipe, before: np.ndarray) -> None:
+        """Refuse what nothing can be lost of.
+
+        Args:
+            read: What is asked for.
+            before: The float model's numbers.
+
+        Raises:
+            SubbyteError: One of them is NaN or infinite, or the budget is as much as the metric.
+        """
+        if self.score is None:
+            read.search.check_metric(float(before.mean()))
+        elif not np.isfinite(before).all():
+            raise SubbyteError(
+                "score returns NaN or infinity for outputs of the float model: return a finite "
+                "number for each image"
+            )
 
     def allowed(self, read: SearchRecipe, metric: float) -> float:
         """The budget, in the units of the metric."""

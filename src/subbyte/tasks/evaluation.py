@@ -172,12 +172,17 @@ def _in_folder(file: OnnxFile, source: str, runtime: str, progress: Progress) ->
     )
 
 
-def check_batches(data: Any) -> Any:
-    """`data` if it is an iterable of batches that can be walked again, else `SubbyteError`."""
+def check_batches(data: Any, name: str = "data") -> Any:
+    """`data` if it is an iterable of batches that can be walked again, else `SubbyteError`.
+
+    Args:
+        data: What was given.
+        name: Of the argument.
+    """
     try:
         return check_calibration(data)
     except SubbyteError as error:
-        raise SubbyteError(str(error).replace("calibration is", "data is", 1)) from None
+        raise SubbyteError(str(error).replace("calibration is", f"{name} is", 1)) from None
 
 
 def _kind(batch: Batch) -> str:
