@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +145,16 @@ def test_bits_of_activations_are_decided_too(digits: Any) -> None:
     assert 4 in {row["bits"] for row in rows}
     dearest = max(found.frontier, key=lambda one: one["cost"])
     assert dearest["cost"] > 0
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_with_its_own_work_alone(digits: Any, tmp_path: Path) -> None:
+    model, calibration, evaluation = digits
+    asked = {**FAST, "max_drop": 4, "runtimes": (), "resume": tmp_path / "kept"}
+    found = subbyte.search(model, calibration, evaluation, **asked)
+    again = subbyte.search(model, calibration, evaluation, **asked)
+    assert again.frontier == found.frontier  # with the seconds of the first time
+    assert again.recipe == found.recipe
+    others = [(images.flip(0), labels) for images, labels in evaluation]
+    with pytest.raises(subbyte.SubbyteError, match=r"has float scores .* and this has"):
+        subbyte.search(model, calibration, others, **asked)

@@ -17,6 +17,7 @@ from subbyte.app.run_folder import RunFolder
 from subbyte.app.sensitivities import write_csv
 from subbyte.app.setup import Setup
 from subbyte.bit_search import budget, search
+from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.latency import Profiles, layer_times, side_by_side
 from subbyte.bit_search.settings import Search, SearchRecipe, shown
 from subbyte.data.batches import ArgumentsOf
@@ -103,7 +104,10 @@ def _judges(
     """What a configuration costs, by the objective."""
     task = setup.task
     if asked.runtime is None:
-        return search.Judges(lost, lambda simulation: written_bytes(simulation, task))
+        return search.Judges(
+            lost,
+            lambda simulation: file_bytes(simulation, task.written, postprocess=task.postprocess),
+        )
     clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup)
     return search.Judges(lost, clock.ms, clock.profiles)
 
@@ -160,14 +164,6 @@ class _Clock:
     def _inputs(self, model: Regional) -> tuple[np.ndarray, ...]:
         task = self.setup.task
         return arrays(onnx.arguments(model, one_image(task.written), task.postprocess))
-
-
-def written_bytes(simulation: Simulation, task: Task) -> float:
-    """The size of the file for all runtimes, each weight stored in as many bits as it has."""
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.export(simulation, path, task.written, None, task.postprocess)
-        return float(path.stat().st_size)
 
 
 def confirm(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from torch.utils import _pytree as pytree
 from subbyte import api
 from subbyte.bit_search import budget
 from subbyte.bit_search import search as searching
+from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.settings import WEIGHTS, SearchRecipe, read_recipe, shown
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.float_model import device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.graph.output_loss import is_logits
+from subbyte.methods.common.resume import claim
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
@@ -106,7 +109,7 @@ def search(
 
     Raises:
         SubbyteError: As of `quantize`; something asked for is wrong; there are no labels, or too
-            few images.
+            few images; `resume` holds a search of another model, recipe or evaluation.
         BudgetMissedError: The time passed before anything was built.
     """
     if objective == "latency":
@@ -135,8 +138,9 @@ def search(
     if any(batch.targets is None for batch in labelled):
         raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
     progress = progress or Silent()
+    first = next(iter(batches))
     with progress.working("capturing the model"):
-        float_model = api.capture(module, next(iter(batches)), read.regions)
+        float_model = api.capture(module, first, read.regions)
     if runtimes and float_model.region_names != WHOLE:
         raise SubbyteError(
             "only a model that is captured whole is confirmed in runtimes from Python: give "
@@ -148,6 +152,11 @@ def search(
     judge.check(read, before)
     allowed = judge.allowed(read, float(before.mean()))
 
+    if resume is not None:
+        numbers = hashlib.sha256(before.tobytes()).hexdigest()[:16]
+        claimed = {"objective": objective, "seed of the split": seed, "float scores": numbers}
+        claim(resume, {**api.work_of(float_model, read.base(), first), **claimed})
+
     def lost(simulation: Simulation) -> Paired:
         return judge.paired(before, judge.scores(simulation, part.searching))
 
@@ -158,7 +167,7 @@ def search(
             base=read.base(),
             search=read.search,
             budget=allowed,
-            judges=searching.Judges(lost, lambda simulation: _bytes(simulation, batches)),
+            judges=searching.Judges(lost, lambda simulation: file_bytes(simulation, first)),
             show=shown(read.search.objective),
             folder=resume,
             progress=progress,
@@ -169,13 +178,11 @@ def search(
             f"time_limit of {read.search.time_limit:g} minutes passed before any configuration was "
             "built: give a longer one"
         )
-    before = judge.scores(module, part.confirming)
-    confirmed = {}
     with progress.working("confirming"):
-        for name, run in _runs(found.simulation, batches, runtimes):
-            paired = judge.paired(before, judge.scores(run, part.confirming))
-            allowed = judge.allowed(read, paired.before)
-            confirmed[name] = budget.verdict(paired, read.search, allowed, judge.unit)
+        before = judge.scores(module, part.confirming)
+        runs = _runs(found.simulation, batches, runtimes)
+        afters = {name: judge.scores(run, part.confirming) for name, run in runs}
+        confirmed = {name: judge.verdict(read, before, after) for name, after in afters.items()}
     return SearchResult(
         quantized=found.simulation,
         recipe=found.recipe,
@@ -233,6 +240,17 @@ class _Judge:
         both = paired_shares if self.score is None else paired_scores
         return both(before, after)
 
+    def verdict(self, read: SearchRecipe, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+        """What is said of two models' numbers for the images that confirm.
+
+        Args:
+            read: What is asked for.
+            before: The float model's.
+            after: Those of what was found.
+        """
+        paired = self.paired(before, after)
+        return budget.verdict(paired, read.search, self.allowed(read, paired.before), self.unit)
+
     def scores(self, run: Callable[..., Any], numbers: Sequence[int]) -> np.ndarray:
         """A number for each image, or whether its top-1 is right.
 
@@ -285,14 +303,6 @@ def _picked(value: Any, images: Sequence[int], count: int) -> Any:
     if isinstance(value, Mapping):
         return {key: _picked(part, images, count) for key, part in value.items()}
     return value
-
-
-def _bytes(simulation: Simulation, batches: ArgumentsOf) -> float:
-    """The size of a model's file, each weight stored in as many bits as it has."""
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.export(simulation, path, next(iter(batches)), None)
-        return float(path.stat().st_size)
 
 
 def _runs(
