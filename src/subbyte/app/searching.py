@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Task, arrays, one_image
+from subbyte.tasks.measure import Alone
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils import cores, files, machine
 from subbyte.utils.progress import Progress
@@ -49,7 +50,12 @@ def check_split(setup: Setup) -> None:
 
 
 def search_variant(
-    recipe: SearchRecipe, name: str, folder: RunFolder, setup: Setup, progress: Progress
+    recipe: SearchRecipe,
+    name: str,
+    folder: RunFolder,
+    setup: Setup,
+    progress: Progress,
+    alone: Alone = nullcontext,
 ) -> search.Found:
     """Search for a variant's bits on one part of the evaluation images.
 
@@ -59,6 +65,7 @@ def search_variant(
         folder: The run's.
         setup: The run's.
         progress: Shows how far it is.
+        alone: While it lasts, no other process of the run is at work.
 
     Raises:
         SubbyteError: The budget is more than the metric, or there is no metric.
@@ -82,7 +89,7 @@ def search_variant(
             base=recipe.base(),
             search=asked,
             budget=asked.budget(metric),
-            judges=_judges(lost, asked, folder, setup),
+            judges=_judges(lost, asked, folder, setup, alone),
             show=shown(asked.objective),
             folder=folder.unfinished_path(name),
             progress=progress,
@@ -99,16 +106,28 @@ def search_variant(
 
 
 def _judges(
-    lost: Callable[[Simulation], Paired], asked: Search, folder: RunFolder, setup: Setup
+    lost: Callable[[Simulation], Paired],
+    asked: Search,
+    folder: RunFolder,
+    setup: Setup,
+    alone: Alone,
 ) -> search.Judges:
-    """What a configuration costs, by the objective."""
+    """How a configuration is judged, by the objective.
+
+    Args:
+        lost: Its metric beside the float model's.
+        asked: What is asked for.
+        folder: The run's.
+        setup: The run's.
+        alone: While it lasts, no other process of the run is at work.
+    """
     task = setup.task
     if asked.runtime is None:
         return search.Judges(
             lost,
             lambda simulation: file_bytes(simulation, task.written, postprocess=task.postprocess),
         )
-    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup)
+    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup, alone)
     return search.Judges(lost, clock.ms, clock.profiles)
 
 
@@ -120,12 +139,14 @@ class _Clock:
         runtime: Its name.
         float_path: The float model's file.
         setup: The run's.
+        alone: While it lasts, no other process of the run is at work.
         float_ms: What the float model's file took when it was measured first.
     """
 
     runtime: str
     float_path: Path
     setup: Setup
+    alone: Alone
     float_ms: float | None = None
 
     def ms(self, simulation: Simulation) -> float:
@@ -135,7 +156,8 @@ class _Clock:
             path = self._written(simulation, Path(scratch))
             sessions = [load(self.float_path, threads), load(path, threads)]
             inputs = [self._inputs(self._float_model), self._inputs(simulation)]
-            before, after = side_by_side(sessions, inputs)
+            with self.alone():
+                before, after = side_by_side(sessions, inputs)
         self.float_ms = self.float_ms or before
         return after / before * self.float_ms
 
@@ -146,8 +168,9 @@ class _Clock:
         threads = machine.threads()
         with TemporaryDirectory() as scratch:
             path = self._written(simulation, Path(scratch))
-            integer = node_times(path, threads, self._inputs(simulation))
-            floating = node_times(self.float_path, threads, self._inputs(self._float_model))
+            with self.alone():
+                integer = node_times(path, threads, self._inputs(simulation))
+                floating = node_times(self.float_path, threads, self._inputs(self._float_model))
             return Profiles(
                 layer_times(path, integer, layers), layer_times(self.float_path, floating, layers)
             )
@@ -195,8 +218,8 @@ def confirm(
     runs: dict[str, tuple[Any, Any]] = {}
     for key, path in paths.items():
         load = targets.runtime(key).load
-        before = task.deployed(load(float_path, cores.usable()), float_model)
-        after = task.deployed(load(path, cores.usable()), quantized)
+        before = task.deployed(load(float_path, cores.share()), float_model)
+        after = task.deployed(load(path, cores.share()), quantized)
         if before is not None and after is not None:
             runs[key] = (before, after)
     if not runs:
@@ -222,7 +245,7 @@ def confirm(
 def write_found(folder: Path, found: search.Found) -> None:
     """Write `recipe.yaml`, `frontier.json` and `sensitivity.csv` into a variant's folder."""
     write_recipe(folder / "recipe.yaml", found.recipe)
-    files.write_text(folder / "frontier.json", json.dumps(found.frontier(), indent=2))
+    files.write_json(folder / "frontier.json", found.frontier())
     write_csv(folder / "sensitivity.csv", found.sensitivity)
 
 
