@@ -18,7 +18,7 @@ from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
-from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
+from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
 from subbyte.app.setup import Setup, set_up
 from subbyte.bit_search import search
 from subbyte.bit_search.settings import SearchRecipe
@@ -110,8 +110,7 @@ def interruptible(folder: RunFolder, only: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = f"subbyte run {folder.path / EXPERIMENT} --out {folder.path} --resume"
-        again += "".join(f" --only {name}" for name in only)
+        again = command_to_resume(folder.path, only)
         raise KeyboardInterrupt(
             f"interrupted; what is finished is kept in {folder.path}, and this goes on: {again}"
         ) from None
