@@ -322,3 +322,13 @@ def test_an_output_that_is_no_number_is_a_difference(classifier: Exported) -> No
     largest = found.deployed["onnxruntime"].max_abs_diff
     assert largest is not None
     assert not largest < 1e-3
+
+
+def test_evaluate_takes_a_model_whose_argument_is_a_mapping() -> None:
+    class Mapped(nn.Module):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return inputs["logits"]
+
+    logits, labels = torch.eye(4), torch.tensor([0, 1, 3, 3])
+    found = subbyte.evaluate(Mapped(), [{"inputs": ({"logits": logits},), "targets": labels}])
+    assert found.metrics["top1"] == 0.75
