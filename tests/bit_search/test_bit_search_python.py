@@ -110,6 +110,35 @@ def test_a_score_that_is_no_number_is_refused(digits: Any) -> None:
         subbyte.search(model, calibration, evaluation, max_drop=1, score=score)
 
 
+def test_a_model_in_training_is_scored_in_evaluation_and_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    )
+    batches = [(torch.randn(30, 1, 8, 8), torch.randint(0, 3, (30,))) for _ in range(2)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes: list[bool] = []
+    hook = model[1].register_forward_hook(lambda part, *_: modes.append(part.training))
+    found = subbyte.search(
+        model,
+        batches,
+        batches,
+        max_drop=5,
+        builds=1,
+        weights=[8],
+        runtimes=(),
+        recipe={"method": "range"},
+    )
+    hook.remove()
+    assert found.confirmed["simulation"]["float_metric"] == pytest.approx(
+        found.confirmed["simulation"]["metric"], abs=0.1
+    )
+    assert modes == [False] * len(modes) != []
+    assert model.training
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
 def test_what_is_wrong_is_named_as_the_argument_is(digits: Any) -> None:
     model, calibration, evaluation = digits
     with pytest.raises(subbyte.SubbyteError, match=r"^evaluation is empty"):

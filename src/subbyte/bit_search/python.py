@@ -21,7 +21,7 @@ from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.settings import WEIGHTS, SearchRecipe, read_recipe, shown
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
-from subbyte.graph.float_model import device_of
+from subbyte.graph.float_model import FloatModel, device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.graph.output_loss import is_logits
 from subbyte.methods.common.resume import claim
@@ -29,7 +29,7 @@ from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
 from subbyte.targets.onnx import export as onnx
-from subbyte.tasks.evaluation import check_batches
+from subbyte.tasks.evaluation import check_batches, evaluating
 from subbyte.tasks.metrics.paired import Paired, paired_scores, paired_shares
 from subbyte.utils import cores
 from subbyte.utils.arguments import could_be_images
@@ -130,44 +130,29 @@ def search(
     runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
     for name in runtimes:
         runtimes_.runtime(name).version()
-    module = api.module_of(model)
+    module, progress = api.module_of(model), progress or Silent()
     batches = ArgumentsOf(check_calibration(calibration), device_of(module))
-    labelled = list(
-        ArgumentsOf(check_batches(evaluation, "evaluation"), device_of(module)).labelled()
-    )
-    if any(batch.targets is None for batch in labelled):
-        raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
-    progress = progress or Silent()
+    judge = _Judge(_labelled(evaluation, module), score)
+    part = budget.split(sum(batch.size for batch in judge.batches), read.search.seed)
     first = next(iter(batches))
     with progress.working("capturing the model"):
-        float_model = api.capture(module, first, read.regions)
-    if runtimes and float_model.region_names != WHOLE:
-        raise SubbyteError(
-            "only a model that is captured whole is confirmed in runtimes from Python: give "
-            "runtimes=(), or use subbyte run"
-        )
-    part = budget.split(sum(batch.size for batch in labelled), read.search.seed)
-    judge = _Judge(labelled, score)
-    before = judge.scores(module, part.searching)
+        float_model = _captured(module, first, read, runtimes)
+    with evaluating(module):
+        before, confirming = (judge.scores(module, x) for x in (part.searching, part.confirming))
     judge.check(read, before)
-    allowed = judge.allowed(read, float(before.mean()))
-
     if resume is not None:
-        numbers = hashlib.sha256(before.tobytes()).hexdigest()[:16]
-        claimed = {"objective": objective, "seed of the split": seed, "float scores": numbers}
-        claim(resume, {**api.work_of(float_model, read.base(), first), **claimed})
-
-    def lost(simulation: Simulation) -> Paired:
-        return judge.paired(before, judge.scores(simulation, part.searching))
-
+        claim(resume, {**api.work_of(float_model, read.base(), first), **_claimed(read, before)})
     found = searching.run(
         searching.Asked(
             float_model=float_model,
             batches=batches,
             base=read.base(),
             search=read.search,
-            budget=allowed,
-            judges=searching.Judges(lost, lambda simulation: file_bytes(simulation, first)),
+            budget=judge.allowed(read, float(before.mean())),
+            judges=searching.Judges(
+                lambda simulation: judge.paired(before, judge.scores(simulation, part.searching)),
+                lambda simulation: file_bytes(simulation, first),
+            ),
             show=shown(read.search.objective),
             folder=resume,
             progress=progress,
@@ -179,10 +164,9 @@ def search(
             "built: give a longer one"
         )
     with progress.working("confirming"):
-        before = judge.scores(module, part.confirming)
         runs = _runs(found.simulation, batches, runtimes)
         afters = {name: judge.scores(run, part.confirming) for name, run in runs}
-        confirmed = {name: judge.verdict(read, before, after) for name, after in afters.items()}
+        confirmed = {key: judge.verdict(read, confirming, after) for key, after in afters.items()}
     return SearchResult(
         quantized=found.simulation,
         recipe=found.recipe,
@@ -191,6 +175,44 @@ def search(
         frontier=found.frontier(),
         sensitivity=found.sensitivity.as_dict()["tensors"],
     )
+
+
+def _labelled(evaluation: Any, module: nn.Module) -> list[Batch]:
+    """The batches of the evaluation, each with targets."""
+    given = ArgumentsOf(check_batches(evaluation, "evaluation"), device_of(module))
+    batches = list(given.labelled())
+    if any(batch.targets is None for batch in batches):
+        raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
+    return batches
+
+
+def _captured(
+    module: nn.Module, args: tuple[Any, ...], read: SearchRecipe, runtimes: Sequence[str]
+) -> FloatModel:
+    """The float model, if it can be confirmed where it is asked for.
+
+    Args:
+        module: The user's.
+        args: The arguments of a batch.
+        read: What is asked for.
+        runtimes: Where the file is confirmed.
+    """
+    float_model = api.capture(module, args, read.regions)
+    if runtimes and float_model.region_names != WHOLE:
+        raise SubbyteError(
+            "only a model that is captured whole is confirmed in runtimes from Python: give "
+            "runtimes=(), or use subbyte run"
+        )
+    return float_model
+
+
+def _claimed(read: SearchRecipe, before: np.ndarray) -> dict[str, Any]:
+    """What a search must have in common with one that it goes on with, beside model and recipe."""
+    return {
+        "objective": read.search.objective,
+        "seed of the split": read.search.seed,
+        "float scores": hashlib.sha256(before.tobytes()).hexdigest()[:16],
+    }
 
 
 @dataclass(frozen=True)
