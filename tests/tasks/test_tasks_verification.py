@@ -288,6 +288,7 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
         (lambda: subbyte.evaluate(model, bare), "a batch has no labels"),
         (lambda: subbyte.evaluate(model, wrong), "and the model has 3 classes"),
         (lambda: subbyte.evaluate(model, "digits"), "give labelled batches"),
+        (lambda: subbyte.evaluate(None, batches), "the model is a NoneType"),
         (lambda: subbyte.evaluate(model, batches, runtime="openvino"), "runs in PyTorch"),
         (lambda: subbyte.evaluate(path, batches, runtime="tflite"), "unknown runtime 'tflite'"),
         (lambda: subbyte.evaluate(tmp_path / "no.onnx", batches), "there is no file"),

@@ -97,6 +97,11 @@ def evaluate(
         elif preprocessing is not None:
             raise SubbyteError("preprocessing is that of a raw network: give its outputs as well")
         return _of_module(model, data, progress)
+    if not isinstance(model, str | Path):
+        raise SubbyteError(
+            f"the model is a {type(model).__name__}: give a torch.nn.Module, or the path of an "
+            ".onnx file"
+        )
     if outputs is not None or preprocessing is not None:
         raise SubbyteError(
             "outputs and preprocessing are said of a module: a file has them in it already"
