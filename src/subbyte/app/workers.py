@@ -177,6 +177,7 @@ class _Team:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def _say(stream: IO[str], line: str) -> None:
