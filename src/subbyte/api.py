@@ -157,7 +157,7 @@ def quantize_captured(
     float_model = prepared(float_model, batches, recipe, progress)
     placement = place(float_model, recipe, targets.hints())
     if resume is not None:
-        claim(resume, _work(captured, recipe, next(iter(batches))))
+        claim(resume, work_of(captured, recipe, next(iter(batches))))
     context = Context(recipe.seed, progress, _label_loss(float_model), resume)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
@@ -329,8 +329,14 @@ def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     return method.name, methods.method(method.name).Options(**method.options)
 
 
-def _work(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dict[str, Any]:
-    """What unfinished work must have in common with what goes on with it."""
+def work_of(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What unfinished work must have in common with what goes on with it, as plain data.
+
+    Args:
+        float_model: The model.
+        recipe: What is done.
+        args: The arguments of the first batch.
+    """
     weights = "".join(f"{name} {value}\n" for name, value in float_model.fingerprints.items())
     leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     images = b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)

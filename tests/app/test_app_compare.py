@@ -120,6 +120,18 @@ def test_a_variant_that_is_gone_is_no_success_of_a_gate(
     assert cli("compare", digits.folder, tmp_path / "few.json", *chosen).exit_code == 0
 
 
+def test_a_metric_that_is_gone_is_no_success_of_a_gate(
+    digits: Run, cli: Cli, tmp_path: Path
+) -> None:
+    results = json.loads((digits.folder / "results.json").read_text())
+    entry = next(entry for entry in results["variants"] if entry["name"] == "w4a4")
+    entry["deployed"]["openvino"]["metrics"]["top1"] = None  # NaN, as results have it
+    (tmp_path / "none.json").write_text(json.dumps(results))
+    result = cli("compare", digits.folder, tmp_path / "none.json", "--max-drop", "1", "-q")
+    assert result.exit_code == 2
+    assert "w4a4: top1 in openvino is in the first run alone" in result.stderr
+
+
 def test_refusals(digits: Run, refusal: Refusal, tmp_path: Path) -> None:
     run = digits.folder
     results = json.loads((run / "results.json").read_text())

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from subbyte.app.experiment import Experiment, dump
-from subbyte.app.run_folder import RunFolder, open_folder
+from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
 from subbyte.errors import SubbyteError
 
 log = logging.getLogger("subbyte")
@@ -188,3 +189,12 @@ def test_only_a_folder_that_is_named_has_variants_done_again() -> None:
     ):
         pass
     assert old.is_done("a")
+
+
+def test_the_command_that_goes_on_is_one_that_a_shell_takes() -> None:
+    folder = Path("my runs/it's")
+    command = command_to_resume(folder, ("a", "b c"))
+    assert shlex.split(command) == [
+        *("subbyte", "run", "my runs/it's/experiment.yaml", "--out", "my runs/it's", "--resume"),
+        *("--only", "a", "--only", "b c"),
+    ]

@@ -128,6 +128,27 @@ def test_a_cluster_gives_the_same_results(own: Own, cli: Cli) -> None:
         ).stat().st_size
 
 
+@pytest.mark.whole
+@pytest.mark.parametrize("where", [("--ray", "local"), ("--workers", "2")])
+def test_a_search_runs_elsewhere(where: tuple[str, str], cli: Cli, tmp_path: Path) -> None:
+    if where[0] == "--ray":
+        pytest.importorskip("ray")
+    asked = {"max_drop": 2, "builds": 1, "objective": "latency", "runtime": "onnxruntime"}
+    experiment = {
+        "model": {"name": "digits"},
+        "data": {"name": "digits"},
+        "runtimes": ["onnxruntime"],
+        "variants": {"fast": {"search": asked, "method": "range"}},
+    }
+    file, out = tmp_path / "search.yaml", tmp_path / "out"
+    file.write_text(json.dumps(experiment))
+    result = cli("run", file, "--out", out, "--json", *where)
+    assert result.exit_code == 0, result.stderr
+    (variant,) = json.loads(result.stdout)["variants"]
+    assert variant["search"]["confirmed"]["onnxruntime"]["images"] == 450
+    assert (out / "variants/fast/frontier.json").is_file()
+
+
 def test_what_cannot_run_elsewhere(refusal: Refusal) -> None:
     assert "nothing answers at the Ray address 127.0.0.1:1" in refusal(
         "run", "digits", "--ray", "127.0.0.1:1"

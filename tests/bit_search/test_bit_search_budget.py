@@ -49,3 +49,21 @@ def test_a_confidence_that_images_cannot_decide_says_how_many_would() -> None:
     assert "1,000 images are too few: about 4,81" in found["sentence"]
     enough = Paired(0.81, 0.808, 0.004 * (1000 / 4900) ** 0.5, 4900)
     assert budget.verdict(enough, Search(max_drop=0.5, confidence=0.95), 0.005)["met"]
+
+
+@pytest.mark.parametrize("error", [float("inf"), float("nan")])
+def test_an_error_that_is_not_known_decides_nothing(error: float) -> None:
+    paired = Paired(0.5, 0.499, error, 40)
+    found = budget.verdict(paired, Search(max_drop=0.5, confidence=0.9), 0.005)
+    assert not found["met"]
+    assert found["images_to_decide"] is None
+
+
+def test_a_metric_is_checked_before_the_search_alone() -> None:
+    search = Search(max_drop=5)
+    # The half that confirms may be a harder one, and what is lost of it is still measured.
+    assert search.budget(0.04) == pytest.approx(0.05)
+    with pytest.raises(SubbyteError, match="has only 4"):
+        search.check_metric(0.04)
+    with pytest.raises(SubbyteError, match="the float model has no metric"):
+        search.check_metric(float("nan"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,53 @@ def test_a_score_of_another_shape_is_refused(digits: Any) -> None:
         )
 
 
+def test_a_score_that_is_no_number_is_refused(digits: Any) -> None:
+    model, calibration, evaluation = digits
+
+    def score(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(targets),), torch.nan)
+
+    with pytest.raises(subbyte.SubbyteError, match="score returns NaN"):
+        subbyte.search(model, calibration, evaluation, max_drop=1, score=score)
+
+
+def test_a_model_in_training_is_scored_in_evaluation_and_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+    )
+    batches = [(torch.randn(30, 1, 8, 8), torch.randint(0, 3, (30,))) for _ in range(2)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes: list[bool] = []
+    hook = model[1].register_forward_hook(lambda part, *_: modes.append(part.training))
+    found = subbyte.search(
+        model,
+        batches,
+        batches,
+        max_drop=5,
+        builds=1,
+        weights=[8],
+        runtimes=(),
+        recipe={"method": "range"},
+    )
+    hook.remove()
+    assert found.confirmed["simulation"]["float_metric"] == pytest.approx(
+        found.confirmed["simulation"]["metric"], abs=0.1
+    )
+    assert modes == [False] * len(modes) != []
+    assert model.training
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_what_is_wrong_is_named_as_the_argument_is(digits: Any) -> None:
+    model, calibration, evaluation = digits
+    with pytest.raises(subbyte.SubbyteError, match=r"^evaluation is empty"):
+        subbyte.search(model, calibration, [], max_drop=1)
+    with pytest.raises(subbyte.SubbyteError, match="unknown runtime"):
+        subbyte.search(model, calibration, evaluation, max_drop=1, runtimes="openvin")
+
+
 @pytest.mark.slow
 def test_a_time_limit_that_passes_at_once_is_missed(digits: Any) -> None:
     model, calibration, evaluation = digits
@@ -126,3 +174,16 @@ def test_bits_of_activations_are_decided_too(digits: Any) -> None:
     assert 4 in {row["bits"] for row in rows}
     dearest = max(found.frontier, key=lambda one: one["cost"])
     assert dearest["cost"] > 0
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_with_its_own_work_alone(digits: Any, tmp_path: Path) -> None:
+    model, calibration, evaluation = digits
+    asked = {**FAST, "max_drop": 4, "runtimes": (), "resume": tmp_path / "kept"}
+    found = subbyte.search(model, calibration, evaluation, **asked)
+    again = subbyte.search(model, calibration, evaluation, **asked)
+    assert again.frontier == found.frontier  # with the seconds of the first time
+    assert again.recipe == found.recipe
+    others = [(images.flip(0), labels) for images, labels in evaluation]
+    with pytest.raises(subbyte.SubbyteError, match=r"has float scores .* and this has"):
+        subbyte.search(model, calibration, others, **asked)

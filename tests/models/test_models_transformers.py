@@ -20,6 +20,7 @@ from subbyte.data.transform import transform  # noqa: E402
 from subbyte.detectors.raw_outputs import raw_detector  # noqa: E402
 from subbyte.errors import SubbyteError  # noqa: E402
 from subbyte.models import ModelConfig, ModelSpec, is_classifier, load, names  # noqa: E402
+from subbyte.models.processor import of_classifier  # noqa: E402
 
 SQUARE = {"height": 32, "width": 32}
 SIDE = {"height": tiny.SIDE, "width": tiny.SIDE}
@@ -74,6 +75,12 @@ def test_a_classifier_reads_images_and_gives_logits_as_transformers_does(
         expected = theirs(**processor(images=image, return_tensors="pt")).logits
         found = spec.module(transform(spec.preprocessing)(image)[None])
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("method", [Image.Resampling.NEAREST, Image.Resampling.BICUBIC])
+def test_the_way_to_resize_is_the_processors(method: Image.Resampling) -> None:
+    processor = transformers.ViTImageProcessor(size=SQUARE, resample=method)
+    assert of_classifier(processor).interpolation == method.name.lower()
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

@@ -42,3 +42,24 @@ def test_padding_with_minus_infinity_becomes_the_poolings_own(
     for runtime in ("onnxruntime", "openvino") if target is None else (target,):
         found = torch.from_numpy(run(runtime, path, x)[0])
         torch.testing.assert_close(found, quantized(x), atol=0.02, rtol=0)
+
+
+class Cropped(nn.Module):
+    """Pooling that pads what has been cropped before: the least value takes the place of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cropped = F.pad(self.first(x), (-1, -1, -1, -1), value=-torch.inf)
+        return self.last(F.max_pool2d(cropped, 3, 1, padding=1))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_what_is_cropped_in_front_of_pooling_stays_away(runtime: str, tmp_path: Path) -> None:
+    model, x, path = seeded(Cropped), normal(4, 3, 8, 8), tmp_path / "model.onnx"
+    quantized = subbyte.quantize(model, [x], subbyte.Recipe(method="range", **FITTING))
+    subbyte.export(quantized, path, x)
+    found = torch.from_numpy(run(runtime, path, x)[0])
+    torch.testing.assert_close(found, quantized(x), atol=0.02, rtol=0)

@@ -288,6 +288,7 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
         (lambda: subbyte.evaluate(model, bare), "a batch has no labels"),
         (lambda: subbyte.evaluate(model, wrong), "and the model has 3 classes"),
         (lambda: subbyte.evaluate(model, "digits"), "give labelled batches"),
+        (lambda: subbyte.evaluate(None, batches), "the model is a NoneType"),
         (lambda: subbyte.evaluate(model, batches, runtime="openvino"), "runs in PyTorch"),
         (lambda: subbyte.evaluate(path, batches, runtime="tflite"), "unknown runtime 'tflite'"),
         (lambda: subbyte.evaluate(tmp_path / "no.onnx", batches), "there is no file"),
@@ -301,3 +302,34 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
     other = subbyte.quantize(model, bare, subbyte.Recipe(method="range"))
     with pytest.raises(subbyte.SubbyteError, match="written with another recipe"):
         subbyte.verify(other, path, bare)
+
+
+def test_batches_of_which_some_have_labels_have_no_metrics(classifier: Exported) -> None:
+    batches = [*classifier.batches[:2], classifier.batches[2][0]]
+    found = subbyte.verify(classifier.quantized, classifier.path, batches, runtimes=["onnxruntime"])
+    assert found.images == 24
+    assert found.float_metrics == found.metrics == found.deployed["onnxruntime"].metrics == {}
+    assert found.agreement_with_float is not None
+
+
+def test_an_output_that_is_no_number_is_a_difference(classifier: Exported) -> None:
+    images = torch.full((8, 3, 8, 8), torch.nan)
+    found = subbyte.verify(
+        classifier.quantized,
+        classifier.path,
+        [images, classifier.batches[0][0]],
+        runtimes=["onnxruntime"],
+    )
+    largest = found.deployed["onnxruntime"].max_abs_diff
+    assert largest is not None
+    assert not largest < 1e-3
+
+
+def test_evaluate_takes_a_model_whose_argument_is_a_mapping() -> None:
+    class Mapped(nn.Module):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return inputs["logits"]
+
+    logits, labels = torch.eye(4), torch.tensor([0, 1, 3, 3])
+    found = subbyte.evaluate(Mapped(), [{"inputs": ({"logits": logits},), "targets": labels}])
+    assert found.metrics["top1"] == 0.75

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from subbyte.errors import SubbyteError
-from subbyte.utils.files import atomic, atomic_folder, make_folder, write_text
+from subbyte.utils.files import atomic, atomic_folder, make_folder, write_json, write_text
 
 faults = pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, SystemExit])
 
@@ -152,3 +153,10 @@ def test_a_folder_that_may_not_be_written_to(
         write(tmp_path / "a"),
     ):
         pass
+
+
+def test_json_has_null_where_it_has_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    write_json(path, {"a": [1.5, float("nan")], "b": (float("inf"), 2), "c": {"d": None}})
+    strict = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert strict == {"a": [1.5, None], "b": [None, 2], "c": {"d": None}}

@@ -103,7 +103,7 @@ def run(
         elif not quiet:
             print_table(run_table(results))
             typer.echo(f"{folder}/results.json")
-        end_with(results, folder)
+        end_with(results, folder, only or ())
         if missed := searches_missed(results):
             raise BudgetMissedError("; ".join(missed))
 

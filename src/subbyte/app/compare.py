@@ -148,11 +148,26 @@ def compare(
     for name in (progress or Silent()).track(names, "comparing"):
         pair = entries[0][name], entries[1][name]
         rows += _rows(name, pair, _right(runs, name, keys))
-        gone = [key for key in pair[0]["deployed"] if key not in pair[1]["deployed"]]
-        notes += [f"{name}: {key} is in the first run alone" for key in gone]
+        notes += _gone(name, pair, before["primary_metric"])
     return Comparison(
         str(runs[0].path), str(runs[1].path), before["primary_metric"], tuple(rows), tuple(notes)
     )
+
+
+def _gone(name: str, pair: tuple[Mapping[str, Any], Mapping[str, Any]], metric: str) -> list[str]:
+    """Notes on runtimes, and on the primary metric in one, of which the second run says nothing.
+
+    Args:
+        name: The variant's.
+        pair: Its entries in both runs.
+        metric: The primary one.
+    """
+    gone = [key for key in pair[0]["deployed"] if key not in pair[1]["deployed"]]
+    before, after = ({SIMULATION: entry, **entry["deployed"]} for entry in pair)
+    known = [key for key in before if before[key]["metrics"].get(metric) is not None]
+    lost = [key for key in known if key in after and after[key]["metrics"].get(metric) is None]
+    gone += [f"{metric} in {key}" for key in lost]
+    return [f"{name}: {what} is in the first run alone" for what in gone]
 
 
 def _entries(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,13 +80,20 @@ def elsewhere(workers: int, ray: str | None, tell: Callable[[str], None]) -> Els
     return None
 
 
-def end_with(results: Mapping[str, Any], folder: Path) -> None:
-    """End with a fault's exit code where variants came to nothing, and say why."""
+def end_with(results: Mapping[str, Any], folder: Path, only: Sequence[str]) -> None:
+    """End with a fault's exit code where variants came to nothing, and say why.
+
+    Args:
+        results: As in `results.json`.
+        folder: The run's.
+        only: The names of the variants that were asked for; empty: all.
+    """
+    from subbyte.app.run_folder import command_to_resume
+
     errors = results["errors"]
     if not errors:
         return
     for name, error in errors.items():
         typer.echo(f"{name} is not finished: {error}", err=True)
-    again = f"subbyte run {folder}/experiment.yaml --out {folder} --resume"
-    typer.echo(f"this does what is missing: {again}", err=True)
+    typer.echo(f"this does what is missing: {command_to_resume(folder, only)}", err=True)
     raise typer.Exit(FAULT)

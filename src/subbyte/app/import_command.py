@@ -53,12 +53,13 @@ def import_to(
     Raises:
         SubbyteError: As `imported`; there is neither a file nor options; `out` cannot be written.
     """
+    from subbyte.app.arguments import check_output
     from subbyte.app.distiller.importing import written
     from subbyte.app.experiment import sections_of
     from subbyte.utils import files
 
-    if out is not None and out.is_dir():
-        raise SubbyteError(f"{out} is a folder: name a file to write")
+    if out is not None:
+        check_output(out)
     sections = sections_of(settings)
     text = written(_imported(file, options, sections))
     if out is not None:
@@ -86,9 +87,11 @@ def _imported(file: Path | None, options: str | None, sections: dict[str, Any]) 
         raise SubbyteError(
             "--options says how to quantize beside a file that does: leave one of them out"
         )
+    if not file.is_file():
+        raise SubbyteError(f"there is no file {file}: name a YAML file of Distiller's")
     raw = read_yaml(file)
     if not is_configuration(raw):
-        raise SubbyteError(f"{file} has no section quantizers: it is no file of Distiller's")
+        raise SubbyteError(f"{file} has no section quantizers: name a YAML file of Distiller's")
     return imported(raw, file.resolve(), sections, read)
 
 

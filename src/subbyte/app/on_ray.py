@@ -18,7 +18,6 @@ from subbyte.utils.progress import Progress
 
 CORES = 2  # that a variant takes
 Contents = dict[str, bytes]  # of a folder: path → content
-NEEDED = ("float.json", "outputs.npz")  # of the float model
 
 
 def on_cluster(address: str) -> Elsewhere:
@@ -36,7 +35,7 @@ def on_cluster(address: str) -> Elsewhere:
         _connect(address)
         try:
             text = (folder.path / EXPERIMENT).read_text(encoding="utf-8")
-            known = ray.put({name: (folder.float_path / name).read_bytes() for name in NEEDED})
+            known = ray.put(_contents(folder.float_path))
             count = min(CORES, cores.usable() if address == "local" else CORES)
             task = ray.remote(num_cpus=count, max_retries=0)(_variant)
             waiting = {task.remote(text, known, name): name for name in names}
@@ -100,5 +99,8 @@ def _variant(text: str, known: Contents, name: str) -> Contents:
             (folder.float_path / path).write_bytes(content)
         with log_to(folder.path / "run.log"):
             run_variant(load(str(folder.path / EXPERIMENT)), name, folder)
-        done = folder.variant_path(name)
-        return {path.name: path.read_bytes() for path in done.iterdir()}
+        return _contents(folder.variant_path(name))
+
+
+def _contents(folder: Path) -> Contents:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,18 @@ class RunFolder:
     def read(self, name: str) -> dict[str, Any]:
         """What was measured of a variant."""
         return _read_json(self.variant_path(name) / "variant.json")
+
+
+def command_to_resume(folder: Path, only: Sequence[str] = ()) -> str:
+    """The command that goes on with a run, as a shell takes it.
+
+    Args:
+        folder: The run's.
+        only: The names of the variants that were asked for; empty: all.
+    """
+    chosen = [word for name in only for word in ("--only", name)]
+    command = ["subbyte", "run", folder / EXPERIMENT, "--out", folder, "--resume", *chosen]
+    return shlex.join(map(str, command))
 
 
 @contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,8 +18,9 @@ from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
-from subbyte.app.run_folder import EXPERIMENT, RunFolder, open_folder
+from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
 from subbyte.app.setup import Setup, set_up
+from subbyte.bit_search import search
 from subbyte.bit_search.settings import SearchRecipe
 from subbyte.calibration import clipping, saturation
 from subbyte.data.batches import ArgumentsOf
@@ -75,7 +74,7 @@ def run(
     with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
         for sentence in [*folder.changes, f"results in {folder.path}"]:
             tell(sentence)
-        files.write_text(folder.path / "environment.json", json.dumps(machine.describe(), indent=2))
+        files.write_json(folder.path / "environment.json", machine.describe())
         if not folder.float_is_done():
             run_float(setup, folder, progress)
         unfinished = [name for name in setup.variants if not folder.is_done(name)]
@@ -111,8 +110,7 @@ def interruptible(folder: RunFolder, only: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = f"subbyte run {folder.path / EXPERIMENT} --out {folder.path} --resume"
-        again += "".join(f" --only {name}" for name in only)
+        again = command_to_resume(folder.path, only)
         raise KeyboardInterrupt(
             f"interrupted; what is finished is kept in {folder.path}, and this goes on: {again}"
         ) from None
@@ -135,7 +133,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
         write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
-        _write_json(part / "float.json", entry)
+        files.write_json(part / "float.json", entry)
 
 
 def run_variant(
@@ -164,48 +162,101 @@ def run_variant(
     setup = setup or set_up(experiment, (name,), progress)
     if not folder.float_is_done():
         run_float(setup, folder, progress)
-    recipe, task = setup.experiment.variants[name], setup.task
+    recipe = setup.experiment.variants[name]
     log.info("variant %s: %s", name, recipe.as_dict())
-    searched = None
-    if isinstance(recipe, SearchRecipe):
-        asked = recipe
-        searched = searching.search_variant(asked, name, folder, setup, progress)
-        recipe, quantized = searched.recipe, searched.simulation
-        quantized.metadata |= _metadata(setup)
-    else:
-        quantized = _quantize(recipe, setup, progress, folder.unfinished_path(name))
+    variant = _Variant(name, recipe, folder, setup, progress, alone)
+    quantized, searched = _quantized(variant)
     calibrated = _clipped_in_calibration(quantized, name, setup, progress)
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
-        path = part / "model.onnx"
         with progress.working(f"{name}: writing ONNX"):
             runtimes = list(folder.read_float()["deployed"])  # less those that cannot load it
             deployed = _write_variant(quantized, part, runtimes, setup, Path(scratch))
-        outputs = task.load(folder.float_path / "outputs.npz")
-        reference = Reference(setup.captured[recipe.regions].model, outputs)
-        with clipping.counting(quantized) as evaluated, saturation.counting(quantized) as sums:
-            found = measure(task, quantized, deployed, name, progress, reference, alone)
-        write_images(part / "images.npz", task, found)
-        task.illustrate(part, name, outputs, found.outputs)
-        rows = api.layers(quantized)
-        for row, now, before in zip(rows, evaluated, calibrated, strict=True):
-            row["clipped"] = clipping.share(now)
-            row["clipped_calibration"] = clipping.share(before)
-        saturated = {layer: clipping.share(count) for layer, count in sums.items()}
-        write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
-        entry = variant_entry(name, recipe, quantized, found.entry, path)
-        entry["clipped_share"] = clipping.share(*evaluated)
-        entry["clipped_share_calibration"] = clipping.share(*calibrated)
-        clipped = clipping.note(quantized, evaluated, calibrated)
-        narrow = saturation.note(quantized, sums)
-        notes = [clipped, narrow, *warnings_of(quantized.reported), *found.notes]
-        if searched is not None:
+        built = recipe if searched is None else searched.recipe
+        entry, notes = _measured(variant, built, quantized, deployed, part, calibrated)
+        if searched is not None and isinstance(recipe, SearchRecipe):
             paths = deployed.paths
-            entry["search"] = searching.confirm(asked, paths, quantized, folder, setup, progress)
+            entry["search"] = searching.confirm(recipe, paths, quantized, folder, setup, progress)
             notes += [f"{key}: {x['sentence']}" for key, x in entry["search"]["confirmed"].items()]
             searching.write_found(part, searched)
-        entry["notes"] = [note for note in notes if note]
-        _write_json(part / "variant.json", entry)
+        entry["notes"] = notes
+        files.write_json(part / "variant.json", entry)
     folder.forget_unfinished(name)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A variant and the run that it is of.
+
+    Attributes:
+        name: Its name.
+        recipe: The experiment's for it.
+        folder: The run's.
+        setup: The run's.
+        progress: Shows how far it is.
+        alone: While it lasts, no other process of the run is at work.
+    """
+
+    name: str
+    recipe: Recipe
+    folder: RunFolder
+    setup: Setup
+    progress: Progress
+    alone: Alone
+
+
+def _quantized(variant: _Variant) -> tuple[Simulation, search.Found | None]:
+    """A variant's model; and what a search found, where one decides its bits."""
+    recipe, name, folder = variant.recipe, variant.name, variant.folder
+    setup, progress = variant.setup, variant.progress
+    if not isinstance(recipe, SearchRecipe):
+        return _quantize(recipe, setup, progress, folder.unfinished_path(name)), None
+    found = searching.search_variant(recipe, name, folder, setup, progress, variant.alone)
+    found.simulation.metadata |= _metadata(setup)
+    return found.simulation, found
+
+
+def _measured(
+    variant: _Variant,
+    recipe: Recipe,
+    quantized: Simulation,
+    deployed: Deployed,
+    part: Path,
+    calibrated: Sequence[Clipping],
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure a variant, and write what is said of its images and layers into its folder.
+
+    Args:
+        variant: The variant.
+        recipe: By which its model was made.
+        quantized: Its model.
+        deployed: Its files.
+        part: Its folder.
+        calibrated: What each tensor clips of the calibration images.
+
+    Returns:
+        Its entry of the results, and what a reader must know.
+    """
+    name, folder, setup = variant.name, variant.folder, variant.setup
+    task = setup.task
+    outputs = task.load(folder.float_path / "outputs.npz")
+    reference = Reference(setup.captured[recipe.regions].model, outputs)
+    with clipping.counting(quantized) as evaluated, saturation.counting(quantized) as sums:
+        found = measure(task, quantized, deployed, name, variant.progress, reference, variant.alone)
+    write_images(part / "images.npz", task, found)
+    task.illustrate(part, name, outputs, found.outputs)
+    rows = api.layers(quantized)
+    for row, now, before in zip(rows, evaluated, calibrated, strict=True):
+        row["clipped"] = clipping.share(now)
+        row["clipped_calibration"] = clipping.share(before)
+    saturated = {layer: clipping.share(count) for layer, count in sums.items()}
+    write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
+    entry = variant_entry(name, recipe, quantized, found.entry, part / "model.onnx")
+    entry["clipped_share"] = clipping.share(*evaluated)
+    entry["clipped_share_calibration"] = clipping.share(*calibrated)
+    clipped = clipping.note(quantized, evaluated, calibrated)
+    narrow = saturation.note(quantized, sums)
+    notes = [clipped, narrow, *warnings_of(quantized.reported), *found.notes]
+    return entry, [note for note in notes if note]
 
 
 def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
@@ -318,18 +369,5 @@ def _write_results(setup: Setup, folder: RunFolder, errors: Mapping[str, str]) -
         "variants": variants,
         "errors": dict(errors),
     }
-    files.write_text(folder.path / "results.json", json.dumps(results, indent=2))
+    files.write_json(folder.path / "results.json", results)
     return results
-
-
-def _write_json(path: Path, value: Any) -> None:
-    files.write_text(path, json.dumps(_finite(value), indent=2))
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for what JSON has no number for: NaN and infinity."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from subbyte.app.run_folder import RunFolder
 from subbyte.app.sensitivities import write_csv
 from subbyte.app.setup import Setup
 from subbyte.bit_search import budget, search
+from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.latency import Profiles, layer_times, side_by_side
 from subbyte.bit_search.settings import Search, SearchRecipe, shown
 from subbyte.data.batches import ArgumentsOf
@@ -27,6 +28,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import Task, arrays, one_image
+from subbyte.tasks.measure import Alone
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils import cores, files, machine
 from subbyte.utils.progress import Progress
@@ -48,7 +50,12 @@ def check_split(setup: Setup) -> None:
 
 
 def search_variant(
-    recipe: SearchRecipe, name: str, folder: RunFolder, setup: Setup, progress: Progress
+    recipe: SearchRecipe,
+    name: str,
+    folder: RunFolder,
+    setup: Setup,
+    progress: Progress,
+    alone: Alone = nullcontext,
 ) -> search.Found:
     """Search for a variant's bits on one part of the evaluation images.
 
@@ -58,9 +65,10 @@ def search_variant(
         folder: The run's.
         setup: The run's.
         progress: Shows how far it is.
+        alone: While it lasts, no other process of the run is at work.
 
     Raises:
-        SubbyteError: The budget is more than the metric.
+        SubbyteError: The budget is more than the metric, or there is no metric.
         BudgetMissedError: The time passed before anything was built.
     """
     task, asked = setup.task, recipe.search
@@ -68,6 +76,7 @@ def search_variant(
     float_model = setup.captured[recipe.regions].model
     reference = _outputs(task, setup.module, part.searching, progress, f"{name}: float")
     metric = task.paired(reference, reference).before
+    asked.check_metric(metric)
 
     def lost(simulation: Simulation) -> Paired:
         found = _outputs(task, simulation, part.searching, progress, f"{name}: measuring")
@@ -80,7 +89,7 @@ def search_variant(
             base=recipe.base(),
             search=asked,
             budget=asked.budget(metric),
-            judges=_judges(lost, asked, folder, setup),
+            judges=_judges(lost, asked, folder, setup, alone),
             show=shown(asked.objective),
             folder=folder.unfinished_path(name),
             progress=progress,
@@ -97,13 +106,28 @@ def search_variant(
 
 
 def _judges(
-    lost: Callable[[Simulation], Paired], asked: Search, folder: RunFolder, setup: Setup
+    lost: Callable[[Simulation], Paired],
+    asked: Search,
+    folder: RunFolder,
+    setup: Setup,
+    alone: Alone,
 ) -> search.Judges:
-    """What a configuration costs, by the objective."""
+    """How a configuration is judged, by the objective.
+
+    Args:
+        lost: Its metric beside the float model's.
+        asked: What is asked for.
+        folder: The run's.
+        setup: The run's.
+        alone: While it lasts, no other process of the run is at work.
+    """
     task = setup.task
     if asked.runtime is None:
-        return search.Judges(lost, lambda simulation: written_bytes(simulation, task))
-    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup)
+        return search.Judges(
+            lost,
+            lambda simulation: file_bytes(simulation, task.written, postprocess=task.postprocess),
+        )
+    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup, alone)
     return search.Judges(lost, clock.ms, clock.profiles)
 
 
@@ -115,12 +139,14 @@ class _Clock:
         runtime: Its name.
         float_path: The float model's file.
         setup: The run's.
+        alone: While it lasts, no other process of the run is at work.
         float_ms: What the float model's file took when it was measured first.
     """
 
     runtime: str
     float_path: Path
     setup: Setup
+    alone: Alone
     float_ms: float | None = None
 
     def ms(self, simulation: Simulation) -> float:
@@ -130,7 +156,8 @@ class _Clock:
             path = self._written(simulation, Path(scratch))
             sessions = [load(self.float_path, threads), load(path, threads)]
             inputs = [self._inputs(self._float_model), self._inputs(simulation)]
-            before, after = side_by_side(sessions, inputs)
+            with self.alone():
+                before, after = side_by_side(sessions, inputs)
         self.float_ms = self.float_ms or before
         return after / before * self.float_ms
 
@@ -141,8 +168,9 @@ class _Clock:
         threads = machine.threads()
         with TemporaryDirectory() as scratch:
             path = self._written(simulation, Path(scratch))
-            integer = node_times(path, threads, self._inputs(simulation))
-            floating = node_times(self.float_path, threads, self._inputs(self._float_model))
+            with self.alone():
+                integer = node_times(path, threads, self._inputs(simulation))
+                floating = node_times(self.float_path, threads, self._inputs(self._float_model))
             return Profiles(
                 layer_times(path, integer, layers), layer_times(self.float_path, floating, layers)
             )
@@ -159,14 +187,6 @@ class _Clock:
     def _inputs(self, model: Regional) -> tuple[np.ndarray, ...]:
         task = self.setup.task
         return arrays(onnx.arguments(model, one_image(task.written), task.postprocess))
-
-
-def written_bytes(simulation: Simulation, task: Task) -> float:
-    """The size of the file for all runtimes, each weight stored in as many bits as it has."""
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.export(simulation, path, task.written, None, task.postprocess)
-        return float(path.stat().st_size)
 
 
 def confirm(
@@ -198,8 +218,8 @@ def confirm(
     runs: dict[str, tuple[Any, Any]] = {}
     for key, path in paths.items():
         load = targets.runtime(key).load
-        before = task.deployed(load(float_path, cores.usable()), float_model)
-        after = task.deployed(load(path, cores.usable()), quantized)
+        before = task.deployed(load(float_path, cores.share()), float_model)
+        after = task.deployed(load(path, cores.share()), quantized)
         if before is not None and after is not None:
             runs[key] = (before, after)
     if not runs:
@@ -225,7 +245,7 @@ def confirm(
 def write_found(folder: Path, found: search.Found) -> None:
     """Write `recipe.yaml`, `frontier.json` and `sensitivity.csv` into a variant's folder."""
     write_recipe(folder / "recipe.yaml", found.recipe)
-    files.write_text(folder / "frontier.json", json.dumps(found.frontier(), indent=2))
+    files.write_json(folder / "frontier.json", found.frontier())
     write_csv(folder / "sensitivity.csv", found.sensitivity)
 
 

@@ -121,7 +121,7 @@ class _Team:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
                 env=cores.sharing(os.environ, self.size),
                 start_new_session=True,  # Ctrl-C in a terminal is for this process to pass on
             )
@@ -177,6 +177,7 @@ class _Team:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def _say(stream: IO[str], line: str) -> None:

@@ -1,10 +1,12 @@
-"""What layers cost: bytes in the file, and multiply-adds."""
+"""What layers and whole models cost: bytes in the file, and multiply-adds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from subbyte.graph.float_model import FloatModel, interpreted, qualified
 from subbyte.graph.layers import FoundLayer
 from subbyte.graph.operators import get_tensor
 from subbyte.methods.common.samples import geometry_of, positions
+from subbyte.placement.simulation import Simulation
+from subbyte.targets.onnx import export as onnx
 
 FLOAT_BITS = 32
 SCALE_BYTES = 4 + 1  # of a channel: its scale and its zero point
@@ -33,6 +37,22 @@ def weight_bytes(count: int, channels: int, bits: int | None) -> int:
         return count * FLOAT_BITS // 8
     packed = [math.ceil(count * wide / 8) + UNPACKING_BYTES + channels for wide in range(bits, 8)]
     return min([*packed, count]) + channels * SCALE_BYTES
+
+
+def file_bytes(
+    simulation: Simulation, example: tuple[Any, ...], *, postprocess: bool = True
+) -> float:
+    """The size of the file for all runtimes, each weight stored in as many bits as it has.
+
+    Args:
+        simulation: The model.
+        example: A batch's arguments.
+        postprocess: Whether a detector is written with the whole way to boxes.
+    """
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.export(simulation, path, example, None, postprocess)
+        return float(path.stat().st_size)
 
 
 def layer_multiply_adds(float_model: FloatModel, args: tuple[Any, ...]) -> dict[str, float]:

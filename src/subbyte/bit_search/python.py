@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,19 @@ from torch.utils import _pytree as pytree
 from subbyte import api
 from subbyte.bit_search import budget
 from subbyte.bit_search import search as searching
+from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.settings import WEIGHTS, SearchRecipe, read_recipe, shown
 from subbyte.data.batches import ArgumentsOf, Batch, check_calibration
 from subbyte.errors import BudgetMissedError, SubbyteError
-from subbyte.graph.float_model import device_of
+from subbyte.graph.float_model import FloatModel, device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.graph.output_loss import is_logits
+from subbyte.methods.common.resume import claim
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
 from subbyte.targets.onnx import export as onnx
+from subbyte.tasks.evaluation import check_batches, evaluating
 from subbyte.tasks.metrics.paired import Paired, paired_scores, paired_shares
 from subbyte.utils import cores
 from subbyte.utils.arguments import could_be_images
@@ -105,7 +109,7 @@ def search(
 
     Raises:
         SubbyteError: As of `quantize`; something asked for is wrong; there are no labels, or too
-            few images.
+            few images; `resume` holds a search of another model, recipe or evaluation.
         BudgetMissedError: The time passed before anything was built.
     """
     if objective == "latency":
@@ -123,37 +127,32 @@ def search(
     }
     read = read_recipe({**(recipe or {}), "search": asked})
     assert isinstance(read, SearchRecipe)
+    runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
     for name in runtimes:
         runtimes_.runtime(name).version()
-    module = api.module_of(model)
+    module, progress = api.module_of(model), progress or Silent()
     batches = ArgumentsOf(check_calibration(calibration), device_of(module))
-    labelled = list(ArgumentsOf(check_calibration(evaluation), device_of(module)).labelled())
-    if any(batch.targets is None for batch in labelled):
-        raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
-    progress = progress or Silent()
+    judge = _Judge(_labelled(evaluation, module), score)
+    part = budget.split(sum(batch.size for batch in judge.batches), read.search.seed)
+    first = next(iter(batches))
     with progress.working("capturing the model"):
-        float_model = api.capture(module, next(iter(batches)), read.regions)
-    if runtimes and float_model.region_names != WHOLE:
-        raise SubbyteError(
-            "only a model that is captured whole is confirmed in runtimes from Python: give "
-            "runtimes=(), or use subbyte run"
-        )
-    part = budget.split(sum(batch.size for batch in labelled), read.search.seed)
-    judge = _Judge(labelled, score)
-    before = judge.scores(module, part.searching)
-    allowed = judge.allowed(read, float(before.mean()))
-
-    def lost(simulation: Simulation) -> Paired:
-        return judge.paired(before, judge.scores(simulation, part.searching))
-
+        float_model = _captured(module, first, read, runtimes)
+    with evaluating(module):
+        before, confirming = (judge.scores(module, x) for x in (part.searching, part.confirming))
+    judge.check(read, before)
+    if resume is not None:
+        claim(resume, {**api.work_of(float_model, read.base(), first), **_claimed(read, before)})
     found = searching.run(
         searching.Asked(
             float_model=float_model,
             batches=batches,
             base=read.base(),
             search=read.search,
-            budget=allowed,
-            judges=searching.Judges(lost, lambda simulation: _bytes(simulation, batches)),
+            budget=judge.allowed(read, float(before.mean())),
+            judges=searching.Judges(
+                lambda simulation: judge.paired(before, judge.scores(simulation, part.searching)),
+                lambda simulation: file_bytes(simulation, first),
+            ),
             show=shown(read.search.objective),
             folder=resume,
             progress=progress,
@@ -164,13 +163,10 @@ def search(
             f"time_limit of {read.search.time_limit:g} minutes passed before any configuration was "
             "built: give a longer one"
         )
-    before = judge.scores(module, part.confirming)
-    confirmed = {}
     with progress.working("confirming"):
-        for name, run in _runs(found.simulation, batches, runtimes):
-            paired = judge.paired(before, judge.scores(run, part.confirming))
-            allowed = judge.allowed(read, paired.before)
-            confirmed[name] = budget.verdict(paired, read.search, allowed, judge.unit)
+        runs = _runs(found.simulation, batches, runtimes)
+        afters = {name: judge.scores(run, part.confirming) for name, run in runs}
+        confirmed = {key: judge.verdict(read, confirming, after) for key, after in afters.items()}
     return SearchResult(
         quantized=found.simulation,
         recipe=found.recipe,
@@ -179,6 +175,44 @@ def search(
         frontier=found.frontier(),
         sensitivity=found.sensitivity.as_dict()["tensors"],
     )
+
+
+def _labelled(evaluation: Any, module: nn.Module) -> list[Batch]:
+    """The batches of the evaluation, each with targets."""
+    given = ArgumentsOf(check_batches(evaluation, "evaluation"), device_of(module))
+    batches = list(given.labelled())
+    if any(batch.targets is None for batch in batches):
+        raise SubbyteError("the evaluation has no targets: give batches of (inputs, targets)")
+    return batches
+
+
+def _captured(
+    module: nn.Module, args: tuple[Any, ...], read: SearchRecipe, runtimes: Sequence[str]
+) -> FloatModel:
+    """The float model, if it can be confirmed where it is asked for.
+
+    Args:
+        module: The user's.
+        args: The arguments of a batch.
+        read: What is asked for.
+        runtimes: Where the file is confirmed.
+    """
+    float_model = api.capture(module, args, read.regions)
+    if runtimes and float_model.region_names != WHOLE:
+        raise SubbyteError(
+            "only a model that is captured whole is confirmed in runtimes from Python: give "
+            "runtimes=(), or use subbyte run"
+        )
+    return float_model
+
+
+def _claimed(read: SearchRecipe, before: np.ndarray) -> dict[str, Any]:
+    """What a search must have in common with one that it goes on with, beside model and recipe."""
+    return {
+        "objective": read.search.objective,
+        "seed of the split": read.search.seed,
+        "float scores": hashlib.sha256(before.tobytes()).hexdigest()[:16],
+    }
 
 
 @dataclass(frozen=True)
@@ -198,6 +232,24 @@ class _Judge:
         """Of what is lost."""
         return "points" if self.score is None else "of the score"
 
+    def check(self, read: SearchRecipe, before: np.ndarray) -> None:
+        """Refuse what nothing can be lost of.
+
+        Args:
+            read: What is asked for.
+            before: The float model's numbers.
+
+        Raises:
+            SubbyteError: One of them is NaN or infinite, or the budget is as much as the metric.
+        """
+        if self.score is None:
+            read.search.check_metric(float(before.mean()))
+        elif not np.isfinite(before).all():
+            raise SubbyteError(
+                "score returns NaN or infinity for outputs of the float model: return a finite "
+                "number for each image"
+            )
+
     def allowed(self, read: SearchRecipe, metric: float) -> float:
         """The budget, in the units of the metric."""
         if self.score is None:
@@ -209,6 +261,17 @@ class _Judge:
         """The means of two models' numbers for the same images."""
         both = paired_shares if self.score is None else paired_scores
         return both(before, after)
+
+    def verdict(self, read: SearchRecipe, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+        """What is said of two models' numbers for the images that confirm.
+
+        Args:
+            read: What is asked for.
+            before: The float model's.
+            after: Those of what was found.
+        """
+        paired = self.paired(before, after)
+        return budget.verdict(paired, read.search, self.allowed(read, paired.before), self.unit)
 
     def scores(self, run: Callable[..., Any], numbers: Sequence[int]) -> np.ndarray:
         """A number for each image, or whether its top-1 is right.
@@ -262,14 +325,6 @@ def _picked(value: Any, images: Sequence[int], count: int) -> Any:
     if isinstance(value, Mapping):
         return {key: _picked(part, images, count) for key, part in value.items()}
     return value
-
-
-def _bytes(simulation: Simulation, batches: ArgumentsOf) -> float:
-    """The size of a model's file, each weight stored in as many bits as it has."""
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.export(simulation, path, next(iter(batches)), None)
-        return float(path.stat().st_size)
 
 
 def _runs(

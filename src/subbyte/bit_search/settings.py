@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -91,18 +92,28 @@ class Search(Checked):
         return ALL_ACTIVATIONS if self.objective == "bits" else (8,)
 
     def budget(self, metric: float) -> float:
-        """How much of a float model's metric may be lost, as a fraction.
+        """How much of a float model's metric may be lost, as a fraction."""
+        return self.max_drop / 100 * (metric if self.relative else 1.0)
+
+    def check_metric(self, metric: float) -> None:
+        """Refuse a float model of which nothing can be lost, or all may be.
+
+        Args:
+            metric: Of the float model, on the images that search.
 
         Raises:
-            SubbyteError: It is as much as the metric, or more.
+            SubbyteError: It is no number, or the budget is as much as it, or more.
         """
-        budget = self.max_drop / 100 * (metric if self.relative else 1.0)
-        if budget >= metric:
+        if math.isnan(metric):
             raise SubbyteError(
-                f"max_drop is {self.max_drop:g} points, and the float model has only "
-                f"{100 * metric:.2f}: give less than that"
+                "the float model has no metric on the half of the evaluation images that search: "
+                "give more of them, with objects"
             )
-        return budget
+        if self.budget(metric) >= metric:
+            raise SubbyteError(
+                f"max_drop is {self.max_drop:g} {'%' if self.relative else 'points'}, and the "
+                f"float model has only {100 * metric:.2f} points: give less than that"
+            )
 
 
 class SearchRecipe(Recipe):

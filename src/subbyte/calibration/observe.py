@@ -139,7 +139,14 @@ def chosen(spec: QSpec, rule: Choice, sample: ranges.Sample) -> TensorQParams:
 def with_range(
     spec: QSpec, scale: torch.Tensor, zero_point: torch.Tensor, sample: ranges.Sample
 ) -> TensorQParams:
-    """The parameters of an activation with this scale and zero point, its SQNR among them."""
+    """The parameters of an activation, with its SQNR.
+
+    Args:
+        spec: The integers that its values become.
+        scale: What one step is worth.
+        zero_point: The integer of 0.
+        sample: What was seen of it.
+    """
     return TensorQParams(scale, zero_point, None, sample_sqnr_db(sample, scale, zero_point, spec))
 
 

@@ -193,6 +193,11 @@ def read_statistics(
 ) -> dict[str, Statistics]:
     """Key → what a file of Distiller's `QuantCalibrationStatsCollector` says of an activation.
 
+    Args:
+        path: The file.
+        float_model: The model.
+        tensors: The activations.
+
     Raises:
         SubbyteError: There is no such file, or it lacks what is needed.
     """

@@ -24,7 +24,8 @@ NEAR = 0.1  # how far two ways to resize are apart at most, after normalization
 def of_classifier(processor: Any) -> Preprocessing:
     """Resize, crop and normalization of a classifier's processor."""
     fields: dict[str, Any] = _normal(processor)
-    method = METHODS.get(int(getattr(processor, "resample", None) or 2), "bilinear")
+    resample = getattr(processor, "resample", None)
+    method = "bilinear" if resample is None else METHODS.get(int(resample), "bilinear")
     crop = _size(processor, "crop_size") if getattr(processor, "do_center_crop", False) else None
     if getattr(processor, "do_resize", True):
         fields |= {"interpolation": method, **_resized(processor)}

@@ -73,7 +73,13 @@ class IntegerSums(nn.Module):
     def forward(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the layer gives for a quantized input and weight."""
+        """What the layer gives.
+
+        Args:
+            x: The quantized input.
+            weight: The quantized weight.
+            bias: The bias, in float.
+        """
         activation, of_weight = self.quantizers[:2]
         assert activation is not None
         assert of_weight is not None

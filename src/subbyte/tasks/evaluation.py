@@ -97,6 +97,11 @@ def evaluate(
         elif preprocessing is not None:
             raise SubbyteError("preprocessing is that of a raw network: give its outputs as well")
         return _of_module(model, data, progress)
+    if not isinstance(model, str | Path):
+        raise SubbyteError(
+            f"the model is a {type(model).__name__}: give a torch.nn.Module, or the path of an "
+            ".onnx file"
+        )
     if outputs is not None or preprocessing is not None:
         raise SubbyteError(
             "outputs and preprocessing are said of a module: a file has them in it already"
@@ -116,7 +121,9 @@ def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:
     with evaluating(model):
         first = read_batch(next(iter(batches)))
         if _kind(first) == CLASSIFICATION:
-            return _classified(lambda args: _logits(model, args, device), batches, None, progress)
+            return _classified(
+                lambda args: model(*to_device(args, device)), batches, None, progress
+            )
         images = [image.to(device) for image in first.args[0]]
         try_out(model, images)
         check_detector(model, images)
@@ -133,7 +140,7 @@ def _of_file(path: Path, data: Any, runtime: str, progress: Progress) -> Evaluat
     if _kind(read_batch(next(iter(batches)))) == CLASSIFICATION:
         session = file.load()
         return _classified(
-            lambda args: session.run(*arrays(args))[0],
+            lambda args: torch.from_numpy(session.run(*arrays(args))[0]),
             batches,
             runtime,
             progress,
@@ -172,12 +179,17 @@ def _in_folder(file: OnnxFile, source: str, runtime: str, progress: Progress) ->
     )
 
 
-def check_batches(data: Any) -> Any:
-    """`data` if it is an iterable of batches that can be walked again, else `SubbyteError`."""
+def check_batches(data: Any, name: str = "data") -> Any:
+    """`data` if it is an iterable of batches that can be walked again, else `SubbyteError`.
+
+    Args:
+        data: What was given.
+        name: Of the argument.
+    """
     try:
         return check_calibration(data)
     except SubbyteError as error:
-        raise SubbyteError(str(error).replace("calibration is", "data is", 1)) from None
+        raise SubbyteError(str(error).replace("calibration is", f"{name} is", 1)) from None
 
 
 def _kind(batch: Batch) -> str:
@@ -190,22 +202,28 @@ def _kind(batch: Batch) -> str:
     return kind
 
 
+@torch.no_grad()
 def _classified(
-    run: Callable[[tuple[Any, ...]], np.ndarray],
+    run: Callable[[tuple[Any, ...]], Any],
     batches: Any,
     runtime: str | None,
     progress: Progress,
 ) -> Evaluation:
-    """Logits of all batches, and their metrics."""
+    """Logits of all batches, and their metrics.
+
+    Args:
+        run: From a batch's arguments to what the model gives.
+        batches: Labelled ones.
+        runtime: Where it runs.
+        progress: Shows how far it is.
+    """
     logits, labels = [], []
     for raw in progress.track(batches, "evaluating"):
         batch = read_batch(raw)
         if _kind(batch) != CLASSIFICATION:
             raise SubbyteError("some batches have numbers of classes and others objects: give one")
         assert isinstance(batch.targets, torch.Tensor)
-        found = run(batch.args)
-        check_logits(torch.from_numpy(found), batch.size)
-        logits.append(found)
+        logits.append(check_logits(run(batch.args), batch.size).float().cpu().numpy())
         labels.append(batch.targets.cpu().numpy().astype(np.int64))
     scores = class_scores(Logits(np.concatenate(logits), np.concatenate(labels)))
     return Evaluation(**_fields(scores), task=CLASSIFICATION, runtime=runtime)
@@ -234,14 +252,6 @@ def _detected(
 
 def _fields(scores: Scores) -> dict[str, Any]:
     return {key: getattr(scores, key) for key in asdict(scores)}
-
-
-def _logits(model: nn.Module, args: tuple[Any, ...], device: torch.device) -> np.ndarray:
-    with torch.no_grad():
-        output = model(*to_device(args, device))
-    size = next(len(x) for x in args if isinstance(x, torch.Tensor))
-    found: np.ndarray = check_logits(output, size).float().cpu().numpy()
-    return found
 
 
 @contextmanager

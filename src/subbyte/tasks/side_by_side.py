@@ -102,7 +102,9 @@ def whole_models(
             _add(seen, found, batch, sessions)
             seen.names = seen.names or raw_noise.names_of(quantized, exact)
     joined = {name: np.concatenate(parts) for name, parts in seen.logits.items()}
-    labels = np.concatenate(seen.labels) if len(seen.labels) else None
+    labels = np.concatenate(seen.labels) if seen.labels else None
+    if labels is not None and len(labels) < seen.images:
+        labels = None  # metrics are those of all images, or of none
     zeros = np.zeros(seen.images, np.int64)
     logits = {
         name: classification.Logits(values, zeros if labels is None else labels)
@@ -185,8 +187,9 @@ def _add(
     seen.energies = raw_noise.summed(seen.energies, own)
     for name in runtimes:
         pairs = zip(found[TWIN], found[name], strict=True)
-        largest = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-        seen.largest[name] = max(seen.largest.get(name, 0.0), largest)
+        # NumPy's maximum keeps a NaN, Python's max drops it.
+        largest = np.max([0.0, *(float((a - b).abs().max()) for a, b in pairs if a.numel())])
+        seen.largest[name] = float(np.maximum(seen.largest.get(name, 0.0), largest))
     first = found[FLOAT][0] if len(found[FLOAT]) == 1 else None
     if first is not None and first.dim() == 2 and len(first) == batch.size:
         for name, (values,) in found.items():

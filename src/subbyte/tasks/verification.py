@@ -124,7 +124,7 @@ def verify(
             "exported from it"
         )
     names = _runtimes(runtimes, metadata.get("target"))
-    batches = check_batches(batches)
+    batches = check_batches(batches, "batches")
     first = read_batch(next(iter(batches)))
     threads = cores.usable()
     sessions = {name: targets.runtime(name).load(path, threads) for name in names}

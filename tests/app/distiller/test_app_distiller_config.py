@@ -166,7 +166,7 @@ def test_options_of_lapq() -> None:
         ("--qe-lapq --lapq-method Nelder-Mead", "--lapq-method Nelder-Mead cannot be had"),
         ("--lapq-maxiter 2", "--lapq-maxiter is of LAPQ"),
         ("--qe-config-file a.yaml --qe-bits-acts 4", "takes the place of --qe-bits-acts"),
-        ("--qe-calibration 2", "'2' is no portion"),
+        ("--qe-calibration 2", "'2' is not a share"),
     ],
 )
 def test_options_that_are_wrong_are_named(text: str, match: str) -> None:

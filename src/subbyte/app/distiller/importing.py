@@ -17,7 +17,7 @@ from subbyte.app.distiller.translate import Translation, check_inputs, translate
 from subbyte.errors import SubbyteError
 from subbyte.recipe import Recipe
 
-IMAGENET_VALIDATION = 50_000  # images, of which Distiller's portions are taken as a rule
+IMAGENET_VALIDATION = 50_000  # images, of which Distiller's shares are taken as a rule
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 PLACEHOLDERS = """# model: {name: resnet18, weights: IMAGENET1K_V1}     # needed: give your own
 # data: {root: DIR}                                     # needed: DIR/train and DIR/val
@@ -148,8 +148,8 @@ def _apply_options(made: Translation, options: Options, fields: dict[str, Any]) 
     if options.lapq.evaluations is not None:
         method["max_evaluations"] = options.lapq.evaluations
     assert data is not None
-    if options.lapq.portion is not None:
-        method["images"] = _images(options.lapq.portion, data)
+    if options.lapq.share is not None:
+        method["images"] = _images(options.lapq.share, data)
         have = data.get("calibration_images", 512)
         data["calibration_images"] = max(have, method["images"])
     for grids in ("outputs", "inputs"):
@@ -170,13 +170,13 @@ def _apply_options(made: Translation, options: Options, fields: dict[str, Any]) 
         made.say(key, became)
 
 
-def _images(portion: float, data: Mapping[str, Any]) -> int:
-    """How many images a portion of the evaluation images is."""
+def _images(share: float, data: Mapping[str, Any]) -> int:
+    """How many images a share of the evaluation images is."""
     folder = data.get("evaluation") or (Path(data["root"]) / "val" if data.get("root") else None)
     count = 0
     if folder is not None and Path(folder).is_dir():
         count = sum(path.suffix.lower() in SUFFIXES for path in Path(folder).rglob("*"))
-    return max(1, round(portion * (count or IMAGENET_VALIDATION)))
+    return max(1, round(share * (count or IMAGENET_VALIDATION)))
 
 
 def written(found: Imported) -> str:

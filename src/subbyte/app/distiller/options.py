@@ -37,7 +37,7 @@ class Lapq:
         search: "scale" or "clip".
         rounds: Of Powell's search.
         evaluations: Of the loss.
-        portion: Of the evaluation images, whose number is looked at.
+        share: Of the evaluation images, how many are looked at.
         lines: (option, what became of it).
     """
 
@@ -46,7 +46,7 @@ class Lapq:
     search: str = "scale"
     rounds: int | None = None
     evaluations: int | None = None
-    portion: float | None = None
+    share: float | None = None
     lines: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--qe-pytorch-backend")
     add("--qe-stats-file")
     add("--qe-dynamic", action="store_true")
-    add("--qe-calibration", type=_portion)
+    add("--qe-calibration", type=_share)
     add("--qe-config-file")
     add("--qe-lapq", "--qe-coordinate-search", action="store_true")
     add("--lapq-maxiter", type=int)
@@ -169,19 +169,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--lapq-basinhopping-niter", "--lapq-bh-niter", type=int)
     add("--lapq-init-mode", type=str.upper, choices=STARTS)
     add("--lapq-init-method", default="Powell")
-    add("--lapq-eval-size", type=_portion)
+    add("--lapq-eval-size", type=_share)
     add("--lapq-eval-memoize-dataloader", action="store_true")
     add("--lapq-search-clipping", action="store_true")
     return parser
 
 
-def _portion(text: str) -> float:
+def _share(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no portion: give a number above 0, up to 1")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a share of the images: give a number above 0, up to 1"
+        )
     return value
 
 

@@ -108,10 +108,10 @@ def translated(configuration: Configuration, network: Network | None, folder: Pa
         settings = _overridden(defaults, override)
         outputs[reading.regex] = settings.grid()
         inputs |= _inputs(reading.regex, override, settings, keys)
-        fields = _weights(override, settings, defaults)
+        fields = _weights(settings, defaults)
         if fields and (reading.operations is None or reading.layers):
             overrides[reading.of_layers] = fields
-        _say_override(made, configuration, (pattern, reading, settings))
+        _say_override(made, configuration, pattern, reading)
         before = [name for name in reading.operations or () if name in met]
         if before:
             said = "an earlier pattern matches, and the first match wins"
@@ -202,7 +202,7 @@ def _inputs(
     return found
 
 
-def _weights(override: LayerKeys, settings: Settings, defaults: Settings) -> dict[str, Any]:
+def _weights(settings: Settings, defaults: Settings) -> dict[str, Any]:
     """The fields of an override of Subbyte's for the weights of these modules."""
     fields: dict[str, Any] = {}
     if settings.weights != defaults.weights:
@@ -212,7 +212,6 @@ def _weights(override: LayerKeys, settings: Settings, defaults: Settings) -> dic
         fields["ranges"] = {"weights": settings.weight_rule(), "activations": "minmax"}
     if settings.per_channel != defaults.per_channel:
         fields["per_channel"] = settings.per_channel
-    del override
     return fields
 
 
@@ -265,17 +264,14 @@ def _statistics(made: Translation, keys: QuantizerKeys, folder: Path) -> str:
 
 
 def _say_override(
-    made: Translation,
-    configuration: Configuration,
-    found: tuple[str, Reading, Settings],
+    made: Translation, configuration: Configuration, pattern: str, reading: Reading
 ) -> None:
-    pattern, reading, settings = found
     where = f"overrides['{pattern}']"
     met = "" if reading.operations is None else f" ({_listed(reading.operations)})"
     how = f"; {reading.note}" if reading.note else ""
     made.say(where, f"outputs and inputs['{reading.regex}']{met}{how}")
     for key, value in (configuration.given["overrides"].get(pattern) or {}).items():
-        made.say(f"{where}.{key}: {_shown(value)}", _became(key, value, reading, settings))
+        made.say(f"{where}.{key}: {_shown(value)}", _became(key, value, reading))
 
 
 def _say_fused(made: Translation, outputs: Mapping[str, Any], network: Network) -> None:
@@ -296,7 +292,7 @@ def _say_fused(made: Translation, outputs: Mapping[str, Any], network: Network) 
         made.say(f"outputs['{pattern}'] at {_listed(relus)}", said)
 
 
-def _became(key: str, value: Any, reading: Reading, settings: Settings) -> str:
+def _became(key: str, value: Any, reading: Reading) -> str:
     of_grid = {
         "bits_activations": "bits of its grid" if value is not None else "what it gives is float",
         "clip_acts": "clip of its grid",
@@ -323,7 +319,6 @@ def _became(key: str, value: Any, reading: Reading, settings: Settings) -> str:
         return NOT_READ
     if key == "fake":
         return "weights stay in float; what it gives has a grid" if value else "as all others"
-    del settings
     return "what is not quantized is computed in float32"
 
 

@@ -11,9 +11,8 @@ from torch.utils import _pytree as pytree
 
 from subbyte.graph.output_loss import Args, OutputLoss, Term, squared
 
-HALF = (
-    0.5  # of a box's side, from its centre to its border: the energy that errors are compared with
-)
+# Of a box's side, from its centre to its border: the energy that errors are compared with.
+HALF = 0.5
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ class Paired:
             confidence: One-sided.
 
         Returns:
-            `None` where as much as the budget is lost already.
+            `None` where as much as the budget is lost already, or the error is not known.
         """
-        if self.lost >= budget:
+        if not self.lost < budget or not math.isfinite(self.error):
             return None
         ratio = NormalDist().inv_cdf(confidence) * self.error / (budget - self.lost)
         return max(self.images, math.ceil(self.images * ratio * ratio))
