@@ -207,9 +207,9 @@ def _program(
         shapes: What is dynamic.
     """
 
-    def exported() -> torch.export.ExportedProgram:
+    def exported(varying: Any = shapes) -> torch.export.ExportedProgram:
         inputs, named = fresh((args, kwargs))
-        program = torch.export.export(model, inputs, named, dynamic_shapes=shapes)
+        program = torch.export.export(model, inputs, named, dynamic_shapes=varying)
         # A table without an operator does not decompose it; in-place ones become functional.
         plain: torch.export.ExportedProgram = program.run_decompositions(as_transforms())
         return plain
@@ -217,11 +217,28 @@ def _program(
     with quiet(), known_constants(), lengths_that_vary(model):
         try:
             return exported()
+        except NotImplementedError:  # of SymPy: what code asks of height and width is not solved
+            if (fixed_sizes := _of_batch(shapes)) == shapes:
+                raise
+            with shapes_forgotten(model):
+                return exported(fixed_sizes)
         except Exception as error:
             if not (is_about_batch(error) and keeps_shapes(model)):
                 raise
         with shapes_forgotten(model):
             return exported()
+
+
+def _of_batch(shapes: Any) -> Any:
+    """What is dynamic, without dimensions beside the batch's."""
+    if isinstance(shapes, dict) and all(isinstance(key, int) for key in shapes):
+        kept = {d: dim for d, dim in shapes.items() if dim is torch.export.Dim.DYNAMIC}
+        return kept or None
+    if isinstance(shapes, dict):
+        return {key: _of_batch(value) for key, value in shapes.items()}
+    if isinstance(shapes, list | tuple):
+        return type(shapes)(_of_batch(value) for value in shapes)
+    return shapes
 
 
 @contextlib.contextmanager
