@@ -44,7 +44,7 @@ def spread(last: nn.Conv2d, inputs: tuple[Tensor], results: Tensor) -> None:
 
 
 def untrained(name: str) -> Any:
-    """A YOLO with random weights, batch norms as of the images and scores as spread as trained ones."""
+    """A YOLO with random weights, its batch norms and scores as of a trained one on the images."""
     ultralytics = pytest.importorskip("ultralytics")
     torch.manual_seed(0)
     model = ultralytics.YOLO(name)
