@@ -23,7 +23,14 @@ DETECTORS = [
     pytest.param("yolos", marks=pytest.mark.slow),
     *(pytest.param(kind, marks=whole) for kind in ("detr", "rt_detr", "d_fine")),
 ]
-LIBREYOLO = [("yolox-n", 128), ("YOLOv9-t", 128), ("RT-DETR-r18", 256), ("D-FINE-n", 256)]
+# The sides of images, and the scales of batch norms: at 1 the random YOLOX is so steep that the
+# rounding of a single sum turns all of its outputs.
+LIBREYOLO = [
+    ("yolox-n", 128, 0.3),
+    ("YOLOv9-t", 128, 1.0),
+    ("RT-DETR-r18", 256, 1.0),
+    ("D-FINE-n", 256, 1.0),
+]
 
 
 def with_statistics(module: nn.Module, images: torch.Tensor) -> None:
@@ -85,8 +92,14 @@ def test_a_detector_of_transformers_is_written_whole(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize(("name", "side"), LIBREYOLO)
-def test_a_detector_of_libreyolo_is_written_whole(tmp_path: Path, name: str, side: int) -> None:
+@pytest.mark.parametrize(("name", "side", "scale"), LIBREYOLO)
+def test_a_detector_of_libreyolo_is_written_whole(
+    tmp_path: Path, name: str, side: int, scale: float
+) -> None:
     pytest.importorskip("libreyolo")
     torch.manual_seed(0)
-    checked(load(ModelConfig(name=f"libreyolo/{name}", num_classes=2)), side, tmp_path)
+    spec = load(ModelConfig(name=f"libreyolo/{name}", num_classes=2))
+    for part in spec.module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.weight.data *= scale
+    checked(spec, side, tmp_path)
