@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import box_iou
 
 import subbyte
+from files_of_detectors import decibels, nearness
+from processor import FITTING
 from subbyte.models import ModelConfig, ModelSpec, load
 from subbyte.targets import base as targets
 
-RECIPE = subbyte.Recipe(method="range", ranges="minmax")
+RECIPE = subbyte.Recipe(method="range", ranges="minmax", **FITTING)
 RUNTIMES = ("onnxruntime", "openvino")
 whole = pytest.mark.whole
 CLASSIFIERS = ["vit", *(pytest.param(k, marks=pytest.mark.slow) for k in ("swin", "resnet"))]
@@ -23,7 +23,14 @@ DETECTORS = [
     pytest.param("yolos", marks=pytest.mark.slow),
     *(pytest.param(kind, marks=whole) for kind in ("detr", "rt_detr", "d_fine")),
 ]
-LIBREYOLO = [("yolox-n", 128)]
+# The sides of images, and the scales of batch norms: at 1 the random YOLOX is so steep that the
+# rounding of a single sum turns all of its outputs.
+LIBREYOLO = [
+    ("yolox-n", 128, 0.3),
+    ("YOLOv9-t", 128, 1.0),
+    ("RT-DETR-r18", 256, 1.0),
+    ("D-FINE-n", 256, 1.0),
+]
 
 
 def with_statistics(module: nn.Module, images: torch.Tensor) -> None:
@@ -59,46 +66,40 @@ def test_a_classifier_gives_in_a_runtime_what_it_gives_simulated(tmp_path: Path,
     assert session.int8_ops() == len(quantized.placement.layers)
 
 
-def found_in(
-    spec: ModelSpec, side: int, folder: Path, runtimes: tuple[str, ...] = RUNTIMES
-) -> dict[str, float]:
-    """In each runtime the share of the simulation's detections that the file finds."""
-    images = torch.rand(4, 3, side, side)
+def checked(spec: ModelSpec, side: int, folder: Path) -> None:
+    """In each runtime a float file is right, and a quantized one as near as can be."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, side, side, generator=generator)
     with_statistics(spec.module, images)
-    quantized = subbyte.quantize(spec.module, [images], RECIPE, outputs=spec.outputs)
+    assert spec.outputs is not None
+    outputs = spec.outputs.model_copy(update={"score": 0.0})  # untrained ones are low
+    quantized = subbyte.quantize(spec.module, [images], RECIPE, outputs=outputs)
     in_float = {x.name for x in quantized.placement.layers if not x.integer and x.reason}
     assert {name.rpartition(".")[2] for name in in_float} <= {"integral"}  # a mean of distances
-    shares = {}
-    for name in runtimes:
-        path = folder / f"{name}.onnx"
-        subbyte.export(quantized, path, images[:2], target=name)
-        session = targets.runtime(name).load(path, 1)
-        found = total = 0
-        for batch in (images[:1], images[1:]):
-            with torch.no_grad():
-                expected = quantized(batch)
-            rows = zip(expected, *map(torch.from_numpy, session.run(batch.numpy())), strict=True)
-            for known, boxes, scores, labels, count in rows:
-                near = box_iou(known["boxes"], boxes[:count]) > 0.8
-                near &= (known["scores"][:, None] - scores[:count]).abs() < 0.05
-                near &= known["labels"][:, None] == labels[:count]
-                found, total = found + int(near.any(1).sum()), total + len(near)
-        assert total
-        shares[name] = found / total
-    return shares
+    with torch.no_grad():
+        own, captured = spec.module(images), quantized.float_model.raw(images)
+    assert decibels(captured, own, own, outputs.form == "queries") > 70
+    found = {name: nearness(quantized, name, outputs, images[:3], folder) for name in RUNTIMES}
+    for each in found.values():
+        assert each.float > 70, found
+        assert each.int8 > min(each.nudged, 60) - 3, found
+        assert each.same > 0.98, found
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_a_detector_of_transformers_is_written_whole(tmp_path: Path, kind: str) -> None:
-    spec = of_transformers(tmp_path / kind, kind)
-    shares = found_in(spec, 64, tmp_path)
-    assert min(shares.values()) > 0.7, shares  # queries of random weights change places easily
+    checked(of_transformers(tmp_path / kind, kind), 64, tmp_path)
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize(("name", "side"), LIBREYOLO)
-def test_a_detector_of_libreyolo_is_written_whole(tmp_path: Path, name: str, side: int) -> None:
+@pytest.mark.parametrize(("name", "side", "scale"), LIBREYOLO)
+def test_a_detector_of_libreyolo_is_written_whole(
+    tmp_path: Path, name: str, side: int, scale: float
+) -> None:
     pytest.importorskip("libreyolo")
-    spec: Any = load(ModelConfig(name=f"libreyolo/{name}", num_classes=2))
-    shares = found_in(spec, side, tmp_path, ("onnxruntime",))
-    assert shares["onnxruntime"] > 0.5  # boxes of random weights are nearly tied
+    torch.manual_seed(0)
+    spec = load(ModelConfig(name=f"libreyolo/{name}", num_classes=2))
+    for part in spec.module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.weight.data *= scale
+    checked(spec, side, tmp_path)

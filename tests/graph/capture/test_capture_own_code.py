@@ -1,12 +1,15 @@
-"""Code in users' models that once fixed the batch: `len`, kept shapes, checks."""
+"""Code in users' models that asks for sizes: `len`, kept shapes, checks, caches by size."""
 
 from __future__ import annotations
 
+import functools
 import sys
+from typing import Any
 
 import torch
 from torch import nn
 
+import subbyte
 from subbyte.graph.capture.export import capture
 
 
@@ -55,6 +58,40 @@ class Checks(nn.Module):
         return self.linear(x)
 
 
+@functools.lru_cache
+def waves(height: int, width: int) -> torch.Tensor:
+    """An embedding of positions."""
+    return torch.arange(float(height * width)).sin().view(1, 1, height, width)
+
+
+class Remembers(nn.Module):
+    """Keeps an embedding of positions for each height and width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1)
+        self.kept: dict[Any, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        key = (y.shape[2], y.shape[3], y.device)
+        if (found := self.kept.get(key)) is None:
+            found = waves(y.shape[2], y.shape[3])
+            self.kept[key] = found
+        return self.last(torch.relu(y + found))
+
+
+class WithHead(nn.Module):
+    """A network that is a region, and code of its own behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Remembers()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x).flatten(2).max(2).values
+
+
 def same_at_any_batch(model: nn.Module, x: torch.Tensor) -> torch.fx.GraphModule:
     model.eval()
     found = capture(model, (x,))
@@ -85,3 +122,16 @@ def test_checks_are_no_part_of_what_is_captured() -> None:
     found = same_at_any_batch(Checks(), torch.randn(5, 4))
     computing = [node.target for node in found.graph.nodes if node.op == "call_function"]
     assert [str(target) for target in computing] == ["aten.linear.default"]
+
+
+def test_a_cache_by_height_and_width_is_captured_in_a_region() -> None:
+    torch.manual_seed(0)
+    model = WithHead().eval()
+    images = torch.rand(5, 3, 6, 7)
+    expected = model(images)
+    plain = subbyte.Recipe(method="range", ranges="minmax", regions=("network",))
+    quantized = subbyte.quantize(model, [images], plain)
+    assert [layer.integer for layer in quantized.placement.layers] == [True, True]
+    with torch.no_grad():
+        torch.testing.assert_close(quantized.float_model(images[:3]), expected[:3])
+        torch.testing.assert_close(quantized(images), expected, atol=0.05, rtol=0)

@@ -39,6 +39,7 @@ from subbyte.graph.capture.place import (
     fixes_batch,
     fresh,
     is_about_batch,
+    is_about_sizes,
     quiet,
 )
 from subbyte.graph.capture.time_first import takes_time_first
@@ -217,12 +218,10 @@ def _program(
     with quiet(), known_constants(), lengths_that_vary(model):
         try:
             return exported()
-        except NotImplementedError:  # of SymPy: what code asks of height and width is not solved
-            if (fixed_sizes := _of_batch(shapes)) == shapes:
-                raise
-            with shapes_forgotten(model):
-                return exported(fixed_sizes)
         except Exception as error:
+            if is_about_sizes(error) and (fixed_sizes := _of_batch(shapes)) != shapes:
+                with shapes_forgotten(model):
+                    return exported(fixed_sizes)
             if not (is_about_batch(error) and keeps_shapes(model)):
                 raise
         with shapes_forgotten(model):

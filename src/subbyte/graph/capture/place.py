@@ -103,6 +103,17 @@ def is_about_batch(error: BaseException | None) -> bool:
     return False
 
 
+def is_about_sizes(error: Exception) -> bool:
+    """Whether an exporter gave up because code asks more of sizes than it can leave open.
+
+    SymPy does not solve every inequality of heights and widths, and a size that is open cannot be
+    a key, as in a cache of position embeddings.
+    """
+    if isinstance(error, NotImplementedError):
+        return True
+    return isinstance(error, TypeError) and "unhashable type" in str(error) and "Sym" in str(error)
+
+
 def fixed(place: str, size: int) -> str:
     """The sentence that the code at `place` fixes the batch to `size`."""
     return (
