@@ -63,7 +63,7 @@ def test_growth_within_the_standard_error_is_chance() -> None:
 def test_squared_gradients_of_the_random_sum_are_what_errors_cost() -> None:
     """One value costs 4, the other 9: their squared gradients are these, whatever the signs."""
     costs = torch.tensor([4.0, 9.0])
-    loss = squared(lambda outputs, targets, args: [Term(outputs, costs)])
+    loss = squared(lambda outputs, targets, args: [Term(outputs, targets, costs)])
     outputs = torch.randn(6, 2, requires_grad=True)
     loss.random_sum(outputs, (), range(6)).backward()
     assert outputs.grad is not None
@@ -72,7 +72,7 @@ def test_squared_gradients_of_the_random_sum_are_what_errors_cost() -> None:
 
 def test_squared_errors_are_relative_to_the_energy_with_their_costs() -> None:
     costs = torch.tensor([4.0, 0.0])
-    loss = squared(lambda outputs, targets, args: [Term(outputs, costs)])
+    loss = squared(lambda outputs, targets, args: [Term(outputs, targets, costs)])
     targets = torch.tensor([[1.0, 5.0], [3.0, 7.0]])
     outputs = torch.tensor([[1.5, 99.0], [3.0, 0.0]])
     assert float(loss.mean(outputs, targets, ())) == pytest.approx(0.5**2 / (1 + 9))

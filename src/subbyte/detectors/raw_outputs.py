@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,8 +49,7 @@ class RawDetector(nn.Module):
         been letterboxed before, and whoever did so knows where the image ends.
         """
         sizes = [size_of(image) for image in images]
-        letterbox = letterbox_of(self.preprocessing, sizes)
-        raw = self.network(self.normalization(letterbox.images(list(images))))
+        letterbox, raw = self._run(images)
         boxes, *rest, counts = select(self.outputs, *decode(self.outputs, raw, letterbox.size))
         found = []
         for i, (size, count) in enumerate(zip(sizes, counts.tolist(), strict=True)):
@@ -63,6 +62,15 @@ class RawDetector(nn.Module):
                 own, scores, labels = own[inside], scores[inside], labels[inside]
             found.append({"boxes": own, "scores": scores, "labels": labels})
         return found
+
+    def letterbox(self, images: Iterable[Tensor]) -> Letterbox:
+        """How images become the network's one size."""
+        return letterbox_of(self.preprocessing, {size_of(image) for image in images})
+
+    def _run(self, images: Sequence[Tensor] | Tensor) -> tuple[Letterbox, Any]:
+        """The letterbox of some images, and what the network gives for them."""
+        letterbox = self.letterbox(images)
+        return letterbox, self.network(self.normalization(letterbox.images(list(images))))
 
     def sentence(self) -> dict[str, Any]:
         """What was said of the network as plain data, from which `of_sentence` makes the same."""
@@ -78,8 +86,7 @@ class RawDetector(nn.Module):
         Raises:
             SubbyteError: What it gives does not fit the sentence about it.
         """
-        letterbox = letterbox_of(self.preprocessing, [size_of(image) for image in images])
-        raw = self.network(self.normalization(letterbox.images(list(images))))
+        letterbox, raw = self._run(images)
         if self.outputs.take is not None:
             take = tuple(numbers(self.outputs.take, raw))
             self.outputs = self.outputs.model_copy(update={"take": take})
@@ -169,8 +176,7 @@ def _deployment(
 
 def _output_loss(model: RawDetector) -> OutputLoss:
     def read(raw: Any, args: Args) -> Readable:
-        sizes = {size_of(image) for image in args[0]}
-        boxes, scores = decode(model.outputs, raw, letterbox_of(model.preprocessing, sizes).size)
+        boxes, scores = decode(model.outputs, raw, model.letterbox(args[0]).size)
         return Readable(boxes, sides(boxes), scores)
 
     return detection_loss(read)
@@ -183,7 +189,7 @@ def _one_size(model: RawDetector) -> OneSize | None:
 
     def fitted(args: tuple[Any, ...]) -> tuple[Any, ...]:
         images, *rest = args
-        batch = letterbox_of(given, {size_of(image) for image in images}).images(list(images))
+        batch = model.letterbox(images).images(list(images))
         made = (batch if isinstance(images, Tensor) else list(batch), *rest)
         return Arguments(made, args.images) if isinstance(args, Arguments) else made
 

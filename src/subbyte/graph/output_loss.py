@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 from torch.utils import _pytree as pytree
 
-from subbyte.graph.batch import in_batch
+from subbyte.graph.batch import batch_size, in_batch
 
 STANDARD_ERRORS = 1.0  # by which a loss has grown where that is not chance
 NONE = 1e-12  # energy that counts as none
@@ -25,11 +25,23 @@ class Term:
 
     Attributes:
         values: Of any shape; of outputs that are one row an image, (images, …).
+        expected: The float model's, in the same shape.
         costs: What a squared error in each costs; broadcasts to the shape of `values`.
     """
 
     values: Tensor
+    expected: Tensor
     costs: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """The squared error of each value, by what it costs."""
+        return (self.values - self.expected).square() * self.costs
+
+    @property
+    def energy(self) -> Tensor:
+        """The sum of the float model's squared values, by what errors in them cost."""
+        return (self.expected.square() * self.costs).sum()
 
 
 # Outputs, the float model's for the same images, and the images: the outputs' terms; `None`:
@@ -67,33 +79,18 @@ def squared(terms: Terms) -> OutputLoss:
     """
     unknown = loss_of_outputs()
 
-    def parts(outputs: Any, targets: Any, args: Args) -> list[tuple[Tensor, Tensor]] | None:
-        """The squared errors and the energies of each term, with their costs."""
-        with torch.no_grad():
-            expected = terms(targets, targets, args)
-        found = terms(outputs, targets, args)
-        if found is None or expected is None:
-            return None
-        pairs = zip(found, expected, strict=True)
-        return [
-            (_weighed(own.values - right.values, right), _weighed(right.values, right))
-            for own, right in pairs
-        ]
-
     def distances(outputs: Any, targets: Any, args: Args) -> Tensor:
-        pairs = parts(outputs, targets, args)
-        if pairs is None:
+        found = terms(outputs, targets, args)
+        if found is None:
             return unknown.distances(outputs, targets, args)
-        energy = torch.stack([energies.sum() for _, energies in pairs]).sum().clamp(min=NONE)
-        errors = torch.stack([errors.flatten(1).sum(1) for errors, _ in pairs]).sum(0)
-        return errors * (len(errors) / energy)
+        errors = torch.stack([term.errors.flatten(1).sum(1) for term in found]).sum(0)
+        return errors * (len(errors) / _energy_of(found))
 
     def mean(outputs: Any, targets: Any, args: Args) -> Tensor:
-        pairs = parts(outputs, targets, args)
-        if pairs is None:
+        found = terms(outputs, targets, args)
+        if found is None:
             return unknown.mean(outputs, targets, args)
-        energy = torch.stack([energies.sum() for _, energies in pairs]).sum().clamp(min=NONE)
-        return torch.stack([errors.sum() for errors, _ in pairs]).sum() / energy
+        return torch.stack([term.errors.sum() for term in found]).sum() / _energy_of(found)
 
     def drawn(outputs: Any, args: Args, images: range) -> Tensor:
         found = terms(outputs, pytree.tree_map(_detached, outputs), args)
@@ -137,6 +134,30 @@ def loss_of_outputs() -> OutputLoss:
         return signed_sum([output for output, _ in floats(outputs, outputs)], images)
 
     return OutputLoss(distances, mean, drawn, by_column=lambda outputs: not is_logits(outputs))
+
+
+def image_losses(
+    loss: OutputLoss, images: Iterable[Args], targets: Iterable[Any], outputs: Iterable[Any]
+) -> Tensor | None:
+    """The distance of each image's outputs from the float model's, on the CPU.
+
+    Args:
+        loss: The output loss.
+        images: The arguments of each chunk of images.
+        targets: The float model's outputs for each.
+        outputs: Those that are judged; they may be computed as they are asked for.
+
+    Returns:
+        (images,); `None` where outputs are not one row an image.
+    """
+    losses = []
+    for args, expected, found in zip(images, targets, outputs, strict=True):
+        size = batch_size(args)
+        leaves = [*pytree.tree_leaves(expected), *pytree.tree_leaves(found)]
+        if not all(in_batch(leaf, size) for leaf in leaves):
+            return None
+        losses.append(loss.distances(found, expected, args).cpu())
+    return torch.cat(losses)
 
 
 def has_grown(before: Tensor, after: Tensor) -> bool:
@@ -197,8 +218,8 @@ def _column_axis(leaf: Tensor) -> int:
     return 1 if leaf.dim() in (2, 4) else leaf.dim() - 1
 
 
-def _weighed(errors: Tensor, term: Term) -> Tensor:
-    return errors.square() * term.costs
+def _energy_of(terms: Iterable[Term]) -> Tensor:
+    return torch.stack([term.energy for term in terms]).sum().clamp(min=NONE)
 
 
 def _energy(target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -50,7 +51,10 @@ def detection_loss(read: Read) -> OutputLoss:
         scores, unit = expected.scores.detach(), expected.unit.detach()
         offsets = (found.boxes - expected.boxes.detach()) / unit + HALF
         best = scores.amax(-1, keepdim=True)
-        return [Term(offsets, best), Term(found.scores, scores.new_ones(()))]
+        return [
+            Term(offsets, torch.full_like(offsets, HALF), best),
+            Term(found.scores, scores, scores.new_ones(())),
+        ]
 
     return squared(terms)
 

@@ -9,8 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from subbyte.calibration.output_correction import Correction
-from subbyte.graph.batch import batch_size, in_batch
-from subbyte.graph.output_loss import OutputLoss, by_column, has_grown
+from subbyte.graph.output_loss import OutputLoss, by_column, has_grown, image_losses
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 
@@ -68,14 +67,7 @@ def _outputs(simulation: Simulation, correction: Correction) -> list[Any]:
 def _losses(correction: Correction, found: list[Any], loss: OutputLoss) -> torch.Tensor | None:
     """The loss of each image that judges; `None` where outputs are not one row an image."""
     judging = correction.expected.judging
-    losses = []
-    for args, expected, outputs in zip(judging.images, judging.outputs, found, strict=True):
-        size = batch_size(args)
-        leaves = [*pytree.tree_leaves(expected), *pytree.tree_leaves(outputs)]
-        if not all(in_batch(leaf, size) for leaf in leaves):
-            return None
-        losses.append(loss.distances(outputs, expected, args).cpu())
-    return torch.cat(losses)
+    return image_losses(loss, judging.images, judging.outputs, found)
 
 
 def _a_column_lost(correction: Correction, found: list[Any], loss: OutputLoss) -> bool:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import SampleOfKey, ranges_of, with_range
-from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, batch_size, in_batch, in_chunks, is_held_out
-from subbyte.graph.output_loss import has_grown
+from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, in_chunks, is_held_out
+from subbyte.graph.output_loss import has_grown, image_losses
 from subbyte.numerics.qparams import QuantParams, TensorQParams
 from subbyte.numerics.qspec import qparams_of
 from subbyte.numerics.ranges.common.sample import within
@@ -108,9 +107,7 @@ def _judges(simulation: Simulation, batches: Iterable[tuple[Any, ...]]) -> Judge
 def _losses(simulation: Simulation, params: QuantParams, judges: Judges) -> torch.Tensor | None:
     """The output loss of each image; `None` where outputs are not one row an image."""
     network = simulate(simulation.float_model, simulation.placement, params)
-    distances, losses = simulation.float_model.output_loss.distances, []
-    for args, targets in judges:
-        if not all(in_batch(leaf, batch_size(args)) for leaf in pytree.tree_leaves(targets)):
-            return None
-        losses.append(distances(network.raw(*args), targets, args).double().cpu())
-    return torch.cat(losses) if losses else None
+    images, targets = zip(*judges, strict=True)
+    outputs = (network.raw(*args) for args in images)
+    losses = image_losses(simulation.float_model.output_loss, images, targets, outputs)
+    return None if losses is None else losses.double()
