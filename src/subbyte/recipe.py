@@ -147,6 +147,34 @@ class Grid(Checked):
 Grids = dict[str, Grid | None]
 
 
+def _by_pattern(value: Any, kind: type[Checked], name: str, wrong: str) -> Any:
+    """A mapping from regular expressions to fields, with `kind` made of all fields.
+
+    Args:
+        value: What was given; anything but a dictionary stays.
+        kind: What a pattern's fields are of.
+        name: What the mapping is called where a field is wrong.
+        wrong: What is said where `{pattern}` is not a regular expression.
+
+    Raises:
+        SubbyteError: A pattern or a field is wrong; all faults are told.
+    """
+    if not isinstance(value, dict):
+        return value
+    read, faults = {}, list[str]()
+    for pattern, fields in value.items():
+        read[pattern] = fields
+        try:
+            re.compile(str(pattern))
+        except re.error as error:
+            faults.append(f"{wrong.format(pattern=pattern)}: {error}")
+        if isinstance(fields, dict):
+            with gathered(faults, f"{name}['{pattern}']: "):
+                read[pattern] = kind(**{str(key): part for key, part in fields.items()})
+    refuse(faults)
+    return read
+
+
 class Recipe(Checked):
     """How to quantize one model. Every field has a default; `Recipe()` is 8 bits throughout.
 
@@ -211,39 +239,16 @@ class Recipe(Checked):
     @classmethod
     @told
     def _override_keys_named(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        read, faults = {}, list[str]()
-        for pattern, fields in value.items():
-            read[pattern] = fields
-            try:
-                re.compile(str(pattern))
-            except re.error as error:
-                faults.append(f"the override '{pattern}' is not a regular expression: {error}")
-            if isinstance(fields, dict):
-                with gathered(faults, f"overrides['{pattern}']: "):
-                    read[pattern] = Override(**{str(key): part for key, part in fields.items()})
-        refuse(faults)
-        return read
+        return _by_pattern(
+            value, Override, "overrides", "the override '{pattern}' is not a regular expression"
+        )
 
     @field_validator("outputs", "inputs", mode="before")
     @classmethod
     @told
     def _grids_named(cls, value: Any, info: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        read, faults = {}, list[str]()
-        for pattern, fields in value.items():
-            read[pattern] = fields
-            try:
-                re.compile(str(pattern))
-            except re.error as error:
-                faults.append(f"'{pattern}' in {info.field_name} is no regular expression: {error}")
-            if isinstance(fields, dict):
-                with gathered(faults, f"{info.field_name}['{pattern}']: "):
-                    read[pattern] = Grid(**{str(key): part for key, part in fields.items()})
-        refuse(faults)
-        return read
+        said = f"'{{pattern}}' in {info.field_name} is no regular expression"
+        return _by_pattern(value, Grid, info.field_name, said)
 
     @field_validator("method")
     @classmethod
