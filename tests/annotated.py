@@ -75,6 +75,23 @@ def write_coco(path: Path, rows: Sequence[Sequence[Row]], sizes: Sequence[tuple[
     return path
 
 
+def coco_of_sizes(root: Path, model: nn.Module, sizes: Sequence[tuple[int, int]]) -> Path:
+    """A data set `root`/coco with the splits train and val, a picture of each size (height, width).
+
+    The objects are what the model itself finds.
+    """
+    for seed, split in enumerate(("train", "val"), 1):
+        images = []
+        for i, size in enumerate(sizes):
+            images += write_images(root / "one", 1, seed + 10 * i, size)
+            target = root / f"coco/{split}/{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (root / "one/0.png").rename(target)
+        path = root / f"coco/annotations/instances_{split}.json"
+        write_coco(path, seen_by(model, images), sizes)
+    return root / "coco"
+
+
 def coco_set(root: Path, model: nn.Module, count: int = 4) -> Path:
     """A data set with the splits train and val, of what the model itself finds."""
     for seed, split in enumerate(("train", "val"), 1):

@@ -119,6 +119,24 @@ def yolos() -> Any:
     return transformers.YolosForObjectDetection(config)
 
 
+def _hybrid_encoder() -> dict[str, Any]:
+    """What RT-DETR and D-FINE have behind their backbones."""
+    return {
+        "encoder_hidden_dim": 32,
+        "encoder_in_channels": [24, 32, 32],
+        "encoder_ffn_dim": 48,
+        "encoder_attention_heads": 2,
+        "d_model": 32,
+        "decoder_in_channels": [32, 32, 32],
+        "decoder_ffn_dim": 48,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "num_queries": 15,
+        "num_denoising": 0,
+        **_labels(),
+    }
+
+
 def rt_detr() -> Any:
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=16,
@@ -129,18 +147,7 @@ def rt_detr() -> Any:
     )
     config = transformers.RTDetrConfig(
         backbone_config=backbone,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[24, 32, 32],
-        encoder_ffn_dim=48,
-        encoder_attention_heads=2,
-        d_model=32,
-        decoder_in_channels=[32, 32, 32],
-        decoder_ffn_dim=48,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        num_queries=15,
-        num_denoising=0,
-        **_labels(),
+        **_hybrid_encoder(),
     )
     return transformers.RTDetrForObjectDetection(config)
 
@@ -159,18 +166,7 @@ def d_fine() -> Any:
     )
     config = transformers.DFineConfig(
         backbone_config=backbone,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[24, 32, 32],
-        encoder_ffn_dim=48,
-        encoder_attention_heads=2,
-        d_model=32,
-        decoder_in_channels=[32, 32, 32],
-        decoder_ffn_dim=48,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        num_queries=15,
-        num_denoising=0,
-        **_labels(),
+        **_hybrid_encoder(),
     )
     return transformers.DFineForObjectDetection(config)
 

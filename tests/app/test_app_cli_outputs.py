@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from annotated import seen_by, write_coco, write_images
+from annotated import coco_of_sizes
 from raw_networks import network, sentence
 from subbyte.detection import Preprocessing
 from subbyte.detectors.raw_outputs import raw_detector
@@ -41,15 +41,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(FACTORY)
     preprocessing = Preprocessing(**yaml.safe_load(LETTERBOX))
     model = raw_detector(network("dfl"), sentence("dfl"), preprocessing)
-    for seed, split in enumerate(("train", "val"), 1):
-        images = []
-        for i, size in enumerate(SIZES):
-            images += write_images(tmp_path / "one", 1, seed + 10 * i, size)
-            target = tmp_path / f"coco/{split}/{i}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "one/0.png").rename(target)
-        path = tmp_path / f"coco/annotations/instances_{split}.json"
-        write_coco(path, seen_by(model, images), SIZES)
+    coco_of_sizes(tmp_path, model, SIZES)
     return tmp_path
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from annotated import NAMES, seen_by, write_coco, write_images
+from annotated import NAMES, coco_of_sizes
 from raw_networks import network, sentence
 from subbyte.app import experiment
 from subbyte.detection import Preprocessing
@@ -42,16 +42,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(FACTORY)
     preprocessing = Preprocessing(**LETTERBOX, std=(255, 255, 255))
     model = raw_detector(network("dfl"), sentence("dfl"), preprocessing)
-    for seed, split in enumerate(("train", "val"), 1):
-        images = []
-        for i, size in enumerate(SIZES):
-            folder = tmp_path / "one"
-            images += write_images(folder, 1, seed + 10 * i, size)
-            target = tmp_path / f"coco/{split}/{i}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (folder / "0.png").rename(target)
-        path = tmp_path / f"coco/annotations/instances_{split}.json"
-        write_coco(path, seen_by(model, images), SIZES)
+    coco_of_sizes(tmp_path, model, SIZES)
     return tmp_path
 
 
