@@ -26,6 +26,7 @@ from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
+from subbyte.targets.onnx.rewrites.short_names import shorten_names
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.onnx.rewrites.turned_images import keep_turned_images
@@ -52,6 +53,7 @@ REWRITES = (
     ask_first,
     pack,
     rename_output,
+    shorten_names,
 )
 PROFILED = 30  # runs of a profile
 LAYERS = {"Convolution", "GroupConvolution", "MatMul", "FullyConnected", "Gemm", "Deconvolution"}

@@ -18,6 +18,7 @@ from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.second_readers import part_readers
 from subbyte.targets.onnx.rewrites.shared_weights import copy_shared_weights
+from subbyte.targets.onnx.rewrites.short_names import shorten_names
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.onnx.rewrites.styles import stop_fusions
 from subbyte.targets.onnx.rewrites.turned_images import keep_turned_images
@@ -42,4 +43,5 @@ REWRITES = (
     ask_first,
     pack,
     rename_output,
+    shorten_names,
 )
