@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
+from subbyte.targets.onnx.rewrites.defaults import leave_out_defaults
 from subbyte.targets.onnx.rewrites.extremes import keep_extremes
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.limits import merge_limits
@@ -43,5 +44,6 @@ REWRITES = (
     ask_first,
     pack,
     rename_output,
+    leave_out_defaults,
     shorten_names,
 )
