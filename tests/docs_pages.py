@@ -140,7 +140,8 @@ def scenes(folder: Path) -> None:
 def built(file: Path) -> Any:
     """The module of a page's Python file."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

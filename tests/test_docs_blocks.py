@@ -140,9 +140,7 @@ def test_the_program_for_openvino_compiles_and_runs(tmp_path: Path) -> None:
     prepare_serve(tmp_path)
     for title in ("serve_openvino.cpp", "CMakeLists.txt"):
         (tmp_path / title).write_text(titled("howto/serve", title).text, encoding="utf-8")
-    build = next(
-        b for b in blocks("howto/serve") if b.language == "sh" and b.text.startswith("cmake")
-    )
+    build = next(b for b in blocks("howto/serve") if b.text.startswith("cmake -B"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     made = subprocess.run(
         ["bash", "-ec", build.text],
