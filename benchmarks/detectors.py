@@ -1,14 +1,15 @@
 """Detectors of others, unedited, at W8A8: what stays in float and why, and whether files are right.
 
-    uv run python benchmarks/detectors.py --json detectors.json --docs docs/detectors.md
+    uv run python benchmarks/detectors.py --json detectors.json \
+      --docs docs/notebook/random-detectors.md
     uv run python benchmarks/detectors.py --json detectors.json --only libreyolo/YOLOX-n
 
 torchvision's and the SSD family are exported whole, from images to boxes; libreyolo's (MIT, a
 development dependency) with their raw outputs. Each is captured, quantized (ranges by minmax),
 exported for each runtime and run in it, in a process of its own; results are kept in the JSON file
-as they come. What the figures mean is said in docs/detectors.md. Where the processor has no VNNI,
-on which 8-bit sums saturate in both runtimes, weights are of 7 bits (`reduce_range`), and the row
-says so.
+as they come. What the figures mean is said in docs/notebook/random-detectors.md. Where the
+processor has no VNNI, on which 8-bit sums saturate in both runtimes, weights are of 7 bits
+(`reduce_range`), and the row says so.
 """
 
 from __future__ import annotations

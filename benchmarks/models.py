@@ -1,6 +1,7 @@
 """Every family of models, unedited, at W8A8: what is quantized, and whether it computes right.
 
-    uv run python benchmarks/models.py --json models.json --docs docs/models.md
+    uv run python benchmarks/models.py --json models.json \
+      --docs docs/notebook/random-classifiers.md
     uv run python benchmarks/models.py --json models.json --only resnet18 timm/levit_128s
     uv run python benchmarks/models.py --json models.json --more
     uv run python benchmarks/models.py --json w4a4.json --only vit_b_16 --threads 2 \
@@ -9,7 +10,7 @@
 Each model is captured, quantized (as --recipe says), exported for each runtime and run in it, in a
 process of its own. Results are kept in the JSON file as they come; models that are in it and did
 not fail are skipped, so that a run that was interrupted goes on. --docs puts the table into a file.
-What the figures mean, and what the random weights are, is said in docs/models.md.
+What the figures mean, and what the random weights are: docs/notebook/random-classifiers.md.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def tables(rows: dict[str, Row]) -> str:
 
 
 def table(rows: dict[str, Row]) -> str:
-    """The table of docs/models.md."""
+    """The table of docs/notebook/random-classifiers.md."""
     head = [
         "| Model | Side | Quantized layers | ONNX Runtime int8 | OpenVINO int8 "
         "| Simulation, dB | Nudged, dB | ONNX Runtime, dB | OpenVINO, dB | Left in float |",

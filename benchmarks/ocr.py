@@ -8,11 +8,12 @@ not a dependency). Images are pages and lines of text that Pillow draws: letters
 sizes of letters, light and dark paper, noise. 16 pages (320 × 320), 64 lines (48 × 320) and 64
 words (48 × 192) calibrate, 8, 32 and 32 others are measured. Every file is loaded as it is. The row
 of a network says how many layers are quantized and run with int8 kernels, how far each runtime's
-own file is from the simulation and the simulation from itself (*nudged*, as in docs/detectors.md),
-what is kept of the float file's result, and the processor time of the float file over that of the
-quantized one for one image, one thread, files taking turns. What is kept: of the detector, the IoU
-of the maps above the threshold 0.3 of all pages; of the recognizer, the share of lines read alike;
-of the classifier, the share of words with the same direction.
+own file is from the simulation and the simulation from itself (*nudged*, as in
+docs/notebook/random-detectors.md), what is kept of the float file's result, and the processor time
+of the float file over that of the quantized one for one image, one thread, files taking turns. What
+is kept: of the detector, the IoU of the maps above the threshold 0.3 of all pages; of the
+recognizer, the share of lines read alike; of the classifier, the share of words with the same
+direction.
 """
 
 from __future__ import annotations

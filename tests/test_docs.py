@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), link
+
+
+def test_the_readme_is_short_and_has_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 120
+    for command in ("pip install uv && uv run subbyte run digits", "uv run pytest"):
+        assert f"\n{command}\n" in text
+
+
+def test_the_picture_is_that_of_the_table() -> None:
+    space = runpy.run_path(str(ROOT / "docs" / "picture.py"))
+    assert space["PICTURE"].read_text(encoding="utf-8") == space["draw"]()

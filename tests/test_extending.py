@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, run as they stand: each is one file, and nothing else."""
+"""The examples of docs/howto/extend.md, run as they stand: each is one file, and nothing else."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = tmp_path_factory.mktemp("extended")
     package = folder / "src" / "subbyte"
     shutil.copytree(Path(subbyte.__file__).parent, package)
-    examples = EXAMPLE.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+    examples = EXAMPLE.findall((ROOT / "docs" / "howto" / "extend.md").read_text(encoding="utf-8"))
     for name, code in examples:
         path = folder / name
         assert not path.exists(), f"{name} is there already"

@@ -43,7 +43,9 @@ def test_the_defaults() -> None:
 @pytest.mark.parametrize("field", ["weights", "activations", "first_last"])
 @pytest.mark.parametrize("bits", [1, 9, 0, -4, True, 4.0, "4"])
 def test_bits_are_whole_numbers_from_2_to_8(field: str, bits: object) -> None:
-    assert refusal(**{field: bits}).startswith(f"{field}: {bits!r} bits cannot be had: give 2 to 8")
+    assert refusal(**{field: bits}).startswith(
+        f"{field}: {bits!r} bits are not supported: give 2 to 8"
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 8, None])
@@ -74,7 +76,7 @@ def test_bits_at_the_edges(bits: int | None) -> None:
             {"overrides": {"conv(": {"weights": 4}}},
             "the override 'conv(' is not a regular expression",
         ),
-        ({"overrides": {"a": {"weights": 9}}}, "overrides['a']: weights: 9 bits cannot be had"),
+        ({"overrides": {"a": {"weights": 9}}}, "overrides['a']: weights: 9 bits are not supported"),
         ({"overrides": {"a": {"wights": 4}}}, "overrides['a']: unknown key 'wights': did you mean"),
         ({"overrides": {"a": {"ranges": "mze"}}}, "overrides['a']: unknown range rule 'mze'"),
         ({"overrides": {"a": 4}}, "overrides.a is 4"),

@@ -119,7 +119,7 @@ class Outputs(Checked):
     def _known_form(cls, value: str) -> str:
         if value not in FORMS and ":" not in value:
             raise ValueError(
-                f"'{value}' is no form of outputs: give decoded, levels, queries, detections or "
+                f"'{value}' is not a form of outputs: give decoded, levels, queries, detections or "
                 "FILE.py:FUNCTION"
             )
         return value
@@ -158,7 +158,8 @@ class Outputs(Checked):
         if self.form in FORMS and self.box is not None:
             known = CODED if self.form == "levels" else CORNERS
             if self.box not in known:
-                return f"box: {self.box} is none of form: {self.form}, which are {', '.join(known)}"
+                names = ", ".join(known)
+                return f"box: {self.box} does not go with form: {self.form}: give one of {names}"
         if self.bins is not None and self.how != "distances":
             return f"bins are those of distances: leave them out with box: {self.how}"
         if "point" in self.model_fields_set and self.how != "distances":

@@ -17,13 +17,13 @@ from subbyte.utils.validation import Checked, gathered, refuse, short, told
 def _bits(value: Any) -> Any:
     if value is None or (type(value) is int and 2 <= value <= 8):
         return value
-    raise ValueError(f"{short(value)} bits cannot be had: give 2 to 8, or null to stay in float")
+    raise ValueError(f"{short(value)} bits are not supported: give 2 to 8, or null for float")
 
 
 def _accumulator(value: Any) -> Any:
     if type(value) is int and 2 <= value <= 32:
         return value
-    raise ValueError(f"sums of {short(value)} bits cannot be had: give 2 to 32")
+    raise ValueError(f"sums of {short(value)} bits are not supported: give 2 to 32")
 
 
 Bits = Annotated[int | None, BeforeValidator(_bits)]
@@ -247,7 +247,7 @@ class Recipe(Checked):
     @classmethod
     @told
     def _grids_named(cls, value: Any, info: Any) -> Any:
-        said = f"'{{pattern}}' in {info.field_name} is no regular expression"
+        said = f"'{{pattern}}' in {info.field_name} is not a regular expression"
         return _by_pattern(value, Grid, info.field_name, said)
 
     @field_validator("method")

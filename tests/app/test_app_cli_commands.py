@@ -141,7 +141,7 @@ def test_quantize_takes_pictures_of_any_sizes_where_it_is_told_how(
         ("quantize digts --calibration digits --out q", "did you mean 'digits'?"),
         ("quantize digits --calibration gone --out q", "folder gone cannot be read"),
         ("quantize digits --calibration digits --bits w4 --out q", "bits is 'w4'"),
-        ("quantize digits --calibration digits --bits w9a9 --out q", "9 bits cannot be had"),
+        ("quantize digits --calibration digits --bits w9a9 --out q", "9 bits are not supported"),
         ("quantize digits --calibration digits --set ranges --out q", "--set ranges has no value"),
         ("quantize digits --calibration digits --out pictures", "pictures is a folder"),
         ("export digits gone --out m.onnx", "there is no file gone"),

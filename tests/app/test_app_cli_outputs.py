@@ -66,7 +66,7 @@ def test_a_sentence_on_the_command_line_makes_a_file_with_boxes(cli: Cli, own: P
     [
         ("decoded", "outputs is decoded: give a mapping, as '{form: decoded}', or a YAML file"),
         ("{box: xyxy}", "outputs has no form: give decoded, levels"),
-        ("{form: levles}", "outputs: form: 'levles' is no form of outputs"),
+        ("{form: levles}", "outputs: form: 'levles' is not a form of outputs"),
         ("{form: decoded, bins: 4}", "outputs: bins has no meaning with form: decoded"),
         ("{form: boxes.py:boxes}", "factory file"),
         ("gone.yaml", "gone.yaml cannot be read (No such file or directory)"),

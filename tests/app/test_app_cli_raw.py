@@ -103,7 +103,7 @@ def test_paths_of_functions_are_those_of_the_file(own: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": {"outputs": {"form": "levls"}}}, "model.outputs: form: 'levls' is no form"),
+        ({"model": {"outputs": {"form": "levls"}}}, "model.outputs: form: 'levls' is not a form"),
         ({"model": {"outputs": {**OUTPUTS, "bin": 4}}}, "did you mean 'bins'?"),
         ({"model": {"outputs": {"form": "no.py:f"}}}, "does not exist"),
         ({"model": {"outputs": {**OUTPUTS, "bins": 8}}}, "these would fit: bins: 4"),

@@ -263,11 +263,11 @@ runtimes: [onnxruntme, openvno]
     message = refusal(write(variants=variants, seed=-1))
     for part in (
         "variants.a: unknown key 'methd': did you mean 'method'?",
-        "variants.a: weights: 9 bits cannot be had",
+        "variants.a: weights: 9 bits are not supported",
         "unknown range rule 'mmse'",
         "variants.b: unknown method 'rnge'",
         "variants.b: the override 'conv(' is not a regular expression",
-        "variants.b: overrides['.*']: weights: 1 bits cannot be had",
+        "variants.b: overrides['.*']: weights: 1 bits are not supported",
         "variants.float cannot be named so",
         "seed is -1",
     ):

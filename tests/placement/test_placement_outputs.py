@@ -251,12 +251,12 @@ def test_accumulators_by_layer_and_their_files(tmp_path: Path) -> None:
     [
         ({"outputs": {"layer1.0.conv9": {"bits": 8}}}, "operation in outputs 'layer1.0.conv9'"),
         ({"outputs": EVERY, "inputs": {"conv1": {"bits": 8}}}, "operation in inputs 'conv1'"),
-        ({"outputs": {"conv1": {"bits": 9}}}, "9 bits cannot be had"),
+        ({"outputs": {"conv1": {"bits": 9}}}, "9 bits are not supported"),
         ({"outputs": {"conv1": {"bits": 8, "clip": "n_std"}}}, "without deviations"),
         ({"outputs": {"conv1": {"bits": 8, "restricted": True}}}, "restricted is for symmetric"),
-        ({"outputs": {"(": {"bits": 8}}}, "no regular expression"),
+        ({"outputs": {"(": {"bits": 8}}}, "not a regular expression"),
         ({"outputs": {"conv1": {"bit": 8}}}, "did you mean 'bits'"),
-        ({"accumulator": 40}, "sums of 40 bits cannot be had"),
+        ({"accumulator": 40}, "sums of 40 bits are not supported"),
         ({"outputs": EVERY, "statistics": "nothing.yaml"}, "no file of statistics nothing.yaml"),
     ],
 )

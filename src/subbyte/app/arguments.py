@@ -96,12 +96,13 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
 
 
 def _of_objects(experiment: Experiment) -> bool:
-    """Whether an experiment's images are a detector's, before a factory has said what it builds."""
+    """Whether images are a detector's, before a factory or an ONNX file has said what it is."""
     from subbyte.data import image_roots
     from subbyte.data.detection.layout import formats_in
 
-    data = experiment.data
-    if experiment.model.factory is None or data.is_detection:
+    data, model = experiment.data, experiment.model
+    is_open = model.outputs is None and (model.factory is not None or model.onnx is not None)
+    if data.is_detection or not is_open:
         return True
     try:
         image_roots(data)

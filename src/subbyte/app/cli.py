@@ -19,14 +19,21 @@ from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
 from subbyte.app.guard import progress_of as _progress
 from subbyte.app.options import (
+    BatchSize,
+    Calibration,
     Checkpoint,
     CheckpointKey,
     Classes,
     Device,
+    Images,
     Json,
     MaxDrop,
     ModelName,
+    Named,
+    Only,
+    OtherDevice,
     OutputsYaml,
+    PreprocessingYaml,
     Quiet,
     RuntimeName,
     Settings,
@@ -40,7 +47,7 @@ from subbyte.version import __version__
 
 app = typer.Typer(
     name="subbyte",
-    help="Quantize classifiers and detectors from 8 bits down to 2, with proof in the runtimes.",
+    help="Quantize classifiers and detectors to 8 to 2 bits, and measure the files.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,19 +66,19 @@ def _main(
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_YAML", help="An experiment.")],
+    name: Named,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder (default: runs/NAME/TIME).")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run just this variant.")] = None,
+    only: Only = None,
     max_drop: MaxDrop = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what is finished.")] = False,
+    device: OtherDevice = None,
     workers: Workers = 1,
     ray: Ray = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an experiment: float and each variant, simulated and in the runtimes.
+    """Quantize and measure the variants of an experiment.
 
     Example: subbyte run digits --set variants.w4a4.ranges=minmax --out runs/try
     """
@@ -110,15 +117,15 @@ def run(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_YAML", help="An experiment.")],
+    name: Named,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder (default: trained/NAME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    device: OtherDevice = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train an SSD on images with boxes; the folder is a model.checkpoint.
+    """Train an SSD on images with boxes. The folder that it writes is a model.checkpoint.
 
     Example: subbyte train bccd.yaml --set training.epochs=20 --out trained/bccd
     """
@@ -145,29 +152,24 @@ def train(
 @app.command()
 def quantize(
     model: ModelName,
-    calibration: Annotated[
-        str, typer.Option(help="Folder of images, or bundled ones: digits, digit-scenes.")
-    ],
+    calibration: Calibration,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
     checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
-    bits: Annotated[str, typer.Option(help="Bits as w8a8, w4a4, …")] = "w8a8",
+    bits: Annotated[str, typer.Option(help="Of weights and activations.")] = "w8a8",
     settings: Settings = None,
-    preprocessing: Annotated[
-        str | None,
-        typer.Option(metavar="YAML", help="As '{resize: 256, crop: 224}' or '{letterbox: 640}'."),
-    ] = None,
+    preprocessing: PreprocessingYaml = None,
     outputs: OutputsYaml = None,
-    images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the choice of images and the method.")] = 0,
+    images: Images = 512,
+    batch_size: BatchSize = 64,
+    seed: Annotated[int, typer.Option(help="Decides what is drawn at random.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Quantize one model and save its grids; --set takes fields of a recipe.
+    """Quantize one model, and save scales and integers. --set takes fields of a recipe.
 
     Example: subbyte quantize digits --calibration digits --bits w4a4 --out digits.safetensors
     """
@@ -206,21 +208,21 @@ def quantize(
 @app.command()
 def export(
     model: ModelName,
-    quantized: Annotated[Path, typer.Argument(help="What subbyte quantize has written.")],
+    quantized: Annotated[Path, typer.Argument(help="The file that subbyte quantize wrote.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
     checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     target: Annotated[
-        str | None, typer.Option(help="The only runtime of the file, onnxruntime or openvino.")
+        str | None, typer.Option(help="Write for onnxruntime or openvino alone.")
     ] = None,
     postprocess: Annotated[
-        bool, typer.Option(help="Of a detector: from images to boxes, or its raw outputs.")
+        bool, typer.Option(help="Whether a detector's file gives boxes.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one of them.
+    """Write a quantized model as ONNX. With --target the file is faster in that runtime.
 
     Example: subbyte export digits digits.safetensors --out digits.onnx --target openvino
     """
@@ -243,13 +245,13 @@ def export(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
     data: Annotated[
-        str, typer.Option(help="Class folders, a detector's data set, or digits, digit-scenes.")
+        str, typer.Option(help="Class folders, a detector's data set, digits or digit-scenes.")
     ],
     classes: Annotated[
-        Path | None, typer.Option(help="File: one class folder a line; or imagenet.")
+        Path | None, typer.Option(help="A file with one class folder a line, or imagenet.")
     ] = None,
     runtime: RuntimeName = "onnxruntime",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -284,7 +286,7 @@ def predict(
     runtime: RuntimeName = "onnxruntime",
     as_json: Json = False,
 ) -> None:
-    """Classify images with an exported model, or find objects on them.
+    """Classify images or find objects, with an exported model.
 
     Example: subbyte predict model.onnx cat.jpg dog.jpg --top 3
     """
@@ -313,7 +315,7 @@ def inspect(
     checkpoint_key: CheckpointKey = None,
     as_json: Json = False,
 ) -> None:
-    """Run a model once: its inputs, outputs, layers and regions.
+    """Print the inputs, outputs, layers and regions of a model.
 
     Example: subbyte inspect detector.onnx
     """
@@ -335,10 +337,10 @@ app.add_typer(import_command.app)
 
 @app.command("models")
 def list_models(
-    prefix: Annotated[str, typer.Argument(help="Only names that begin with this.")] = "",
+    prefix: Annotated[str, typer.Argument(help="List only names that begin with this.")] = "",
     as_json: Json = False,
 ) -> None:
-    """List the models that can be named; how many of timm's there are, unless asked for them.
+    """List the models that have a name. Those of timm and other libraries need a prefix.
 
     Example: subbyte models timm/resnet
     """

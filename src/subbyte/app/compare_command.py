@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subbyte.app.guard import FELL, guarded, progress_of
-from subbyte.app.options import Json, Quiet
+from subbyte.app.options import Json, Only, Quiet
 from subbyte.app.printing import print_json, print_notes, print_table
 from subbyte.errors import SubbyteError
 
@@ -21,17 +21,19 @@ app = typer.Typer()
 
 @app.command()
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or results.json: before.")],
-    after: Annotated[Path, typer.Argument(metavar="RUN", help="Folder or results.json: after.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Before: a folder or results.json.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="RUN", help="After: a folder or results.json.")],
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Points of the primary metric that it may fall by; more is exit code 1."),
+        typer.Option(help="End with exit code 1 where the metric fell by more points."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Compare just this variant.")] = None,
+    only: Only = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two runs: what got better or worse, with intervals on the images of both.
+    """Compare two runs on the images that both evaluated.
 
     Example: subbyte compare runs/digits/main runs/digits/mine --max-drop 0.5
     """

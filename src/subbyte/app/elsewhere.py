@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 TIMEOUT = 5.0  # seconds that a cluster has to answer
 HERE = ("local", "auto")  # a cluster of this machine's own, and the one that Ray finds
 
-Workers = Annotated[
-    int, typer.Option(min=1, help="Processes of this machine that share the variants.")
-]
+Workers = Annotated[int, typer.Option(min=1, help="How many processes share the variants.")]
 Ray = Annotated[
     str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="HOST:PORT of a Ray cluster; local: here."),
+    typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster: HOST:PORT, auto or local."),
 ]
 
 

@@ -15,9 +15,9 @@ from subbyte.errors import SubbyteError
 if TYPE_CHECKING:
     from subbyte.app.distiller.importing import Imported
 
-File = Annotated[Path | None, typer.Argument(help="A YAML file of Distiller's.")]
+File = Annotated[Path | None, typer.Argument(help="A YAML file of Distiller.")]
 Out = Annotated[Path | None, typer.Option(help="The YAML file to write.")]
-Options = Annotated[str | None, typer.Option(help="Those of compress_classifier.py.")]
+Options = Annotated[str | None, typer.Option(help="Options of Distiller's compress_classifier.py.")]
 
 
 app = typer.Typer()
@@ -27,7 +27,7 @@ app = typer.Typer()
 def import_configuration(
     file: File = None, out: Out = None, options: Options = None, settings: Settings = None
 ) -> None:
-    """Write what a configuration of Distiller means as an experiment.
+    """Translate a configuration of Distiller into an experiment.
 
     Example: subbyte import ptq.yaml --set model.name=resnet18 --out mine.yaml
     """

@@ -9,24 +9,53 @@ import typer
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Named = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME_OR_YAML",
+        help="A built-in experiment (subbyte experiments), or a YAML file.",
+    ),
+]
+Only = Annotated[list[str] | None, typer.Option(help="Take only this variant; repeatable.")]
 Device = Annotated[str, typer.Option(help="Where PyTorch runs: cpu or cuda.")]
+OtherDevice = Annotated[
+    str | None, typer.Option("--device", help="Where PyTorch runs: cpu or cuda.")
+]
 ModelName = Annotated[
-    str, typer.Argument(help="A name (subbyte models), FILE.py:FUNCTION, FILE.onnx.")
+    str, typer.Argument(help="A name (subbyte models), FILE.py:FUNCTION or FILE.onnx.")
 ]
-Weights = Annotated[str | None, typer.Option("--pretrained", help="Published weights by name.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="A local file with the float weights.")]
+Weights = Annotated[str | None, typer.Option("--pretrained", help="The name of published weights.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A file with the float weights.")]
 CheckpointKey = Annotated[
-    str | None, typer.Option(help="Where in that file they are, as ema.module.")
+    str | None, typer.Option(help="The key of the weights in that file, as ema.module.")
 ]
-Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
+Classes = Annotated[
+    int | None, typer.Option("--num-classes", help="How many classes the model has.")
+]
+Calibration = Annotated[
+    str, typer.Option(help="Folder of images, or bundled ones: digits, digit-scenes.")
+]
+Images = Annotated[int, typer.Option(min=1, help="How many calibration images to use.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="How many images a batch has.")]
+RuntimeName = Annotated[
+    str, typer.Option("--runtime", help="Where the file runs: onnxruntime or openvino.")
+]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key; repeatable.")
+]
+PreprocessingYaml = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing", metavar="YAML", help="Of images, as '{resize: 256, crop: 224}'."
+    ),
 ]
 OutputsYaml = Annotated[
     str | None,
-    typer.Option("--outputs", metavar="YAML", help="As '{form: decoded}', or a YAML file."),
+    typer.Option(
+        "--outputs", metavar="YAML", help="Of a raw network, as '{form: decoded}', or a file."
+    ),
 ]
 MaxDrop = Annotated[
-    float | None, typer.Option(help="Points: search for the smallest variant that loses no more.")
+    float | None,
+    typer.Option(help="Search for the smallest file that loses at most so many points."),
 ]

@@ -10,10 +10,13 @@ import typer
 
 from subbyte.app.guard import guarded, progress_of
 from subbyte.app.options import (
+    BatchSize,
+    Calibration,
     Checkpoint,
     CheckpointKey,
     Classes,
     Device,
+    Images,
     Json,
     ModelName,
     Quiet,
@@ -28,24 +31,22 @@ app = typer.Typer()
 @app.command()
 def sensitivity(
     model: ModelName,
-    calibration: Annotated[
-        str, typer.Option(help="Folder of images, or bundled ones: digits, digit-scenes.")
-    ],
+    calibration: Calibration,
     out: Annotated[Path | None, typer.Option(help="The .csv file to write.")] = None,
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
     checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
-    widths: Annotated[str, typer.Option(help="Bits of weights.")] = "2,3,4,5,6,8",
-    activations: Annotated[str, typer.Option(help="Bits of activations.")] = "8",
-    images: Annotated[int, typer.Option(min=1, help="Calibration images at most.")] = 512,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    widths: Annotated[str, typer.Option(help="Bits of weights to try.")] = "2,3,4,5,6,8",
+    activations: Annotated[str, typer.Option(help="Bits of activations to try.")] = "8",
+    images: Images = 512,
+    batch_size: BatchSize = 64,
+    seed: Annotated[int, typer.Option(help="Decides which images are drawn.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what each layer loses at each width, and say which ones to protect.
+    """Measure what each layer loses at each width. It names the layers to protect.
 
     Example: subbyte sensitivity digits --calibration digits --out digits.csv
     """

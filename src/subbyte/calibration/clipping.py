@@ -13,7 +13,7 @@ from subbyte.placement.simulation import Simulation
 # A layer's share is reported if it is above MORE · calibration's + BEYOND. On images like those of
 # calibration the excess over MORE · calibration's was at most 0.0003 at any layer (the digits,
 # ResNet-20 and MobileNetV2, three range rules, 8 to 2 bits); on images of 1.4 times the brightness
-# at least 0.15. docs/ranges.md has the measurement.
+# at least 0.15.
 MORE, BEYOND = 2.0, 0.01
 
 

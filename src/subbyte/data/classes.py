@@ -131,7 +131,7 @@ def _as_named(folders: Sequence[str], known: Sequence[str]) -> ClassOrder | None
         return None
     if strangers:
         raise SubbyteError(
-            f"class folder '{strangers[0]}' is none of the model's {len(known)} classes "
+            f"class folder '{strangers[0]}' is not one of the model's {len(known)} classes "
             f"({_some(known)}): rename it, or list the model's classes in order, named as the "
             "folders are, in a file and give it as data.classes"
         )
@@ -148,7 +148,7 @@ def _as_imagenet(folders: Sequence[str], outputs: int) -> ClassOrder | None:
         return None
     if strangers:
         raise SubbyteError(
-            f"class folder '{strangers[0]}' is none of ImageNet's {outputs} classes, by whose "
+            f"class folder '{strangers[0]}' is not one of ImageNet's {outputs} classes, by whose "
             "WordNet ids most class folders are named: rename it or take it out, or list the "
             "model's classes in order, named as the folders are, in a file and give it as "
             "data.classes"
@@ -186,7 +186,7 @@ def _stray(folders: Sequence[str], outputs: int) -> str:
     known = set(imagenet_classes())
     stray = [folder for folder in folders if folder not in known]
     alike = outputs == len(known) and all(re.fullmatch(r"n\d{8}", name) for name in folders)
-    return f" ('{stray[0]}' is none of ImageNet's classes)" if alike and stray else ""
+    return f" ('{stray[0]}' is not one of ImageNet's classes)" if alike and stray else ""
 
 
 def _single(names: Sequence[str]) -> dict[str, int]:

@@ -108,7 +108,7 @@ def load(config: ModelConfig) -> ModelSpec:
     numbers are not touched.
 
     Raises:
-        SubbyteError: The name is unknown, or weights cannot be had, read or fitted.
+        SubbyteError: The name is unknown, or weights cannot be fetched, read or fitted.
     """
     from subbyte.models.checkpoint import notes_of
 

@@ -142,7 +142,7 @@ def load(config: ModelConfig) -> ModelSpec:
     """A detector by its name, with published weights, a checkpoint's or random ones.
 
     Raises:
-        SubbyteError: The weights cannot be had, read or fitted.
+        SubbyteError: The weights cannot be fetched, read or fitted.
     """
     name, size = named(str(config.name))
     with _quiet():

@@ -1,4 +1,4 @@
-"""Keys of Distiller's that are wrong, unknown or cannot be had: each error names the key."""
+"""Keys of Distiller's that are wrong, unknown or is not supported: each error names the key."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_wrong_key_of_an_override_is_named(key: str, fields: dict[str, Any]) -
     [
         ({"quantizers": {"a": {"class": "DorefaQuantizer"}}}, "class is 'DorefaQuantizer'"),
         ({"quantizers": {"a": {}, "b": {}}}, "one quantizer"),
-        ({"quantizers": {"a": {}}, "policies": []}, "policies cannot be had"),
+        ({"quantizers": {"a": {}}, "policies": []}, "policies is not supported"),
         ({"quantizers": {"a": 3}}, "quantizers.a is 3"),
     ],
 )
@@ -160,10 +160,10 @@ def test_options_of_lapq() -> None:
         ("--qe-bits-act 4", "unknown option '--qe-bits-act': did you mean '--qe-bits-acts'"),
         ("--qe-bits-acts four", "--qe-bits-acts"),
         ("--qe-mode symm", "--qe-mode"),
-        ("--qe-dynamic", "--qe-dynamic cannot be had"),
-        ("--qe-convert-pytorch", "--qe-convert-pytorch cannot be had"),
-        ("--qe-lapq --lapq-basinhopping", "--lapq-basinhopping cannot be had"),
-        ("--qe-lapq --lapq-method Nelder-Mead", "--lapq-method Nelder-Mead cannot be had"),
+        ("--qe-dynamic", "--qe-dynamic is not supported"),
+        ("--qe-convert-pytorch", "--qe-convert-pytorch is not supported"),
+        ("--qe-lapq --lapq-basinhopping", "--lapq-basinhopping is not supported"),
+        ("--qe-lapq --lapq-method Nelder-Mead", "--lapq-method Nelder-Mead is not supported"),
         ("--lapq-maxiter 2", "--lapq-maxiter is of LAPQ"),
         ("--qe-config-file a.yaml --qe-bits-acts 4", "takes the place of --qe-bits-acts"),
         ("--qe-calibration 2", "'2' is not a share"),

@@ -133,7 +133,7 @@ def test_a_part_that_is_missing(
     ("row", "told"),
     [
         ((9, 3, [0, 0, 5, 5]), "annotation 1 of {} is on image 9, which the file does not list"),
-        ((1, 5, [0, 0, 5, 5]), "annotation 1 of {} has category_id 5, which is none of its"),
+        ((1, 5, [0, 0, 5, 5]), "annotation 1 of {} has category_id 5, which is not one of its"),
         ((1, 3, [0, 0, 5]), "annotation 1 of {} has the bbox [0, 0, 5]"),
         ({"id": 4, "image_id": 1, "category_id": 3}, "annotation 4 of {} has None as bbox"),
         ({"id": 4, "image_id": "1", "category_id": 3}, "annotation 4 of {} has '1' as image_id"),

@@ -81,7 +81,7 @@ def test_rows_that_the_network_has_chosen() -> None:
 def test_what_is_no_number() -> None:
     raw = rows("cxcywh")
     raw[..., 4:] = torch.nan
-    assert "no numbers" in refused(raw)
+    assert "not numbers" in refused(raw)
     raw = rows("cxcywh")
     raw[..., :4] = torch.inf
     assert "no box of the first batch is made of numbers" in refused(raw)

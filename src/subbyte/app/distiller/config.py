@@ -22,7 +22,7 @@ Mode = str | dict[str, str]
 def _bits(value: Any) -> Any:
     if value is None or (type(value) is int and 2 <= value <= 8):
         return value
-    raise ValueError(f"{short(value)} bits cannot be had: give 2 to 8, or null to stay in float")
+    raise ValueError(f"{short(value)} bits are not supported: give 2 to 8, or null for float")
 
 
 def _mode(value: Any) -> Any:
@@ -145,7 +145,7 @@ class QuantizerKeys(Keys):
     def _check_accumulator(cls, value: Any) -> Any:
         if type(value) is int and 2 <= value <= 32:
             return value
-        raise ValueError(f"an accumulator of {short(value)} bits cannot be had: give 2 to 32")
+        raise ValueError(f"an accumulator of {short(value)} bits is not supported: give 2 to 32")
 
     @model_validator(mode="after")
     def _check_rest(self) -> QuantizerKeys:
@@ -156,7 +156,7 @@ class QuantizerKeys(Keys):
             raise ValueError("clip_n_stds is missing: clip_acts is N_STD")
         if self.also_clip_weights and self.clip_acts not in (None, "NONE"):
             raise ValueError(
-                "also_clip_weights cannot be had beside clip_acts: ranges of weights are never "
+                "also_clip_weights is not supported beside clip_acts: ranges of weights are never "
                 "clipped; leave it out"
             )
         return self
@@ -164,10 +164,10 @@ class QuantizerKeys(Keys):
 
 def _check_float(fp16: bool | None, fpq_module: int | None) -> None:
     if fp16:
-        raise ValueError("fp16 cannot be had: what is not quantized is computed in float32")
+        raise ValueError("fp16 is not supported: what is not quantized is computed in float32")
     if fpq_module not in (None, 32):
         raise ValueError(
-            f"fpq_module {fpq_module} cannot be had: what is not quantized is computed in float32"
+            f"fpq_module {fpq_module} is not supported: all else is computed in float32"
         )
 
 
@@ -198,7 +198,7 @@ def read_configuration(raw: Mapping[str, Any]) -> Configuration:
         SubbyteError: A key that is unknown, or has a value that it cannot have; each is named.
     """
     faults = [
-        f"{key} cannot be had: a run quantizes after training, so that there is nothing to schedule"
+        f"{key} is not supported: a run quantizes after training"
         for key in raw
         if key not in ("version", "quantizers")
     ]
@@ -267,8 +267,8 @@ def _check_overrides(where: str, keys: QuantizerKeys) -> None:
         )
         if acts is None and half:
             faults.append(
-                f"{place}.clip_half_range cannot be had where activations stay in float: it would "
-                "add a ReLU to the model; set it to false there"
+                f"{place}.clip_half_range is not supported where activations stay in float: it "
+                "would add a ReLU to the model; set it to false there"
             )
         elif acts is None and wts is None and not override.fake:
             extra = [key for key in about if key in given and getattr(override, key)]

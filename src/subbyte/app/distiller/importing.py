@@ -159,7 +159,7 @@ def _apply_options(made: Translation, options: Options, fields: dict[str, Any]) 
                 grid.pop("deviations", None)
                 if grid.pop("scale_bits", None) is not None:
                     raise SubbyteError(
-                        "--lapq-init-mode L1, L2 and L3 cannot be had with "
+                        "--lapq-init-mode L1, L2 and L3 are not supported with "
                         "scale_approx_mult_bits: leave one of them out"
                     )
                 grid["ranges"] = options.lapq.rule

@@ -80,8 +80,8 @@ def network_of(float_model: Any) -> Network:
     ]
     if embeddings:
         raise SubbyteError(
-            f"bits_parameters cannot be had for the embedding '{embeddings[0]}': Subbyte quantizes "
-            "convolutions, linear layers and products"
+            f"bits_parameters is not supported for the embedding '{embeddings[0]}': Subbyte "
+            "quantizes convolutions, linear layers and products"
         )
     return Network(tuple(every), tuple(float_model.layer_names), fused, without)
 

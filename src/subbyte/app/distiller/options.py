@@ -18,11 +18,11 @@ MODES = {
 CLIPS = ("none", "avg", "n_std", "gauss", "laplace")
 STARTS = ("NONE", "AVG", "GAUSS", "LAPLACE", "L1", "L2", "L3")
 REFUSED = {
-    "qe_dynamic": "--qe-dynamic cannot be had: ranges are chosen once, on calibration images",
-    "qe_convert_pytorch": "--qe-convert-pytorch cannot be had: files are ONNX",
-    "qe_pytorch_backend": "--qe-pytorch-backend cannot be had: files are ONNX",
-    "lapq_basinhopping": "--lapq-basinhopping cannot be had: the search is Powell's alone",
-    "lapq_basinhopping_niter": "--lapq-basinhopping-niter cannot be had: the search is Powell's "
+    "qe_dynamic": "--qe-dynamic is not supported: ranges are chosen once, on calibration images",
+    "qe_convert_pytorch": "--qe-convert-pytorch is not supported: files are ONNX",
+    "qe_pytorch_backend": "--qe-pytorch-backend is not supported: files are ONNX",
+    "lapq_basinhopping": "--lapq-basinhopping is not supported: the search is Powell's alone",
+    "lapq_basinhopping_niter": "--lapq-basinhopping-niter is not supported: the search is Powell's "
     "alone",
 }
 
@@ -80,7 +80,7 @@ def read_options(text: str) -> Options:
     """The options in a text.
 
     Raises:
-        SubbyteError: One is unknown, wrong, or cannot be had, and is named.
+        SubbyteError: One is unknown, wrong, or is not supported, and is named.
     """
     try:
         words = shlex.split(text)
@@ -221,7 +221,7 @@ def _lapq(given: argparse.Namespace) -> Lapq | None:
         if getattr(given, name).lower() != "powell":
             option = "--" + name.replace("_", "-")
             raise SubbyteError(
-                f"{option} {getattr(given, name)} cannot be had: the search is Powell's"
+                f"{option} {getattr(given, name)} is not supported: the search is Powell's"
             )
     if not given.qe_lapq:
         if own:

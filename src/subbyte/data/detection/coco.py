@@ -148,7 +148,7 @@ def _annotated(
             known = ", ".join(map(str, list(labels)[:12])) + (", …" if len(labels) > 12 else "")
             raise SubbyteError(
                 f"annotation {row.get('id')} of {path} has category_id {row['category_id']}, which "
-                f"is none of its categories ({known}): list it under categories"
+                f"is not one of its categories ({known}): list it under categories"
             )
     size: list[Any] = [entry.get("height"), entry.get("width")]
     stated = all(type(side) is int and side > 0 for side in size)

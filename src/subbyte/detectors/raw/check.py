@@ -46,7 +46,7 @@ def check(outputs: Outputs, raw: Any, size: tuple[int, int]) -> int:
     if fault is not None:
         would = _fitting(outputs, raw, size)
         raise SubbyteError(
-            f"{fault}: what the network gives are no boxes as outputs has them (box: {outputs.how}"
+            f"{fault}: the network does not give boxes as outputs has them (box: {outputs.how}"
             f"{_unit(outputs)}); {would}"
         )
     return scores.shape[-1]
@@ -55,7 +55,7 @@ def check(outputs: Outputs, raw: Any, size: tuple[int, int]) -> int:
 def _check_scores(outputs: Outputs, scores: Tensor) -> None:
     if not torch.isfinite(scores).all():
         raise SubbyteError(
-            "some scores of the first batch are no numbers: give the network images as it was "
+            "some scores of the first batch are not numbers: give the network images as it was "
             "trained with, by preprocessing"
         )
     low, high = float(scores.min()), float(scores.max())

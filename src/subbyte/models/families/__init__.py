@@ -35,7 +35,7 @@ class ModelFamily(Protocol):
         """The model that `config` names, with published weights, a checkpoint's or random ones.
 
         Raises:
-            SubbyteError: The weights cannot be had, read or fitted.
+            SubbyteError: The weights cannot be fetched, read or fitted.
         """
 
 

@@ -27,7 +27,7 @@ def range_of(sample: Sample, spec: QSpec, *, p: float | None = None) -> Range:
     It is known of activations. Elsewhere, and with a `p` of one's own, this is `lp`, by default
     with an exponent that suits what a layer computes: 2.4 for activations, as in the MSE observers
     of BRECQ (Li et al. 2021) and QDrop (Wei et al. 2022), and 3 for weights: with less, large
-    weights are clipped so much that what a layer computes is biased. docs/ranges.md has the
+    weights are clipped so much that what a layer computes is biased. docs/notebook has the
     measurement.
 
     Args:
