@@ -19,7 +19,9 @@ CheckpointKey = Annotated[
     str | None, typer.Option(help="Where in that file they are, as ema.module.")
 ]
 Classes = Annotated[int | None, typer.Option("--num-classes", help="Outputs of the model.")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="As onnxruntime or openvino (subbyte targets).")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Overrides one key.")
 ]

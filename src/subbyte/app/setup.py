@@ -16,7 +16,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
@@ -108,7 +108,7 @@ def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCaptu
     started = time.perf_counter()
     model = api.capture(module, task.example, regions)
     seconds = time.perf_counter() - started
-    onnx.arguments(model, task.written, task.postprocess)
+    target_files.arguments(model, task.written, task.postprocess)
     return FloatCapture(model, seconds)
 
 

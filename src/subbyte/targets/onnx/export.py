@@ -42,11 +42,13 @@ class Files:
         of_runtime: Runtime → the file that it runs: that one, or its own.
         raw: Runtime → likewise, of a detector's network without post-processing; empty where there
             is none.
+        notes: What files do not have, as sentences.
     """
 
     path: Path
     of_runtime: dict[str, Path] = field(default_factory=dict)
     raw: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def write_files(
