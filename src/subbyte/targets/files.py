@@ -82,7 +82,7 @@ def export(
     write = None if target is None else _writer(target)
     if write is None:
         onnx.export(simulation, path, example, target, postprocess)
-        return ()
+        return _told(target, path)
     assert target is not None
     return _written(write, target, simulation, path, example, postprocess)
 
@@ -140,6 +140,8 @@ def write_files(
     files = onnx.write_files(
         simulation, folder, example, readers, postprocess=postprocess, raw_folder=raw_folder
     )
+    told = [f"{name}: {note}" for name in readers for note in _told(name, files.of_runtime[name])]
+    files = replace(files, notes=tuple(told))
     return _with_own(files, simulation, folder, example, runtimes, postprocess)
 
 
@@ -230,6 +232,12 @@ def _written(
     made = simulate(plain.float_model, plain.placement.for_target(target), plain.params)
     made.metadata = {**plain.metadata, "target": target}
     return tuple(write(made, path, example, postprocess))
+
+
+def _told(target: str | None, path: Path) -> tuple[str, ...]:
+    """What a target without `write` says of a file that it is given (its function `notes`)."""
+    notes = None if target is None else getattr(targets.module(target), "notes", None)
+    return () if notes is None else tuple(notes(path))
 
 
 def _writer(target: str) -> Writer | None:
