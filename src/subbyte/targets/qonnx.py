@@ -97,9 +97,7 @@ class QonnxSession:
         names = [value.name for value in self.model.graph.input]
         found: list[list[np.ndarray]] = []
         for i in range(len(inputs[0])):
-            given = {
-                name: x[i : i + BATCH] for name, x in zip(names, inputs, strict=True)
-            }
+            given = {name: x[i : i + BATCH] for name, x in zip(names, inputs, strict=True)}
             try:
                 outputs = execute_onnx(self.model, given)
             except Exception as error:

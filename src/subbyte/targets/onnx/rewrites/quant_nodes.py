@@ -128,7 +128,8 @@ def _quant(
         constant(graph, f"{name}_zeropt", given.zero_point, np.float32),
         constant(graph, f"{name}_bitwidth", given.bits, np.float32),
     ]
-    attributes = {"signed": int(given.signed), "narrow": int(given.narrow), "rounding_mode": "ROUND"}
+    kinds = {"signed": int(given.signed), "narrow": int(given.narrow)}
+    attributes = {**kinds, "rounding_mode": "ROUND"}
     shape = None if x.shape is None else list(x.shape)
     return put(before, "Quant", inputs, attributes, shape=shape, domain=QONNX)
 
