@@ -57,14 +57,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these models, anew")
     parser.add_argument("--bits", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--docs", type=Path, help="the file whose table is to be replaced")
+    parser.add_argument("--runtime", help="what runs the files, if not the target itself")
+    parser.add_argument("--images", type=int, default=IMAGES, help="of calibration and evaluation")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         torch.set_num_threads(options.threads)
-        options.json.write_text(json.dumps(measure(options.target, options.one, options.bits)))
+        options.json.write_text(json.dumps(measure(options)))
         return
     more = [options.target, "--threads", str(options.threads), "--bits", *options.bits]
+    more += ["--images", str(options.images), "--runtime", options.runtime or options.target]
     rows = collect(__file__, options.json, NAMES.split(), options.only, more, table_rows)
     if options.docs is not None:
         put_into(
@@ -73,18 +76,19 @@ def main() -> None:
     print(table(rows))
 
 
-def measure(target: str, name: str, bits: list[str]) -> Row:
+def measure(options: argparse.Namespace) -> Row:
     """The row of one model; under "failed" what went wrong, and where."""
     row: Row = {}
     stage = "building"
     try:
-        module, calibration, images = model_and_images(name)
-        for stage in bits:
+        module, calibration, images = model_and_images(options.one)
+        images, first = images[: options.images], -(-options.images // BATCH)
+        for stage in options.bits:
             weights, activations = RECIPES[stage]
             recipe = subbyte.Recipe(
-                weights=weights, activations=activations, method="range", target=target
+                weights=weights, activations=activations, method="range", target=options.target
             )
-            row[stage] = measured(module, calibration, images, recipe, target)
+            row[stage] = measured(module, calibration[:first], images, recipe, options.runtime)
     except Exception as fault:
         row["failed"] = f"{stage}: {type(fault).__name__}: {' '.join(str(fault).split())[:300]}"
     return row
@@ -95,9 +99,10 @@ def measured(
     calibration: list[Any],
     images: torch.Tensor,
     recipe: subbyte.Recipe,
-    target: str,
+    runtime: str,
 ) -> Row:
     """One recipe of a model: quantized, written, run and compared."""
+    target = str(recipe.target)
     quantized = subbyte.quantize(module, calibration, recipe)
     layers = quantized.placement.layers
     started = time.perf_counter()
@@ -105,7 +110,7 @@ def measured(
         path = Path(folder) / f"model{about(target).suffix}"
         notes = subbyte.export(quantized, path, images[:2], target=target, postprocess=False)
         seconds = time.perf_counter() - started
-        session = base.runtime(target).load(path, 1)
+        session = base.runtime(runtime).load(path, 1)
         found = outputs_of(lambda x: session.run(x.numpy()), images)
         kernels, size = session.int8_ops(), path.stat().st_size
     expected = outputs_of(simulated(quantized, images[:2]), images)

@@ -25,7 +25,7 @@ from subbyte.targets.onnx.export import read_metadata
 
 pytest.importorskip("qonnx", reason="qonnx is not installed")
 
-COUNT = 6
+COUNT = 2  # QONNX takes long for an image
 MIXED = {
     "weights": 4,
     "activations": 4,

@@ -10,7 +10,16 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from targets_helpers import SelfAttention, SideBySide, digit_images, images, normal, run, seeded
+from targets_helpers import (
+    SelfAttention,
+    SideBySide,
+    TwoConvs,
+    digit_images,
+    images,
+    normal,
+    run,
+    seeded,
+)
 
 import subbyte
 from conftest import Digits
@@ -29,7 +38,7 @@ FOUR = {"weights": 4, "activations": 4}
 @pytest.fixture(scope="module", params=[{}, FOUR], ids=["W8A8", "W4A4"])
 def file(request: pytest.FixtureRequest, digits: Digits) -> tuple[subbyte.Recipe, Path]:
     """The trained model in TensorRT's form."""
-    quantized, path = digits(target="tensorrt", **request.param)
+    quantized, path = digits(target="tensorrt", method="range", **request.param)
     expected = quantized(digit_images(60, evaluation=True)[0])
     for size in (1, 59):
         batch = digit_images(60, evaluation=True)[0][:size]
@@ -76,15 +85,15 @@ def test_grids_are_where_kernels_are_fused(file: tuple[subbyte.Recipe, Path]) ->
             assert sorted(kinds) == ["Conv", "DequantizeLinear"]  # one branch of the residual
 
 
-def test_recipes_without_the_target_are_refused(digits: Digits, tmp_path: Path) -> None:
-    quantized, _ = digits()
+def test_recipes_without_the_target_are_refused(tmp_path: Path) -> None:
+    quantized = subbyte.quantize(seeded(TwoConvs), [images()], subbyte.Recipe(method="range"))
     with pytest.raises(SubbyteError, match="with the recipe's target: tensorrt"):
-        subbyte.export(quantized, tmp_path / "m.onnx", digit_images(2)[0], target="tensorrt")
+        subbyte.export(quantized, tmp_path / "m.onnx", images(2), target="tensorrt")
     assert not list(tmp_path.iterdir())
 
 
 def test_fewer_than_8_bits_keep_their_zero_points(digits: Digits) -> None:
-    quantized, _ = digits(target="tensorrt", **FOUR)
+    quantized, _ = digits(target="tensorrt", method="range", **FOUR)
     rows = subbyte.layers(quantized)
     assert {row["bits"] for row in rows} >= {4, 8}
     assert all(row["symmetric"] for row in rows if row["bits"] == 8)
@@ -95,7 +104,7 @@ def test_fewer_than_8_bits_keep_their_zero_points(digits: Digits) -> None:
 
 
 def test_how_an_engine_is_built_is_said(digits: Digits, tmp_path: Path) -> None:
-    quantized, _ = digits(target="tensorrt")
+    quantized, _ = digits(target="tensorrt", method="range")
     notes = subbyte.export(quantized, tmp_path / "m.onnx", digit_images(2)[0])
     assert notes == (
         "an engine is built by: trtexec --onnx=m.onnx --minShapes=input:1x1x8x8 "
@@ -152,7 +161,7 @@ def test_a_detector_is_written_whole(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, digits: Digits) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
-    _, path = digits(target="tensorrt")
+    _, path = digits(target="tensorrt", method="range")
     with pytest.raises(SubbyteError, match="pip install tensorrt"):
         tensorrt.load(path, 1)
     (row,) = [row for row in listed() if row["name"] == "tensorrt"]
@@ -166,7 +175,7 @@ def test_an_engine_computes_what_the_simulation_does(digits: Digits) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no NVIDIA GPU")
     for fields in ({}, FOUR):
-        quantized, path = digits(target="tensorrt", **fields)
+        quantized, path = digits(target="tensorrt", method="range", **fields)
         batch = digit_images(100, evaluation=True)[0]  # more than an engine's batch
         session = targets.runtime("tensorrt").load(path, 1)
         found, expected = session.run(batch.numpy())[0], quantized(batch)
