@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from subbyte.targets import base
 from subbyte.targets.onnx.export import export_float
 
 BATCH = 50
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "for all runtimes, W8A8": {},
     "tensorrt, W8A8": {"target": "tensorrt"},
     "tensorrt, W4A4": {"target": "tensorrt", "weights": 4, "activations": 4},

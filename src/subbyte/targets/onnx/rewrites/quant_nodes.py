@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from subbyte.targets.onnx.domain import DOMAIN, LINEAR
-from subbyte.targets.onnx.graph import array, attribute, constant, prune, put, replace
+from subbyte.targets.onnx.graph import array, attribute, constant, prune, put, replace, shape_of
 from subbyte.targets.onnx.qdq import is_qdq, settings
 
 QONNX = "qonnx.custom_op.general"
@@ -130,8 +130,7 @@ def _quant(
     ]
     kinds = {"signed": int(given.signed), "narrow": int(given.narrow)}
     attributes = {**kinds, "rounding_mode": "ROUND"}
-    shape = None if x.shape is None else list(x.shape)
-    return put(before, "Quant", inputs, attributes, shape=shape, domain=QONNX)
+    return put(before, "Quant", inputs, attributes, shape=shape_of(x), domain=QONNX)
 
 
 def _write_linear(node: ir.Node) -> None:
