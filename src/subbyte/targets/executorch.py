@@ -85,7 +85,7 @@ def write(
     deployed = deployed_as(simulation, model, example, postprocess=False)
     names = deployed.outputs or ("output",)
     metadata = {**simulation.metadata, NAMES: list(names), "executorch": version()}
-    written = write_program(deployed.module, deployed.args, metadata)
+    written = write_program(deployed.module.cpu(), deployed.args, metadata)
     with atomic(path) as part:
         part.write_bytes(written.content)
     return _notes(simulation, floats, written.delegates, written.others, postprocess)

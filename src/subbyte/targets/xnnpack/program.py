@@ -45,7 +45,7 @@ def write_program(model: nn.Module, args: tuple[Any, ...], metadata: dict[str, A
     """Lower a model of a batch of one image for XNNPACK.
 
     Args:
-        model: The model with quantized operators.
+        model: The model with quantized operators, on the CPU.
         args: A batch's arguments, of any number of images.
         metadata: What is noted in the file.
 
@@ -78,12 +78,14 @@ def write_program(model: nn.Module, args: tuple[Any, ...], metadata: dict[str, A
 
 
 def single(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A batch's arguments with its first image alone."""
+    """A batch's arguments with its first image alone, on the CPU."""
     size = batch_size(args)
 
     def first(leaf: Any) -> Any:
-        is_batch = isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-        return leaf[:1].contiguous() if is_batch else leaf
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        is_batch = leaf.dim() > 0 and leaf.shape[0] == size
+        return (leaf[:1].contiguous() if is_batch else leaf).cpu()
 
     found: tuple[Any, ...] = pytree.tree_map(first, tuple(args))
     return found
