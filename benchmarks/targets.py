@@ -4,8 +4,8 @@
     uv run python benchmarks/targets.py executorch --json targets.json --only resnet18 vit_b_16
     uv run python benchmarks/targets.py executorch --json targets.json --docs docs/executorch.md
 
-Each model is quantized for the target, written and run, in a process of its own, on 16 images with
-16 others for calibration; its weights and images are those of benchmarks/models.py, but digits has
+Each model is quantized for the target, written and run, in a process of its own, on 8 images with 8
+others for calibration; its weights and images are those of benchmarks/models.py, but digits has
 its own. A detector is compared by its raw outputs. What is written: how far the file's outputs are
 from the simulation's, in dB; how far those of the simulation are from themselves, if all that its
 quantizers get is off by a millionth; and how many layers run with integer kernels, of those that
@@ -44,7 +44,7 @@ NAMES = """
 """
 DETECTORS = ("ssdlite320_mobilenet_v3_large",)
 RECIPES = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
-IMAGES = 16
+IMAGES = 8  # to calibrate with, and as many others to compare
 SIDE = 320  # of a detector's images
 Outputs = list[np.ndarray]
 
@@ -168,7 +168,7 @@ def model_and_images(name: str) -> tuple[nn.Module, list[Any], torch.Tensor]:
         return module, [first], second
     if name not in DETECTORS:
         module, calibration, images = prepared(name, None)
-        return module, list(torch.split(calibration, BATCH)), images
+        return module, list(torch.split(calibration[:IMAGES], BATCH)), images[:IMAGES]
     module = models.load(models.ModelConfig(name=name)).module
     plain = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
     training, calibration, images = torch.split(pictures(3 * IMAGES, SIDE, plain), IMAGES)

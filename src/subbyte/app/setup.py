@@ -83,6 +83,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     task, data = kind.open_task(asked, spec, progress)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)
+    target_files.check_boxes(experiment.runtimes, captured[None].model, task.postprocess)
     return Setup(
         experiment=experiment.model_copy(update={"data": data}),
         module=spec.module,

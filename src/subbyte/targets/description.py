@@ -18,6 +18,7 @@ class About:
         extra: The extra of Subbyte that installs what it needs; `None`: it needs nothing.
         suffix: How its files are called where the target writes them itself.
         own_files: It runs files that are written for it, and no others.
+        boxes: Its files hold a detector's way to boxes.
     """
 
     title: str
@@ -28,3 +29,4 @@ class About:
     extra: str | None = None
     suffix: str = ".onnx"
     own_files: bool = False
+    boxes: bool = True

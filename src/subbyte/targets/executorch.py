@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -25,7 +23,7 @@ from subbyte.targets.refusal import imported, refused
 from subbyte.targets.xnnpack.kernels import int8_layers
 from subbyte.targets.xnnpack.lowering import lowered
 from subbyte.targets.xnnpack.placing import adjusted
-from subbyte.targets.xnnpack.program import METADATA, METHOD, write_program
+from subbyte.targets.xnnpack.program import METADATA, METHOD, quietly, write_program
 from subbyte.utils.files import atomic
 
 __all__ = ["ABOUT", "HINTS", "adjusted", "fitted", "load", "output_names", "read_metadata"]
@@ -39,11 +37,11 @@ ABOUT = About(
     extra="executorch",
     suffix=".pte",
     own_files=True,
+    boxes=False,
 )
 HINTS = TargetHints("executorch", quantized_results=True)
 IDENTIFIER = b"ET12"  # of the files that ExecuTorch 1.5 reads, at the fifth byte
 NAMES = "outputs"  # in the metadata: what the outputs are called
-STDERR = 2
 
 
 def fitted(recipe: Recipe) -> tuple[Recipe, Sequence[str]]:
@@ -87,7 +85,7 @@ def write(
     deployed = deployed_as(simulation, model, example, postprocess=False)
     names = deployed.outputs or ("output",)
     metadata = {**simulation.metadata, NAMES: list(names), "executorch": version()}
-    written = write_program(deployed.module, deployed.args, metadata)
+    written = write_program(deployed.module.cpu(), deployed.args, metadata)
     with atomic(path) as part:
         part.write_bytes(written.content)
     return _notes(simulation, floats, written.delegates, written.others, postprocess)
@@ -100,16 +98,15 @@ def load(path: Path, threads: int) -> ExecuTorchSession:
         SubbyteError: ExecuTorch is not installed, or cannot load the file.
     """
     program = _program(path)
-    from executorch.extension.pybindings import portable_lib
-
-    with _quiet():
-        if portable_lib._threadpool_get_thread_count() != threads:
-            portable_lib._unsafe_reset_threadpool(threads)
-        try:
+    POOL.resize(threads)
+    try:
+        with quietly():
             method = program.load_method(METHOD)
-        except Exception as error:
-            raise _unreadable(path) from error
-    return ExecuTorchSession(method, path)
+            meta = method.metadata
+            shapes = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
+    except Exception as error:
+        raise _unreadable(path) from error
+    return ExecuTorchSession(path, threads, program, method, tuple(shapes), POOL.generation)
 
 
 def version() -> str:
@@ -127,7 +124,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     program = _program(path)
     if METADATA not in program.method_names:
         return {}
-    with _quiet():
+    with quietly():
         found: dict[str, Any] = json.loads(program.load_method(METADATA).execute([])[0])
     return found
 
@@ -138,46 +135,94 @@ def output_names(path: Path) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
+@dataclass
+class ThreadPool:
+    """ExecuTorch's pool of threads, which all files of a process share.
+
+    A method keeps the pool that there was when it was loaded, and must not run without it.
+
+    Attributes:
+        generation: How often its size has changed.
+    """
+
+    generation: int = 0
+
+    def resize(self, threads: int) -> None:
+        """Let it have so many threads; what was loaded before must be loaded again."""
+        from executorch.extension.pybindings import portable_lib
+
+        if portable_lib._threadpool_get_thread_count() != threads:
+            portable_lib._unsafe_reset_threadpool(threads)
+            self.generation += 1
+
+
+POOL = ThreadPool()
+
+
+@dataclass
 class ExecuTorchSession:
     """A loaded file.
 
     Attributes:
-        method: ExecuTorch's own, of one image.
         path: The file.
+        threads: On how many it runs.
+        program: ExecuTorch's own, which the method needs.
+        method: What runs one image.
+        shapes: Of its inputs.
+        generation: Of the pool of threads with which the method was loaded.
     """
 
-    method: Any
     path: Path
+    threads: int
+    program: Any
+    method: Any
+    shapes: tuple[tuple[int, ...], ...]
+    generation: int
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs for one batch, image by image."""
+        if self.generation != POOL.generation:  # another file runs on other threads
+            again = load(self.path, self.threads)
+            self.program, self.method, self.generation = (
+                again.program,
+                again.method,
+                POOL.generation,
+            )
+        images = self._images(inputs)
         tensors = [torch.from_numpy(np.ascontiguousarray(value)) for value in inputs]
-        meta = self.method.metadata
-        wanted = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
-        images = {len(x) for x, shape in zip(tensors, wanted, strict=False) if shape[:1] == (1,)}
-        fits = len(tensors) == len(wanted) and len(images) <= 1
-        if not fits or not all(
-            tuple(x.shape) in (shape, (*images, *shape[1:]))
-            for x, shape in zip(tensors, wanted, strict=True)
-        ):
-            shapes = " and ".join(str(shape) for shape in wanted)
-            raise refused(self.path, inputs, ValueError(f"it takes {shapes}, any number of images"))
         found = [
-            self._one([x[i : i + 1] if s[:1] == (1,) else x for x, s in zip(tensors, wanted, strict=True)])
-            for i in range(max(images, default=1))
+            self._one(
+                [x if len(x) == shape[0] else x[i : i + 1] for x, shape in self._pairs(tensors)]
+            )
+            for i in range(images)
         ]
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
-
-    def _one(self, inputs: list[torch.Tensor]) -> list[np.ndarray]:
-        try:
-            return [output.numpy().copy() for output in self.method.execute(inputs)]
-        except Exception as error:
-            raise refused(self.path, [x.numpy() for x in inputs], error) from error
+        return found[0] if images == 1 else [np.concatenate(p) for p in zip(*found, strict=True)]
 
     def int8_ops(self) -> int:
         """How many convolutions and linear layers XNNPACK runs with int8 kernels."""
         return int8_layers(self.path.read_bytes())
+
+    def _pairs(self, values: Sequence[Any]) -> list[tuple[Any, tuple[int, ...]]]:
+        return list(zip(values, self.shapes, strict=True))
+
+    def _images(self, inputs: Sequence[np.ndarray]) -> int:
+        """How many images a batch has; `SubbyteError` if it does not fit the file."""
+        if len(inputs) == len(self.shapes):
+            sizes = {len(x) for x, shape in self._pairs(inputs) if x.shape != shape} or {1}
+            fit = all(
+                x.shape == shape or (shape[0] == 1 and x.shape[1:] == shape[1:])
+                for x, shape in self._pairs(inputs)
+            )
+            if fit and len(sizes) == 1:
+                return max(sizes)
+        shapes = " and ".join(str(shape) for shape in self.shapes)
+        raise refused(self.path, inputs, ValueError(f"it takes {shapes}, one or more of them"))
+
+    def _one(self, inputs: list[torch.Tensor]) -> list[np.ndarray]:
+        try:
+            return [output.numpy() for output in self.method.execute(inputs)]
+        except Exception as error:
+            raise refused(self.path, [x.numpy() for x in inputs], error) from error
 
 
 def _notes(
@@ -220,7 +265,7 @@ def _program(path: Path) -> Any:
     if content[4:8] != IDENTIFIER or len(content) < _length(content):
         raise _unreadable(path)
     try:
-        with _quiet():
+        with quietly():
             return runtime.load_program(content)
     except Exception as error:
         raise _unreadable(path) from error
@@ -228,7 +273,7 @@ def _program(path: Path) -> Any:
 
 def _runtime() -> Any:
     imported("executorch")
-    with _quiet():
+    with quietly():
         from executorch.runtime import Runtime
 
         return Runtime.get()
@@ -249,16 +294,3 @@ def _unreadable(path: Path) -> SubbyteError:
         f"ExecuTorch {version()} cannot read {path}: it is broken, or was written by another "
         "version; export it again"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what ExecuTorch's own code writes past Python to standard error."""
-    kept = os.dup(STDERR)
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), STDERR)
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from subbyte import targets
 from subbyte.errors import SubbyteError, unknown
+from subbyte.graph.float_model import Regional
+from subbyte.graph.flow import WHOLE
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets.onnx import export as onnx
@@ -22,6 +24,7 @@ __all__ = [
     "Files",
     "Writer",
     "arguments",
+    "check_boxes",
     "check_reads",
     "export",
     "export_float",
@@ -197,6 +200,21 @@ def check_reads(path: Path, runtime: str) -> None:
         raise SubbyteError(
             f"{runtime} runs files that were written for it, and {path} was not: export with "
             f"target {runtime}"
+        )
+
+
+def check_boxes(runtimes: Iterable[str], model: Regional, postprocess: bool) -> None:
+    """Refuse a detector with its way to boxes for a runtime whose files cannot hold it.
+
+    Args:
+        runtimes: Their names.
+        model: The captured model.
+        postprocess: Whether files are to hold the way to boxes.
+    """
+    raw = [name for name in runtimes if not targets.about(name).boxes]
+    if raw and postprocess and model.region_names != WHOLE:
+        raise SubbyteError(
+            f"files of {raw[0]} hold a detector's raw outputs: give export.postprocess: false"
         )
 
 

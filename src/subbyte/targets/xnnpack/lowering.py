@@ -55,9 +55,12 @@ def lowered(simulation: Simulation) -> tuple[nn.Module, tuple[str, ...]]:
         region = cast("fx.GraphModule", model.get_submodule(name))
         source = simulation.region(name)
         write_plainly(region)
-        for node in [n for n in region.graph.nodes if n.op == "call_module"]:
-            _write(region, node, source.get_submodule(str(node.target)))
-        _quantize_moved(region)
+        parts: dict[fx.Node, Grid] = {}  # a tuple of tensors → their grid
+        for node in list(region.graph.nodes):
+            if node.op == "call_module":
+                _write(region, node, source.get_submodule(str(node.target)))
+            elif node.op == "call_function" and is_move(node) and not _pads_otherwise(node):
+                _quantize_moved(region, node, parts)
         found = [*fold_unquantized(region), *keep_ratios(region)]
         floats += [layers.get((name, node), node) for node in found]
         _finish(region)
@@ -205,27 +208,20 @@ def _dequantize_for_each(
         user.replace_input_with(node, found)
 
 
-def _quantize_moved(module: fx.GraphModule) -> None:
+def _quantize_moved(module: fx.GraphModule, node: fx.Node, parts: dict[fx.Node, Grid]) -> None:
     """Quantize again what only moves values that are quantized alike."""
-    parts: dict[fx.Node, Grid] = {}  # a tuple of tensors → their grid
-    for node in list(module.graph.nodes):
-        if not is_move(node) or node.op != "call_function" or _pads_otherwise(node):
-            continue
-        inputs = [x for x in node.all_input_nodes if isinstance(x.meta.get("val"), VALUES)]
-        grids = {parts[x] if x in parts else _grid_of(x) for x in inputs}
-        if len(grids) != 1 or None in grids:
-            continue
-        grid = cast("Grid", grids.pop())
-        if isinstance(node.meta.get("val"), list | tuple):
-            parts[node] = grid
-            continue
-        readers = list(node.users)
-        if readers and all(user.target is Q.quantize_per_tensor.default for user in readers):
-            continue
-        with module.graph.inserting_after(node):
-            quantized = module.graph.call_function(Q.quantize_per_tensor.default, (node, *grid))
-        quantized.meta = dict(node.meta)
-        _dequantize_for_each(module, node, quantized, grid)
+    inputs = [x for x in node.all_input_nodes if isinstance(x.meta.get("val"), VALUES)]
+    grids = {parts[x] if x in parts else _grid_of(x) for x in inputs}
+    if len(grids) != 1 or None in grids:
+        return
+    grid = cast("Grid", grids.pop())
+    if isinstance(node.meta.get("val"), list | tuple):
+        parts[node] = grid
+        return
+    with module.graph.inserting_after(node):
+        quantized = module.graph.call_function(Q.quantize_per_tensor.default, (node, *grid))
+    quantized.meta = dict(node.meta)
+    _dequantize_for_each(module, node, quantized, grid)
 
 
 def _grid_of(node: fx.Node) -> Grid | None:

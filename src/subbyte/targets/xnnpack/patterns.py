@@ -105,9 +105,9 @@ def _has_kernel(module: fx.GraphModule, node: fx.Node, weight: fx.Node) -> bool:
     if quantized is None or not is_dequantized(source):
         return False
     per_channel = weight.target is not DEQUANTIZE
-    if node.target in TRANSPOSED and per_channel:
-        if groups_of(node) > 1 or weight.args[3] != 1:
-            return False
+    turned = node.target in TRANSPOSED and per_channel
+    if turned and (groups_of(node) > 1 or weight.args[3] != 1):
+        return False
     scales = get_tensor(module, cast("fx.Node", weight.args[1])) if per_channel else None
     largest = float(weight.args[1]) if scales is None else float(scales.max())  # type: ignore[arg-type]
     result = float(cast("float", quantized.args[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from subbyte.targets.refusal import imported
 
 METADATA = "subbyte_metadata"  # a method of the file that returns JSON
 METHOD = "forward"
+STDERR = 2
 BETWEEN = ("executorch_call_delegate", "getitem")  # what joins delegates
 
 
@@ -43,7 +45,7 @@ def write_program(model: nn.Module, args: tuple[Any, ...], metadata: dict[str, A
     """Lower a model of a batch of one image for XNNPACK.
 
     Args:
-        model: The model with quantized operators.
+        model: The model with quantized operators, on the CPU.
         args: A batch's arguments, of any number of images.
         metadata: What is noted in the file.
 
@@ -51,11 +53,13 @@ def write_program(model: nn.Module, args: tuple[Any, ...], metadata: dict[str, A
         SubbyteError: It cannot be captured or lowered.
     """
     imported("executorch")
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     try:
-        with _silent(), torch.no_grad():
+        with quietly(), torch.no_grad():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+                XnnpackPartitioner,
+            )
+            from executorch.exir import to_edge_transform_and_lower
+
             program = torch.export.export(model, single(args), strict=False)
             edge = to_edge_transform_and_lower(
                 program,
@@ -74,12 +78,14 @@ def write_program(model: nn.Module, args: tuple[Any, ...], metadata: dict[str, A
 
 
 def single(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A batch's arguments with its first image alone."""
+    """A batch's arguments with its first image alone, on the CPU."""
     size = batch_size(args)
 
     def first(leaf: Any) -> Any:
-        is_batch = isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
-        return leaf[:1].contiguous() if is_batch else leaf
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        is_batch = leaf.dim() > 0 and leaf.shape[0] == size
+        return (leaf[:1].contiguous() if is_batch else leaf).cpu()
 
     found: tuple[Any, ...] = pytree.tree_map(first, tuple(args))
     return found
@@ -91,13 +97,18 @@ def _operator(node: Any) -> str:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without what ExecuTorch's and PyTorch's own passes say of themselves."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
+def quietly() -> Iterator[None]:
+    """Without what ExecuTorch says of its workings, in logs and past Python on standard error."""
+    loggers = [logging.getLogger(name) for name in ("", "torch")]
+    levels, kept = [logger.level for logger in loggers], os.dup(STDERR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with quiet():
+        with open(os.devnull, "wb") as nothing, quiet():
+            os.dup2(nothing.fileno(), STDERR)
             yield
     finally:
-        root.setLevel(before)
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
