@@ -103,6 +103,17 @@ def test_fewer_than_8_bits_keep_their_zero_points(digits: Digits) -> None:
     )
 
 
+@pytest.mark.slow
+def test_onnxruntime_verifies_a_file(monkeypatch: pytest.MonkeyPatch, digits: Digits) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # as if it were not installed
+    quantized, path = digits(target="tensorrt", method="range")
+    batch = digit_images(20, evaluation=True)[0]
+    found = subbyte.verify(quantized, path, [batch], runtimes=["onnxruntime"])
+    assert found.deployed["onnxruntime"].agreement == 1
+    with pytest.raises(SubbyteError, match="pip install tensorrt"):
+        subbyte.verify(quantized, path, [batch])
+
+
 def test_how_an_engine_is_built_is_said(digits: Digits, tmp_path: Path) -> None:
     quantized, _ = digits(target="tensorrt", method="range")
     notes = subbyte.export(quantized, tmp_path / "m.onnx", digit_images(2)[0])

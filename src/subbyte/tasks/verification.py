@@ -157,6 +157,8 @@ def _runtimes(asked: Sequence[str] | None, target: str | None) -> list[str]:
         several = [name for name in target_names() if not target_about(name).own_files]
         named = several if target is None else [target]
         asked = [name for name in named if is_installed(name)]
+        if target is not None:
+            targets.runtime(target).version()  # which says how it is installed
         if not asked:
             raise SubbyteError(
                 f"none of {', '.join(named)} is installed: pip install 'subbyte[{named[0]}]'"
