@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from subbyte import methods, targets
+from subbyte import methods
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.channels import with_like_channels
 from subbyte.calibration.layer_table import layer_table
@@ -39,6 +39,7 @@ from subbyte.placement.file_metadata import described
 from subbyte.placement.place import place
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
+from subbyte.targets.placing import fitted, placed
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.arguments import Arguments, image_lists
 from subbyte.utils.progress import Progress, Silent
@@ -146,6 +147,8 @@ def quantize_captured(
     """
     started = time.perf_counter() if started is None else started
     progress = progress or Silent()
+    fit = fitted(recipe)
+    recipe = fit.recipe
     batches = replace(
         batches,
         float32=batches.float32 or float_model.output_types is not None,
@@ -155,7 +158,7 @@ def quantize_captured(
     name, options = _method(recipe)
     captured = float_model
     float_model = prepared(float_model, batches, recipe, progress)
-    placement = place(float_model, recipe, targets.hints())
+    placement = placed(float_model, recipe)
     if resume is not None:
         claim(resume, work_of(captured, recipe, next(iter(batches))))
     context = Context(recipe.seed, progress, _label_loss(float_model), resume)
@@ -166,7 +169,9 @@ def quantize_captured(
         params = method.quantize(float_model, plain, batches, options, context)
         params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
-    simulation = simulate(float_model, placement, params.with_reported(seconds=seconds))
+    simulation = simulate(
+        float_model, placement, params.with_reported(seconds=seconds, target=fit.notes)
+    )
     simulation.metadata = _metadata(recipe) | {"method": name}
     simulation.output_types = float_model.output_types
     return simulation
@@ -207,7 +212,7 @@ def export(
     postprocess: bool = True,
     classes: Sequence[str] | None = None,
     preprocessing: Any = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write a quantized model as ONNX with Q/DQ nodes; any batch size runs afterwards.
 
     The file's metadata carries the recipe, the version and, where they are known, preprocessing and
@@ -219,8 +224,9 @@ def export(
         path: The file to write.
         example: A batch's inputs (a tensor, or a tuple of positional arguments), of the height and
             width of the calibration's.
-        target: The runtime that the file is for, "onnxruntime" or "openvino", where it runs
-            fastest; `None`: one for both.
+        target: What the file is for: a runtime, "onnxruntime" or "openvino", where it runs
+            fastest, or another of the `targets`, with files of its own; `None`: the target of the
+            recipe, or else one for both runtimes.
         postprocess: Write a detector with the whole way from images [N, 3, H, W] in [0, 1] to
             `boxes` [N, K, 4], `scores`, `labels` [N, K] and `count` [N], for images of the
             example's height and width, which are resized in the file if they are of another size
@@ -229,11 +235,14 @@ def export(
         preprocessing: Of a classifier: how an image is prepared, a mapping with the keys of
             `data.preprocessing` or torchvision's `weights.transforms()`. Detectors need none.
 
+    Returns:
+        What the file does not have, as sentences.
+
     Raises:
         SubbyteError: `quantized` is not from `quantize` or `load`, there is no such target, classes
             or preprocessing do not fit the model, or `path` cannot be written.
     """
-    from subbyte.targets.onnx import export as onnx_files  # onnx takes a while to import
+    from subbyte.targets import files  # onnx takes a while to import
 
     simulation = _simulation(quantized)
     narrow = [found for found in simulation.placement.sums if found.bits < 32]
@@ -253,7 +262,7 @@ def export(
         )
     written = copy.copy(simulation)  # the model itself keeps its own metadata
     written.metadata = described(simulation, args, classes, preprocessing)
-    onnx_files.export(written, Path(path), args, target, postprocess)
+    return files.export(written, Path(path), args, target, postprocess)
 
 
 def save(quantized: nn.Module, path: str | Path) -> None:
@@ -283,7 +292,7 @@ def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
     saved_file.check_same(saved, float_model.fingerprints)
     float_model = equalized(float_model) if recipe.equalize else float_model
     float_model = balanced(float_model, saved_file.factors_of(saved))
-    placement = place(float_model, recipe, targets.hints())
+    placement = placed(float_model, recipe)
     simulation = simulate(float_model, placement, saved_file.params_of(saved, placement))
     simulation.metadata = saved.metadata
     simulation.output_types = float_model.output_types
@@ -302,8 +311,9 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise `SubbyteError` for what a recipe asks and this version does not have."""
+    """Raise `SubbyteError` for what a recipe asks and this version or its target does not have."""
     _method(recipe)
+    fitted(recipe)
 
 
 def _label_loss(float_model: FloatModel) -> LabelLoss | None:

@@ -206,6 +206,8 @@ class Recipe(Checked):
             the simulation; 32: as in the runtimes, where none does.
         reduce_range: Weights of 7 and 8 bits use symmetric 7 (asymmetric ones 6), for processors
             whose 16-bit sums would saturate.
+        target: The name of the target that files are for: tensors are quantized as it has them, and
+            the recipe is the nearest that it can represent; `None`: all runtimes.
         seed: Of all that a method draws at random.
 
     Raises:
@@ -231,6 +233,7 @@ class Recipe(Checked):
     statistics: str | None = None
     accumulator: Accumulator = 32
     reduce_range: bool = False
+    target: str | None = None
     seed: int = 0
 
     _ranges = field_validator("ranges", mode="before")(_checked_ranges)
@@ -259,6 +262,16 @@ class Recipe(Checked):
             raise unknown("method", name, method_names())
         return value
 
+    @field_validator("target")
+    @classmethod
+    @told
+    def _target_known(cls, value: str | None) -> str | None:
+        # By its name, because targets stand above recipes; this does not import PyTorch.
+        known = importlib.import_module("subbyte.targets").names()
+        if value is not None and value not in known:
+            raise unknown("target", value, known)
+        return value
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data from which `Recipe(**…)` gives the same recipe again."""
         overrides = {
@@ -272,7 +285,8 @@ class Recipe(Checked):
             }
             for name, found in (("outputs", self.outputs), ("inputs", self.inputs))
         }
-        return {**self.model_dump(mode="json"), "overrides": overrides, **grids}
+        fields = self.model_dump(mode="json", exclude={"target"} if self.target is None else None)
+        return {**fields, "overrides": overrides, **grids}
 
     def weights_symmetric(self, bits: int, asked: bool | None = None) -> bool:
         """Whether weights of `bits` bits are symmetric, `asked` by an override or by the recipe."""

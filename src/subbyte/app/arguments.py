@@ -155,9 +155,9 @@ def check_target(target: str | None) -> None:
         raise unknown("target", target, targets.names())
 
 
-def check_runtime(runtime: str) -> None:
-    """Refuse a runtime that does not exist."""
-    if runtime not in targets.names():
+def check_runtime(runtime: str | None) -> None:
+    """Refuse a runtime that does not exist; `None` stands for the file's own one."""
+    if runtime is not None and runtime not in targets.names():
         raise unknown("runtime", runtime, targets.names())
 
 

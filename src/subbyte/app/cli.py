@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from subbyte.app import compare_command, import_command, sensitivity_command
+from subbyte.app import compare_command, import_command, sensitivity_command, targets_command
 from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
@@ -209,20 +209,20 @@ def quantize(
 def export(
     model: ModelName,
     quantized: Annotated[Path, typer.Argument(help="The file that subbyte quantize wrote.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
     pretrained: Weights = None,
     checkpoint: Checkpoint = None,
     checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
     target: Annotated[
-        str | None, typer.Option(help="Write for onnxruntime or openvino alone.")
+        str | None, typer.Option(help="What the file is for (subbyte targets).")
     ] = None,
     postprocess: Annotated[
         bool, typer.Option(help="Whether a detector's file gives boxes.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Write a quantized model as ONNX. With --target the file is faster in that runtime.
+    """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one target.
 
     Example: subbyte export digits digits.safetensors --out digits.onnx --target openvino
     """
@@ -236,21 +236,22 @@ def export(
         arguments.check_quantized(quantized)
         from subbyte.app import commands
 
-        commands.export_model(config, quantized, out, target, postprocess)
+        notes = commands.export_model(config, quantized, out, target, postprocess)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
+            print_notes(list(notes))
 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="A file of export.")],
     data: Annotated[
         str, typer.Option(help="Class folders, a detector's data set, digits or digit-scenes.")
     ],
     classes: Annotated[
         Path | None, typer.Option(help="A file with one class folder a line, or imagenet.")
     ] = None,
-    runtime: RuntimeName = "onnxruntime",
+    runtime: RuntimeName = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -274,16 +275,16 @@ def evaluate(
         elif not quiet:
             from subbyte.app.report.answers import evaluation
 
-            typer.echo(f"{evaluation(result)} on {result['images']} images in {runtime}")
+            typer.echo(f"{evaluation(result)} on {result['images']} images in {result['runtime']}")
             print_notes(result["notes"])
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="A file of export.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes or objects to show.")] = 5,
-    runtime: RuntimeName = "onnxruntime",
+    runtime: RuntimeName = None,
     as_json: Json = False,
 ) -> None:
     """Classify images or find objects, with an exported model.
@@ -333,6 +334,7 @@ def inspect(
 app.add_typer(compare_command.app)
 app.add_typer(sensitivity_command.app)
 app.add_typer(import_command.app)
+app.add_typer(targets_command.app)
 
 
 @app.command("models")

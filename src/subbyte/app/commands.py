@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models
-from subbyte.app.arguments import check_output, check_runtime, check_target
+from subbyte.app.arguments import check_output, check_target
 from subbyte.app.estimate import look_at, sentences
 from subbyte.app.loading import load_model
 from subbyte.data.batches import ArgumentsOf
@@ -21,7 +21,7 @@ from subbyte.graph.float_model import device_of
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.base import OnnxFile, task_file
 from subbyte.tasks.evaluation import evaluating
 from subbyte.utils import machine
@@ -87,7 +87,7 @@ def quantize_model(
         **preparation,
     }
     api.save(quantized, out)
-    return api.layers(quantized), [*spec.notes, *batches.notes]
+    return api.layers(quantized), [*spec.notes, *batches.notes, *quantized.reported["target"]]
 
 
 def export_model(
@@ -96,14 +96,14 @@ def export_model(
     out: Path,
     target: str | None = None,
     postprocess: bool = True,
-) -> None:
-    """Write a saved quantized model as ONNX.
+) -> tuple[str, ...]:
+    """Write a saved quantized model; return what the file does not have, as sentences.
 
     Args:
         config: The float model.
         quantized: The saved file.
         out: The file to write.
-        target: The only runtime that it is for; `None`: all.
+        target: What it is for; `None`: the recipe's target, or all runtimes.
         postprocess: A detector with the whole way from images to boxes, else its raw outputs.
     """
     check_target(target)
@@ -116,14 +116,14 @@ def export_model(
             lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
             simulation.example,
         )
-    onnx.export(simulation, out, example, target, postprocess)
+    return target_files.export(simulation, out, example, target, postprocess)
 
 
 def evaluate_model(
     path: Path,
     source: str,
     classes: Path | None,
-    runtime: str,
+    runtime: str | None,
     batch_size: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -133,10 +133,11 @@ def evaluate_model(
         path: The file.
         source: A folder, or the name of bundled data.
         classes: A file with a class a line, as `data.classes`.
-        runtime: What it runs in.
+        runtime: What it runs in; `None`: what it is for, or ONNX Runtime.
         batch_size: Images a batch.
         progress: Shows how far it is.
     """
+    runtime = target_files.runtime_of(path, runtime)
     file = _file(path, runtime)
     task = task_file(file.metadata["task"])
     found = task.evaluate(file, source, classes, batch_size, progress)
@@ -144,7 +145,7 @@ def evaluate_model(
 
 
 def predict_images(
-    path: Path, images: Sequence[Path], top: int, runtime: str
+    path: Path, images: Sequence[Path], top: int, runtime: str | None
 ) -> list[dict[str, Any]]:
     """The likeliest classes of each image, with their probabilities; of a detector the objects.
 
@@ -152,24 +153,19 @@ def predict_images(
         path: The ONNX file.
         images: The image files.
         top: How many classes or objects of each image at most.
-        runtime: What it runs in.
+        runtime: What it runs in; `None`: what it is for, or ONNX Runtime.
     """
-    file = _file(path, runtime)
+    file = _file(path, target_files.runtime_of(path, runtime))
     return task_file(file.metadata["task"]).predict(file, images, top)
 
 
 def _file(path: Path, runtime: str) -> OnnxFile:
     """A file with its metadata; `SubbyteError` if these do not hold how it takes images."""
-    metadata = onnx.read_metadata(path)
+    metadata = target_files.read_metadata(path)
     if metadata.get("preprocessing") is None and "images" not in metadata:
         raise SubbyteError(
             f"{path} does not say how to prepare images: name a file that subbyte run or subbyte "
             "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
-    return OnnxFile(path, metadata, lambda: _load(path, runtime))
-
-
-def _load(path: Path, runtime: str) -> verify.Session:
-    check_runtime(runtime)
-    return verify.runtime(runtime).load(path, machine.threads())
+    return OnnxFile(path, metadata, lambda: verify.runtime(runtime).load(path, machine.threads()))

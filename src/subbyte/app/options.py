@@ -38,7 +38,8 @@ Calibration = Annotated[
 Images = Annotated[int, typer.Option(min=1, help="How many calibration images to use.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many images a batch has.")]
 RuntimeName = Annotated[
-    str, typer.Option("--runtime", help="Where the file runs: onnxruntime or openvino.")
+    str | None,
+    typer.Option("--runtime", help="Where the file runs, as openvino (subbyte targets)."),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key; repeatable.")

@@ -25,11 +25,11 @@ from subbyte.bit_search.settings import SearchRecipe
 from subbyte.calibration import clipping, saturation
 from subbyte.data.batches import ArgumentsOf
 from subbyte.data.keys import image_keys
-from subbyte.graph.float_model import FloatModel, Regional
+from subbyte.graph.float_model import FloatModel
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.measure import Alone, Deployed, Reference, measure
 from subbyte.utils import files, machine
 from subbyte.utils.progress import Progress, Silent
@@ -287,8 +287,15 @@ def _write_float(float_model: FloatModel, path: Path, setup: Setup, scratch: Pat
     simulation = api.unquantized(float_model)
     simulation.metadata |= _metadata(setup)
     example, postprocess = setup.task.written, setup.task.postprocess
-    onnx.export_float(simulation, path, example, postprocess, scratch / path.name)
-    return _deployed(float_model, dict.fromkeys(setup.experiment.runtimes, path), scratch)
+    written = target_files.export_float(
+        simulation,
+        path.parent,
+        example,
+        setup.experiment.runtimes,
+        postprocess=postprocess,
+        raw_folder=scratch,
+    )
+    return Deployed(float_model, written.of_runtime, written.raw, notes=written.notes)
 
 
 def _write_variant(
@@ -303,7 +310,7 @@ def _write_variant(
         setup: The run's.
         scratch: Where the files without post-processing go.
     """
-    written = onnx.write_files(
+    written = target_files.write_files(
         quantized,
         folder,
         setup.task.written,
@@ -312,13 +319,7 @@ def _write_variant(
         raw_folder=scratch,
     )
     shared = [key for key, path in written.of_runtime.items() if path == written.path]
-    return Deployed(quantized, written.of_runtime, written.raw, frozenset(shared))
-
-
-def _deployed(model: Regional, paths: Mapping[str, Path], scratch: Path) -> Deployed:
-    """A model's files, and those in `scratch` of a detector without post-processing."""
-    raw = {key: scratch / path.name for key, path in paths.items()}
-    return Deployed(model, paths, {key: path for key, path in raw.items() if path.is_file()})
+    return Deployed(quantized, written.of_runtime, written.raw, frozenset(shared), written.notes)
 
 
 def _metadata(setup: Setup) -> dict[str, Any]:

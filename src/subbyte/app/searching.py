@@ -26,7 +26,7 @@ from subbyte.graph.float_model import Regional
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as targets
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.base import Task, arrays, one_image
 from subbyte.tasks.measure import Alone
 from subbyte.tasks.metrics.paired import Paired
@@ -127,7 +127,8 @@ def _judges(
             lost,
             lambda simulation: file_bytes(simulation, task.written, postprocess=task.postprocess),
         )
-    clock = _Clock(asked.runtime, folder.float_path / "model.onnx", setup, alone)
+    float_path = target_files.float_file(folder.float_path, asked.runtime)
+    clock = _Clock(asked.runtime, float_path, setup, alone)
     return search.Judges(lost, clock.ms, clock.profiles)
 
 
@@ -181,12 +182,12 @@ class _Clock:
 
     def _written(self, simulation: Simulation, folder: Path) -> Path:
         path, task = folder / "model.onnx", self.setup.task
-        onnx.export(simulation, path, task.written, self.runtime, task.postprocess)
+        target_files.export(simulation, path, task.written, self.runtime, task.postprocess)
         return path
 
     def _inputs(self, model: Regional) -> tuple[np.ndarray, ...]:
         task = self.setup.task
-        return arrays(onnx.arguments(model, one_image(task.written), task.postprocess))
+        return arrays(target_files.arguments(model, one_image(task.written), task.postprocess))
 
 
 def confirm(
@@ -212,12 +213,12 @@ def confirm(
     """
     task, asked = setup.task, recipe.search
     part = budget.split(task.data.evaluation.images, asked.seed)
-    float_path = folder.float_path / "model.onnx"
     float_model = setup.captured[recipe.regions].model
     confirmed: dict[str, Any] = {}
     runs: dict[str, tuple[Any, Any]] = {}
     for key, path in paths.items():
         load = targets.runtime(key).load
+        float_path = target_files.float_file(folder.float_path, key)
         before = task.deployed(load(float_path, cores.share()), float_model)
         after = task.deployed(load(path, cores.share()), quantized)
         if before is not None and after is not None:

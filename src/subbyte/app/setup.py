@@ -16,7 +16,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.base import Asked, Task, task_for
 from subbyte.utils import machine
 from subbyte.utils.progress import Progress
@@ -83,6 +83,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     task, data = kind.open_task(asked, spec, progress)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)
+    target_files.check_boxes(experiment.runtimes, captured[None].model, task.postprocess)
     return Setup(
         experiment=experiment.model_copy(update={"data": data}),
         module=spec.module,
@@ -108,7 +109,7 @@ def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCaptu
     started = time.perf_counter()
     model = api.capture(module, task.example, regions)
     seconds = time.perf_counter() - started
-    onnx.arguments(model, task.written, task.postprocess)
+    target_files.arguments(model, task.written, task.postprocess)
     return FloatCapture(model, seconds)
 
 

@@ -18,7 +18,7 @@ from subbyte.graph.layers import FoundLayer
 from subbyte.graph.operators import get_tensor
 from subbyte.methods.common.samples import geometry_of, positions
 from subbyte.placement.simulation import Simulation
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 
 FLOAT_BITS = 32
 SCALE_BYTES = 4 + 1  # of a channel: its scale and its zero point
@@ -51,7 +51,7 @@ def file_bytes(
     """
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        onnx.export(simulation, path, example, None, postprocess)
+        target_files.export(simulation, path, example, None, postprocess)
         return float(path.stat().st_size)
 
 

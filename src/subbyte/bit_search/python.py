@@ -28,7 +28,7 @@ from subbyte.methods.common.resume import claim
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.evaluation import check_batches, evaluating
 from subbyte.tasks.metrics.paired import Paired, paired_scores, paired_shares
 from subbyte.utils import cores
@@ -339,7 +339,7 @@ def _runs(
     for name in runtimes:
         with TemporaryDirectory() as scratch:
             path = Path(scratch) / "model.onnx"
-            onnx.export(simulation, path, example, name)
+            target_files.export(simulation, path, example, name)
             session = runtimes_.runtime(name).load(path, cores.usable())
 
             def run(*args: Any, session: runtimes_.Session = session) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from subbyte import targets
 from subbyte.bit_search.costs import layer_multiply_adds
 from subbyte.calibration.observe import activation_ranges, chosen
 from subbyte.data.batches import ArgumentsOf
@@ -21,10 +20,10 @@ from subbyte.methods.gptq.layerwise import LayerwiseSettings
 from subbyte.methods.gptq.widths import LayerWidths, solve_widths
 from subbyte.numerics.qparams import QuantParams, TensorQParams
 from subbyte.numerics.qspec import QSpec
-from subbyte.placement.place import place
 from subbyte.placement.placement import Placement, QuantizedTensor
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
+from subbyte.targets.placing import placed
 from subbyte.utils.progress import Progress
 
 CACHE_BYTES = 2 * 2**30
@@ -161,7 +160,7 @@ def measure(
         activation_widths: The bits that activations may have; with one alone they are not measured.
         progress: Shows how far it is.
     """
-    placement = place(float_model, recipe, targets.hints())
+    placement = placed(float_model, recipe)
     images = list(in_chunks(batches, FIT_IMAGES, IMAGES_AT_ONCE))
     found, seen = activation_ranges(
         simulate(float_model, placement, QuantParams()), batches, progress

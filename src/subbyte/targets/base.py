@@ -61,6 +61,8 @@ def runtime(name: str) -> Runtime:
     if name not in names():
         raise unknown("runtime", name, names())
     loaded: Runtime = module(name)
+    if not hasattr(loaded, "load"):
+        raise SubbyteError(f"nothing here runs the files of {name}: leave it out of the runtimes")
     return loaded
 
 

@@ -14,6 +14,7 @@ import onnx
 
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
+from subbyte.targets.description import About
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
@@ -31,6 +32,7 @@ from subbyte.targets.onnx.rewrites.runtimes import only_for
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import imported, refused
 
+ABOUT = About("ONNX with Q/DQ, for ONNX Runtime on CPUs", extra="onnxruntime")
 # It runs a convolution with an int8 kernel only if all that the convolution gives is quantized.
 HINTS = TargetHints("onnxruntime", quantized_results=True)
 REWRITES = (

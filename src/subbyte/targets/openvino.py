@@ -11,6 +11,7 @@ import numpy as np
 
 from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
+from subbyte.targets.description import About
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.defaults import leave_out_defaults
@@ -33,6 +34,7 @@ from subbyte.targets.onnx.rewrites.styles import style_for_openvino
 from subbyte.targets.onnx.rewrites.turned_images import keep_turned_images
 from subbyte.targets.refusal import imported, refused, unconverted
 
+ABOUT = About("ONNX with Q/DQ, for OpenVINO on CPUs", extra="openvino")
 # It computes a convolution and what reads it in one kernel, in float: there a Q/DQ costs accuracy.
 HINTS = TargetHints("openvino", quantized_results=False)
 REWRITES = (

@@ -12,7 +12,7 @@ from subbyte.detectors.letterbox import Letterbox, letterbox_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.capture.place import complaint
 from subbyte.targets.base import Run, Session
-from subbyte.targets.onnx.export import output_names
+from subbyte.targets.files import output_names
 from subbyte.tasks.base import OnnxFile
 from subbyte.tasks.metrics import detection as metrics
 

@@ -20,8 +20,8 @@ from subbyte.errors import SubbyteError, unknown
 from subbyte.graph.float_model import device_of
 from subbyte.methods.common.label_loss import check_logits
 from subbyte.targets import base as targets
+from subbyte.targets import files as target_files
 from subbyte.targets import names
-from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.base import OnnxFile, arrays, task_file
 from subbyte.tasks.detector_runs import check_detector, run_file, simulated
 from subbyte.tasks.labelled import (
@@ -68,11 +68,12 @@ def evaluate(
     Classifiers get top-1 and top-5, detectors COCO's metrics.
 
     Args:
-        model: A module, quantized or not, which is left as it is; or the path of an ONNX file.
+        model: A module, quantized or not, which is left as it is; or the path of a file.
         data: Labelled batches (`{"inputs": …, "targets": …}` or pairs) as the model takes them; or,
             for a file that says how to prepare images, a folder or the name of bundled images, as
             the command `evaluate` takes them.
-        runtime: Where a file runs, "onnxruntime" (`None` too) or "openvino".
+        runtime: Where a file runs, "onnxruntime" or "openvino"; `None`: what the file is for, or
+            ONNX Runtime.
         outputs: What a detector's raw network gives, as of `quantize`; of modules alone.
         preprocessing: With `outputs`: how images become the network's input.
         progress: Shows how far it is.
@@ -106,7 +107,8 @@ def evaluate(
         raise SubbyteError(
             "outputs and preprocessing are said of a module: a file has them in it already"
         )
-    return _of_file(Path(model), data, runtime or DEFAULT_RUNTIME, progress)
+    runtime = target_files.runtime_of(Path(model), runtime, DEFAULT_RUNTIME)
+    return _of_file(Path(model), data, runtime, progress)
 
 
 def check_known(runtime: str) -> None:
@@ -131,8 +133,7 @@ def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:
 
 
 def _of_file(path: Path, data: Any, runtime: str, progress: Progress) -> Evaluation:
-    check_known(runtime)
-    metadata = onnx.read_metadata(path)
+    metadata = target_files.read_metadata(path)
     file = OnnxFile(path, metadata, lambda: targets.runtime(runtime).load(path, cores.usable()))
     if isinstance(data, str | Path):
         return _in_folder(file, str(data), runtime, progress)

@@ -15,7 +15,7 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel, Regional
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base as targets
-from subbyte.targets.onnx import export as onnx
+from subbyte.targets import files as target_files
 from subbyte.tasks.base import Task, arrays, one_image
 from subbyte.utils import cores, machine
 from subbyte.utils.progress import Progress
@@ -35,12 +35,14 @@ class Deployed:
         paths: Runtime → the file that it runs.
         raw: Runtime → the same without post-processing; empty where there are no such files.
         shared: The runtimes that run the file for all, which has all quantizers.
+        notes: What files do not have.
     """
 
     model: Regional
     paths: Mapping[str, Path]
     raw: Mapping[str, Path]
     shared: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def measure(
     deployed = {key: run for key, run in made.items() if run is not None}
     outputs = _outputs(task, simulated, deployed, name, progress)
     scores = {key: task.score(found) for key, found in outputs.items()}
-    entry, notes = dict(scores[SIMULATION][0]), [*scores[SIMULATION][1], *unloaded]
+    entry, notes = dict(scores[SIMULATION][0]), [*scores[SIMULATION][1], *files.notes, *unloaded]
     if reference is not None and isinstance(model, Simulation):
         with clipping.not_counting(model):
             entry |= task.compare_with_float(
@@ -228,7 +230,7 @@ def _fidelity(
 def _latencies(task: Task, files: Deployed, key: str, session: targets.Session) -> dict[str, Any]:
     """Latency at batch 1; of a detector's file also without what follows on the raw outputs."""
     image = one_image(task.written)
-    inputs = arrays(onnx.arguments(files.model, image, task.postprocess))
+    inputs = arrays(target_files.arguments(files.model, image, task.postprocess))
     found = {
         "latency_ms": targets.latency_ms(session, *inputs),
         "latency_batch": LATENCY_BATCH,

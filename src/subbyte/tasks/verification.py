@@ -17,9 +17,10 @@ from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.placement.simulation import Simulation, simulate
+from subbyte.targets import about as target_about
 from subbyte.targets import base as targets
+from subbyte.targets import files as target_files
 from subbyte.targets import names as target_names
-from subbyte.targets.onnx import export as onnx
 from subbyte.targets.onnx.own_file import is_installed
 from subbyte.tasks import side_by_side
 from subbyte.tasks.base import arrays, one_image
@@ -116,7 +117,7 @@ def verify(
             "subbyte.load returned"
         )
     path, progress = Path(path), progress or Silent()
-    metadata = onnx.read_metadata(path)
+    metadata = target_files.read_metadata(path)
     recipe = quantized.metadata.get("recipe")
     if metadata.get("recipe", recipe) != recipe:
         raise SubbyteError(
@@ -153,8 +154,11 @@ def verify(
 def _runtimes(asked: Sequence[str] | None, target: str | None) -> list[str]:
     """Where a file is run."""
     if asked is None:
-        named = target_names() if target is None else (target,)
+        several = [name for name in target_names() if not target_about(name).own_files]
+        named = several if target is None else [target]
         asked = [name for name in named if is_installed(name)]
+        if target is not None:
+            targets.runtime(target).version()  # which says how it is installed
         if not asked:
             raise SubbyteError(
                 f"none of {', '.join(named)} is installed: pip install 'subbyte[{named[0]}]'"
@@ -247,7 +251,7 @@ def _in_runtime(
     """
     if cores.usable() != machine.threads():
         session = targets.runtime(name).load(path, machine.threads())
-    inputs = arrays(onnx.arguments(quantized, one_image(example), _has_boxes(path)))
+    inputs = arrays(target_files.arguments(quantized, one_image(example), _has_boxes(path)))
     return InRuntime(
         version=targets.runtime(name).version(),
         agreement=found.agreement[name],
@@ -262,4 +266,4 @@ def _in_runtime(
 
 
 def _has_boxes(path: Path) -> bool:
-    return onnx.output_names(path) == list(OUTPUTS)
+    return target_files.output_names(path) == list(OUTPUTS)

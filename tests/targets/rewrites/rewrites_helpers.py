@@ -37,6 +37,21 @@ class Linear(OpRun):
         return (y if bias is None else y + bias,)
 
 
+class Quant(OpRun):
+    """QONNX's, by its description: clamped before it is rounded, which is half to even."""
+
+    op_domain = "qonnx.custom_op.general"
+
+    def _run(self, x, scale, zero_point, bits, **given):  # type: ignore[no-untyped-def]
+        assert given["rounding_mode"] == "ROUND"
+        half = 2 ** (int(bits) - 1)
+        low, high = (given["narrow"] - half, half - 1) if given["signed"] else (0, 2 * half - 1)
+        if not given["signed"]:
+            high -= given["narrow"]
+        q = np.rint(np.clip(x / scale + zero_point, low, high))
+        return (((q - zero_point) * scale).astype(np.float32),)
+
+
 def qdq(scale: float, zero_point: int, low: int = 0, high: int = 255) -> str:
     """Our own operator with these settings, as text."""
     return QDQ.format(f"{scale:.6f}", zero_point, low, high)
@@ -112,4 +127,4 @@ def _length(two: int, three: int) -> int | str:
 
 
 def _reference(proto: onnx.ModelProto) -> ReferenceEvaluator:
-    return ReferenceEvaluator(proto, new_ops=[QuantizeDequantize, Linear])
+    return ReferenceEvaluator(proto, new_ops=[QuantizeDequantize, Linear, Quant])

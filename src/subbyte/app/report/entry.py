@@ -41,12 +41,13 @@ def variant_entry(
 
 
 def warnings_of(reported: Mapping[str, Any]) -> list[str]:
-    """What a method has not done, as sentences with the reason.
+    """What a method has not done, and what a target takes otherwise, as sentences.
 
     Args:
         reported: As in `QuantParams`: blocks that were left rounded, a tuning that was not kept.
     """
     names: dict[str, list[str]] = {}
+    told = list(reported.get("target", ()))
     for block in reported.get("blocks", []):
         if block["fell_back"]:
             names.setdefault(block["why"], []).append(block["block"])
@@ -58,7 +59,7 @@ def warnings_of(reported: Mapping[str, Any]) -> list[str]:
     correction = reported.get("output_correction")
     if correction is not None and not correction["kept"]:
         found.append("the outputs' means are not corrected, because images held out lost by it")
-    return found
+    return found + told
 
 
 def packed_bytes(path: Path, quantized: Simulation) -> int:

@@ -13,7 +13,7 @@ import torch
 from subbyte.graph.float_model import Regional
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.simulation import Simulation, simulate
-from subbyte.targets import base
+from subbyte.targets import about, base
 from subbyte.targets.onnx.files import output_names, read_metadata, save
 from subbyte.targets.onnx.own_file import is_installed, is_worth_it
 from subbyte.targets.onnx.program import Program, deployed_as, outputs_alone, program_of, quiet
@@ -42,11 +42,13 @@ class Files:
         of_runtime: Runtime → the file that it runs: that one, or its own.
         raw: Runtime → likewise, of a detector's network without post-processing; empty where there
             is none.
+        notes: What files do not have, as sentences.
     """
 
     path: Path
     of_runtime: dict[str, Path] = field(default_factory=dict)
     raw: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def write_files(
@@ -205,7 +207,7 @@ def _judge(
     simulation: Simulation, path: Path, target: str, write_common: Callable[[Path], Path]
 ) -> Callable[[Path], bool]:
     """Whether a target's own file, given where it is meanwhile, is to appear at `path`."""
-    if not is_installed(target):
+    if about(target).own_files or not is_installed(target):
         return _always
     layers = sum(layer.integer for layer in simulation.placement.layers)
     return lambda part: is_worth_it(part, path, target, layers, write_common)

@@ -44,6 +44,8 @@ def save(
     path: Path,
     metadata: dict[str, Any],
     keep: Callable[[Path], bool] = lambda _: True,
+    *,
+    shapes: bool = False,
 ) -> bool:
     """Write a model to a file, without what the exporter noted in it; ONNX's checker looks at it.
 
@@ -52,6 +54,7 @@ def save(
         path: The file.
         metadata: What is noted in the file.
         keep: Whether the file, given where it is meanwhile, is to appear at `path`.
+        shapes: Whether the shapes of values within the graph are noted too.
 
     Returns:
         Whether it does.
@@ -61,7 +64,7 @@ def save(
     """
     try:
         with atomic(path) as part:
-            onnx.save(_proto(model, metadata), str(part))
+            onnx.save(_proto(model, metadata, shapes), str(part))
             _check(part, path)
             if not keep(part):
                 raise _NotKeptError
@@ -70,7 +73,7 @@ def save(
     return True
 
 
-def _proto(model: ir.Model, metadata: dict[str, Any]) -> onnx.ModelProto:
+def _proto(model: ir.Model, metadata: dict[str, Any], shapes: bool) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     del proto.metadata_props[:]
     for key, value in metadata.items():
@@ -79,7 +82,8 @@ def _proto(model: ir.Model, metadata: dict[str, Any]) -> onnx.ModelProto:
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
     del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
+    if not shapes:
+        del proto.graph.value_info[:]
     name_axes(proto.graph)
     return proto
 

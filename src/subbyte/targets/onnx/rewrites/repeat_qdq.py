@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from subbyte.targets.onnx.graph import attribute, number
@@ -32,11 +34,25 @@ def repeat_qdq(model: ir.Model) -> None:
     It changes no value, and ONNX Runtime moves integers only between a dequantization and a
     quantization.
     """
+    _repeat_all(model, lambda qdq: Qdq(qdq.scale, qdq.zero_point))
+
+
+def repeat_signed_qdq(model: ir.Model) -> None:
+    """The same where integers less their zero point are int8, and are clipped to no fewer."""
+    _repeat_all(model, lambda q: Qdq(q.scale, q.zero_point, q.zero_point - 128, q.zero_point + 127))
+
+
+def _repeat_all(model: ir.Model, again: Callable[[Qdq], Qdq]) -> None:
+    """Repeat each Q/DQ.
+
+    Args:
+        model: The graph, which is changed.
+        again: From what a Q/DQ is set to to what its repetitions are, which clip nothing.
+    """
     given_as: dict[ir.Value, Qdq] = {}
     for node in list(model.graph):
         if is_qdq(node):
-            qdq = settings(node)
-            given_as[node.outputs[0]] = Qdq(qdq.scale, qdq.zero_point)
+            given_as[node.outputs[0]] = again(settings(node))
             continue
         found = {given_as.get(source) for source in _moved(node)}
         (of_all,) = found if len(found) == 1 else (None,)

@@ -1,0 +1,1 @@
+"""What the target `executorch` knows of XNNPACK: placement, lowering, files and their kernels."""
