@@ -86,7 +86,16 @@ def _checked_ranges(value: Any) -> Any:
 
 
 class Override(Checked):
-    """What a regular expression changes for the layers it matches; what is not set stays."""
+    """What a regular expression changes for the layers it matches; what is not set stays.
+
+    Attributes:
+        weights: Bits, 2 to 8; `None`: they stay in float.
+        activations: Bits of what the layer reads; `None`: it stays in float.
+        ranges: A range rule, or one for `weights` and one for `activations`.
+        symmetric_weights: Whether the zero point of the weight is 0.
+        per_channel: Whether each output channel of the weight has a scale of its own.
+        accumulator: Bits of the layer's integer sums, 2 to 32.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
