@@ -116,7 +116,7 @@ def version():
 
 
 def test_the_runtimes_are_the_files_there_are() -> None:
-    assert names() == ("executorch", "onnxruntime", "openvino")
+    assert names() == ("executorch", "onnxruntime", "openvino", "qonnx", "tensorrt")
     with pytest.raises(SubbyteError, match="openvino"):
         verify.runtime("openvin")
     for name in ("base", "portable"):
@@ -130,9 +130,11 @@ def test_a_runtime_is_there_by_its_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(targets, "reference", None, raising=False)
     monkeypatch.setitem(sys.modules, "subbyte.targets.reference", None)
     del sys.modules["subbyte.targets.reference"]  # which monkeypatch will leave out again
-    assert names() == ("executorch", "onnxruntime", "openvino", "reference")
+    known = ("executorch", "onnxruntime", "openvino", "qonnx", "reference", "tensorrt")
+    assert names() == known
     # It runs the file for all, in which there is all that ONNX Runtime needs.
-    assert [hint.quantized_results for hint in targets.hints()] == [True, True, False, True]
+    in_float = {hint.name for hint in targets.hints() if not hint.quantized_results}
+    assert in_float == {"openvino", "tensorrt"}
     quantized = subbyte.quantize(seeded(Pooled), [images()], subbyte.Recipe(**FITTING))
     files = write_files(quantized, tmp_path, (images(2),), ["reference"])
     assert files.of_runtime == {"reference": tmp_path / "model.onnx"}

@@ -6,8 +6,9 @@ A target's file has what is peculiar to it, and all of it is optional but `ABOUT
 - `load` and `version`, where its files run here (`base.Runtime`).
 - `HINTS`: what placement has to know of it.
 - `REWRITES`: the rewrites that make its form of an exported graph, where the file for all
-  (`portable.py`) is not what it runs; or `write`, where it makes files of its own (`files.Writer`),
-  with `read_metadata` and `output_names` where these are not ONNX.
+  (`portable.py`) is not what it runs, with `check(simulation)`, which refuses what they cannot
+  represent, and `notes(path)`, what is said of a file; or `write`, where it makes files of its own
+  (`files.Writer`), with `read_metadata` and `output_names` where these are not ONNX.
 - `fitted` and `adjusted`: what it makes of a recipe and of a placement (`placing.py`).
 
 This module imports neither PyTorch nor ONNX.

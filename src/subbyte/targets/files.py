@@ -84,6 +84,7 @@ def export(
         raise unknown("target", target, targets.names())
     write = None if target is None else _writer(target)
     if write is None:
+        _check(target, simulation)
         onnx.export(simulation, path, example, target, postprocess)
         return _told(target, path)
     assert target is not None
@@ -140,6 +141,8 @@ def write_files(
         raw_folder: As of `onnx.write_files`.
     """
     readers = [name for name in runtimes if _writer(name) is None]
+    for name in readers:
+        _check(name, simulation)
     files = onnx.write_files(
         simulation, folder, example, readers, postprocess=postprocess, raw_folder=raw_folder
     )
@@ -250,6 +253,13 @@ def _written(
     made = simulate(plain.float_model, plain.placement.for_target(target), plain.params)
     made.metadata = {**plain.metadata, "target": target}
     return tuple(write(made, path, example, postprocess))
+
+
+def _check(target: str | None, simulation: Simulation) -> None:
+    """Refuse a model that a target without `write` cannot represent (its function `check`)."""
+    check = None if target is None else getattr(targets.module(target), "check", None)
+    if check is not None:
+        check(simulation)
 
 
 def _told(target: str | None, path: Path) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import torch
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.placement.placement import Placement, TargetHints
+from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets.description import About
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
@@ -72,6 +73,18 @@ def adjusted(float_model: FloatModel, placement: Placement) -> Placement:
     """The same with symmetric integers where there are 8 bits of them."""
     del float_model
     return with_symmetric(placement, lambda tensor: tensor.spec.bits == WIDEST)
+
+
+def check(simulation: Simulation) -> None:
+    """Refuse a model of which a tensor of 8 bits has a zero point."""
+    for tensor, quantizer in simulation.quantizers():
+        plain = tensor.spec.bits < WIDEST or tensor.spec.symmetric
+        if quantizer.has_params and not plain and tensor.stands_for("tensorrt"):
+            what = "the weight" if tensor.role == "weight" else "an input or a result"
+            raise SubbyteError(
+                f"{what} of '{tensor.layer}' has 8 bits and a zero point, which TensorRT does not "
+                "take: quantize with target: tensorrt in the recipe"
+            )
 
 
 def notes(path: Path) -> tuple[str, ...]:

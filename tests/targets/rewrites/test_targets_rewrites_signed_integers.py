@@ -91,7 +91,7 @@ def test_a_linear_layer_is_a_product_and_an_addition(bias: str) -> None:
             "w = Constant <value = uint8[1] {3}> () s = Constant <value = float[1] {0.1}> () "
             "z = Constant <value = uint8[1] {9}> () v = DequantizeLinear <axis = 0> (w, s, z) "
             "y = Mul(x, v)",
-            "quantize with the recipe's target: tensorrt",
+            "quantize with target: tensorrt in the recipe",
         ),
     ],
 )

@@ -117,5 +117,5 @@ def _write_constant(graph: ir.Graph, node: ir.Node) -> None:
 def _unlike(what: str) -> SubbyteError:
     return SubbyteError(
         f"{what} has 8 bits and a zero point other than 0, which TensorRT does not take: quantize "
-        "with the recipe's target: tensorrt"
+        "with target: tensorrt in the recipe"
     )
