@@ -15,7 +15,8 @@ from xnnpack_networks import Attention, Gated, Joined, Turned, images, quantized
 
 import subbyte
 from subbyte.errors import SubbyteError
-from subbyte.placement.simulation import Simulation
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base, executorch, files
 
 installed = pytest.mark.skipif(
@@ -181,3 +182,18 @@ def test_runtimes_refuse_each_others_files(joined: Exported, tmp_path: Path) -> 
         subbyte.evaluate(joined.path, [], runtime="onnxruntime")
     with pytest.raises(SubbyteError, match="export with target executorch"):
         subbyte.evaluate(onnx, [], runtime="executorch")
+
+
+@installed
+@pytest.mark.slow
+def test_the_float_model_is_written_without_int8_kernels(tmp_path: Path) -> None:
+    simulation = quantized(Gated)
+    plain = simulate(simulation.float_model, simulation.placement, QuantParams())
+    notes = executorch.write(plain, tmp_path / "float.pte", (images(2),), True)
+    assert not any("quantized" in note for note in notes)
+    session = base.runtime("executorch").load(tmp_path / "float.pte", 1)
+    assert session.int8_ops() == 0
+    x = images(2, seed=2)
+    with torch.no_grad():
+        expected = simulation.float_model.raw(x)
+    np.testing.assert_allclose(session.run(x.numpy())[0], expected, rtol=1e-4, atol=1e-4)
