@@ -18,7 +18,7 @@ from subbyte.diagnosis.errors import OutputErrors, Ratio
 from subbyte.diagnosis.parts import Part, Place, all_switched, parts_of, switched
 from subbyte.diagnosis.replay import Replay, replaying
 from subbyte.diagnosis.result import Diagnosis, LayerErrors
-from subbyte.diagnosis.tensors import Seen, activation_of, watching, weight_of
+from subbyte.diagnosis.tensors import Seen, Shares, activation_of, watching, weight_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.batch import IMAGES_AT_ONCE, batch_size, images_of_pixels, in_chunks
 from subbyte.graph.float_model import device_of
@@ -69,7 +69,7 @@ def diagnosed(
     quantized: Simulation,
     batches: ArgumentsOf,
     alone_images: int,
-    calibrated: Mapping[str, float | None],
+    clipped: Shares,
     progress: Progress,
     described: str = ALONE,
 ) -> Diagnosis:
@@ -79,7 +79,8 @@ def diagnosed(
         quantized: The simulation.
         batches: The images.
         alone_images: On how many of them each layer is quantized alone.
-        calibrated: Key of an activation → the share that it clips of calibration images.
+        clipped: Key of an activation → the shares that it clips of evaluation and of calibration
+            images, where they are known.
         progress: Shows how far it is.
         described: What the progress calls it.
     """
@@ -98,7 +99,7 @@ def diagnosed(
         for args, number in work.counted(chunks, alone_images, progress, described):
             work.measure(replay, args, number)
         causes = work.causes(replay)
-    layers = work.layers(calibrated)
+    layers = work.layers(clipped)
     output = work.accumulated
     summary, found = advice.of(layers, output.error, causes)
     return Diagnosis(
@@ -201,14 +202,12 @@ class _Work:
                 found[part.name] = losses[0] / sum(losses)
         return found
 
-    def layers(self, calibrated: Mapping[str, float | None]) -> tuple[LayerErrors, ...]:
+    def layers(self, clipped: Shares) -> tuple[LayerErrors, ...]:
         """What was measured of each part."""
         total = sum(errors.loss or 0.0 for errors in self.alone.values())
-        return tuple(self._layer(part, total, calibrated) for part in self.parts)
+        return tuple(self._layer(part, total, clipped) for part in self.parts)
 
-    def _layer(
-        self, part: Part, total: float, calibrated: Mapping[str, float | None]
-    ) -> LayerErrors:
+    def _layer(self, part: Part, total: float, clipped: Shares) -> LayerErrors:
         placement, alone = self.simulation.placement, self.alone[part.name]
         quantizers = {tensor.key: quantizer for tensor, quantizer in self.simulation.activations()}
         is_alone = alone.images > 0
@@ -222,7 +221,7 @@ class _Work:
             if part.weight is None
             else weight_of(self.simulation, placement.tensor(part.weight)),
             activations=tuple(
-                activation_of(placement.tensor(key), quantizers[key], self.seen[key], calibrated)
+                activation_of(placement.tensor(key), quantizers[key], self.seen[key], clipped)
                 for key in part.activations
             ),
             own_error=self.own[part.name].error if is_alone else None,

@@ -20,6 +20,7 @@ from subbyte.placement.placement import QuantizedTensor
 from subbyte.placement.simulation import Simulation
 
 BINS = 64
+Shares = Mapping[str, tuple[float | None, float | None]]
 BAND = 128  # channels, or groups of neighbours, whose ranges are shown
 
 
@@ -89,7 +90,7 @@ def activation_of(
     tensor: QuantizedTensor,
     quantizer: FakeQuantize,
     seen: Seen,
-    calibrated: Mapping[str, float | None],
+    clipped: Shares,
 ) -> result.QuantizedActivation:
     """An activation and what was seen of it.
 
@@ -97,11 +98,12 @@ def activation_of(
         tensor: The tensor.
         quantizer: Its quantizer.
         seen: What reached it.
-        calibrated: Key → the share that it clips of calibration images.
+        clipped: Key → the shares that it clips of evaluation and of calibration images.
     """
     spec, scale = tensor.spec, float(quantizer.scale)
     zero, its = int(quantizer.zero_point), seen.histogram
     ran = its.images > 0
+    now, before = clipped.get(tensor.key, (clipping.share(seen.clipped), None))
     return result.QuantizedActivation(
         tensor=tensor.layer,
         bits=spec.bits,
@@ -112,8 +114,8 @@ def activation_of(
         grid_high=(spec.high - zero) * scale,
         steps=spec.high - spec.low + 1,
         sqnr_db=decibels(seen.noise.error),
-        clipped=clipping.share(seen.clipped),
-        clipped_calibration=calibrated.get(tensor.key),
+        clipped=now,
+        clipped_calibration=before,
         low=its.low if ran else None,
         high=its.high if ran else None,
         histogram=_binned(its) if ran else None,

@@ -107,7 +107,13 @@ class IntegerSums(nn.Module):
         return self._exact(integers, signed, start, largest)
 
     def computed(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
-        """The layer as it is, of these operands and the arguments that it has."""
+        """The layer as it is, without integers.
+
+        Args:
+            x: The input.
+            weight: The weight.
+            bias: The bias, or `None`.
+        """
         if len(self.arguments) == 0 and bias is None and not self.keywords:
             return self.operation(x, weight)
         return self.operation(x, weight, bias, *self.arguments, **self.keywords)

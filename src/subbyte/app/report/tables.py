@@ -28,6 +28,9 @@ LAYER_COLUMNS = (
     "clipped",
     "clipped_calibration",
     "saturated",
+    "own_db",
+    "alone_db",
+    "accumulated_db",
 )
 
 
