@@ -252,6 +252,43 @@ def test_the_model_is_left_as_it_is(trained: Any, tmp_path: Path) -> None:
     json.dumps(plain, allow_nan=False)
 
 
+class Shared(nn.Module):
+    """One convolution at two sizes, and two arguments; gives a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"a": self.head(a), "b": self.head(b[..., ::2, ::2]), "c": self.other(b)}
+
+
+def test_a_layer_that_runs_twice_is_one_and_each_output_counts_alike(trained: Any) -> None:
+    model, args = trained(Shared()), (normal(4, 3, 9, 9), 3 * normal(4, 3, 13, 13))
+    recipe = subbyte.Recipe(weights=4, activations=None, first_last=None, **PLAIN)
+    quantized = subbyte.quantize(model, [args], recipe)
+    found = subbyte.diagnose(quantized, [args])
+    assert [layer.layer for layer in found.layers] == ["head", "other"]
+    with torch.no_grad():
+        given, exact = quantized(*args), model(*args)
+    errors = {key: relative(given[key], exact[key]) for key in exact}
+    assert found.outputs == pytest.approx(errors, rel=1e-4)
+    assert found.output_error == pytest.approx(sum(errors.values()) / 3, rel=1e-4)
+    both = [torch.cat([it[key].flatten() for key in "ab"]) for it in (given, exact)]
+    head, other = found.layers
+    assert head.own_error == head.accumulated_error == pytest.approx(relative(*both), rel=1e-4)
+    assert head.alone_error == pytest.approx((errors["a"] + errors["b"]) / 3, rel=1e-4)
+    assert other.alone_error == pytest.approx(errors["c"] / 3, rel=1e-4)
+
+
+def test_a_model_in_half_precision(trained: Any) -> None:
+    model, images = trained(Classifier()).to(torch.bfloat16), normal(4, 3, 9, 9)
+    half = images.to(torch.bfloat16)
+    found = subbyte.diagnose(subbyte.quantize(model, [half], recipe_of(4)), [half])
+    assert found.output_error
+    assert found.layers[-1].accumulated_error == found.output_error
+
+
 def test_no_layer_alone(trained: Any) -> None:
     images = normal(8, 3, 9, 9)
     quantized = subbyte.quantize(trained(Classifier()), [images], recipe_of(4, 8))

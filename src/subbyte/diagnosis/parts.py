@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -27,7 +27,8 @@ class Part:
         name: The layer's qualified name, or the tensor's.
         kind: "conv", "linear", "matmul" or "operation".
         region: Where it is.
-        results: The nodes whose values are compared; several where tensors share a quantizer.
+        results: The nodes whose values are compared; several where a layer runs several times, or
+            tensors share a quantizer.
         weight: The key of its weight; `None`: in float, or it has none.
         activations: The keys of what it reads.
         reason: Why nothing of it is quantized; empty where something is.
@@ -74,7 +75,7 @@ def parts_of(simulation: Simulation) -> list[Part]:
     """The layers of a simulation and what else is quantized in it, in the order of the network."""
     nodes = _nodes(simulation)
     layers = simulation.placement.layers
-    found = [_layer(simulation, layer, nodes) for layer in layers]
+    found = _joined([_layer(simulation, layer, nodes) for layer in layers])
     read = {key for layer in layers for key in layer.activations}
     taken = {layer.name for layer in layers}
     for tensor in simulation.placement.of_role("activation"):
@@ -98,6 +99,24 @@ def parts_of(simulation: Simulation) -> list[Part]:
         for j, name in enumerate(nodes.graphs[region])
     }
     return sorted(found, key=lambda part: order[part.results[0]])
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """The same, where a layer that runs several times is one."""
+    found: dict[str, Part] = {}
+    for part in parts:
+        known = found.get(part.name)
+        if known is not None:
+            part = replace(
+                known,
+                results=(*known.results, *part.results),
+                activations=tuple(dict.fromkeys([*known.activations, *part.activations])),
+                reason=known.reason if part.reason else "",
+                of_weight=known.of_weight | part.of_weight,
+                of_activations=known.of_activations | part.of_activations,
+            )
+        found[part.name] = part
+    return list(found.values())
 
 
 def switched(*places: Iterable[Place]) -> Switched:
