@@ -25,6 +25,7 @@ from subbyte.app.arguments import recipe_of
 from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.output_loss import loss_of_outputs
 from subbyte.methods import lapq
+from subbyte.methods.common.context import Context
 from subbyte.methods.scale_search.chunks import Chunk, chunks_of
 from subbyte.methods.scale_search.network import mean_loss
 from subbyte.methods.scale_search.scale_vector import ScaleVector
@@ -82,8 +83,8 @@ class _Counting(Silent):
 def _ours(simulation: Simulation, chunks: list[Chunk]) -> float:
     first, progress = mean_loss(simulation, chunks, divergence), _Counting()
     started = time.process_time()
-    vector = ScaleVector(simulation, "scale")
-    found = lapq.search(simulation, vector, chunks, divergence, lapq.Options(), progress)
+    vector, context = ScaleVector(simulation, "scale"), Context(progress=progress)
+    found = lapq.search(simulation, vector, chunks, divergence, lapq.Options(), context)
     seconds = time.process_time() - started
     _row("`lapq`", first, found, progress.steps, seconds)
     return seconds

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from subbyte import detection
     from subbyte.api import export, layers, load, quantize, save
     from subbyte.bit_search.python import search
+    from subbyte.diagnosis.diagnose import diagnose
     from subbyte.recipe import Recipe
     from subbyte.tasks.evaluation import evaluate
     from subbyte.tasks.verification import verify
@@ -24,6 +25,7 @@ else:
         {
             "Recipe": "subbyte.recipe",
             "detection": "subbyte.detection",
+            "diagnose": "subbyte.diagnosis.diagnose",
             "evaluate": "subbyte.tasks.evaluation",
             "export": "subbyte.api",
             "layers": "subbyte.api",
@@ -40,6 +42,7 @@ __all__ = [
     "SubbyteError",
     "__version__",
     "detection",
+    "diagnose",
     "evaluate",
     "export",
     "layers",

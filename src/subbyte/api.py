@@ -42,6 +42,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets.placing import fitted, placed
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.arguments import Arguments, image_lists
+from subbyte.utils.observer import Observer, Unobserved
 from subbyte.utils.progress import Progress, Silent
 from subbyte.version import __version__
 
@@ -55,6 +56,7 @@ def quantize(
     resume: Path | None = None,
     outputs: Outputs | None = None,
     preprocessing: Preprocessing | None = None,
+    observer: Observer | None = None,
 ) -> Simulation:
     """Quantize a model: a new module, called as the model was; `model` is left as it is.
 
@@ -76,6 +78,7 @@ def quantize(
             the same arguments after it was interrupted, it goes on from there, to the same result.
         outputs: What a detector's raw network gives.
         preprocessing: With `outputs`: how images become the network's input; `None`: they are it.
+        observer: Takes the losses of methods that learn, step by step.
 
     Raises:
         SubbyteError: The model cannot be captured, or its file not be read, the calibration cannot
@@ -95,7 +98,13 @@ def quantize(
     with progress.working("capturing the model"):
         float_model = capture(model, next(iter(batches)), recipe.regions)
     simulation = quantize_captured(
-        float_model, batches, recipe, progress=progress, resume=resume, started=started
+        float_model,
+        batches,
+        recipe,
+        progress=progress,
+        resume=resume,
+        started=started,
+        observer=observer,
     )
     if isinstance(model, RawDetector):
         simulation.metadata |= {"detector": model.sentence()}
@@ -131,6 +140,7 @@ def quantize_captured(
     progress: Progress | None = None,
     resume: Path | None = None,
     started: float | None = None,
+    observer: Observer | None = None,
 ) -> Simulation:
     """Quantize a model that has been captured; the float model is left as it is.
 
@@ -141,6 +151,7 @@ def quantize_captured(
         progress: Shows how far the work is.
         resume: As of `quantize`.
         started: When the work began, by `time.perf_counter`; `None`: now.
+        observer: As of `quantize`.
 
     Raises:
         SubbyteError: As of `quantize`.
@@ -161,7 +172,8 @@ def quantize_captured(
     placement = placed(float_model, recipe)
     if resume is not None:
         claim(resume, work_of(captured, recipe, next(iter(batches))))
-    context = Context(recipe.seed, progress, _label_loss(float_model), resume)
+    loss, observer = _label_loss(float_model), observer or Unobserved()
+    context = Context(recipe.seed, progress, loss, resume, observer)
     with torch.random.fork_rng(), keeping_memory():
         torch.manual_seed(recipe.seed)
         method = methods.method(name)

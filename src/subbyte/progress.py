@@ -1,5 +1,6 @@
-"""Public home of `Progress`, the protocol of what shows how far work is."""
+"""Public home of `Progress`, which shows how far work is, and `Observer`, which takes losses."""
 
+from subbyte.utils.observer import Observer
 from subbyte.utils.progress import Progress, Silent
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Observer", "Progress", "Silent"]

@@ -147,6 +147,9 @@ def test_layers_csv_holds_tensors_and_what_stayed_in_float(tmp_path: Path) -> No
         "clipped",
         "clipped_calibration",
         "saturated",
+        "own_db",
+        "alone_db",
+        "accumulated_db",
     ]
     empty = dict.fromkeys(reader.fieldnames, "")
     assert rows == [

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from subbyte import targets
 from subbyte.app.distiller.config import is_configuration
+from subbyte.app.tracking import LogConfig
 from subbyte.bit_search.settings import read_recipe
 from subbyte.data import DataConfig
 from subbyte.errors import SubbyteError, unknown
@@ -71,6 +72,8 @@ class Experiment(Checked):
         export: How files are written.
         seed: Of the choice of images, and of every variant that has none of its own.
         simulation_images: On how many evaluation images the simulation runs; `None`: on all.
+        diagnose: Whether the error of each layer is measured.
+        log: Where else the run is logged, in TensorBoard or MLflow.
 
     Raises:
         SubbyteError: A key that does not exist, is missing, or has a value it cannot have.
@@ -88,6 +91,8 @@ class Experiment(Checked):
     export: ExportConfig = ExportConfig()
     seed: int = Field(default=0, ge=0)
     simulation_images: int | None = Field(default=2000, ge=1)
+    diagnose: bool = True
+    log: LogConfig = LogConfig()
 
     @field_validator("name")
     @classmethod
@@ -336,6 +341,9 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
                 found = base / Path(section[name]).expanduser()
                 if found.exists():
                     section[name] = str(found)
+    log = raw.get("log")
+    if isinstance(log, dict) and isinstance(log.get("tensorboard"), str):  # it need not exist
+        log["tensorboard"] = str(base / Path(log["tensorboard"]).expanduser())
     model = raw.get("model")
     if isinstance(model, dict):
         named = str(model.get("name", "")).removeprefix(TRANSFORMERS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 VARIANTS = "variants"
+ASIDE = ("diagnose", "log")  # no figure depends on them
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def resumed(there: Mapping[str, Any], here: Mapping[str, Any]) -> Resumed:
 
 
 def _without_variants(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in experiment.items() if key != VARIANTS}
+    return {key: value for key, value in experiment.items() if key not in (VARIANTS, *ASIDE)}
 
 
 def _difference(there: Any, here: Any) -> str | None:

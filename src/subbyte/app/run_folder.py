@@ -124,7 +124,8 @@ def open_folder(experiment: Experiment, out: Path | None, resume: bool) -> Itera
                 folder.forget(name)
             for change in differs.changes:
                 log.info("%s", change)
-            if not existed or not differs.is_same:
+            file = path / EXPERIMENT
+            if not file.is_file() or file.read_text(encoding="utf-8") != text:
                 files.write_text(path / EXPERIMENT, text)
             yield folder
     except SubbyteError:

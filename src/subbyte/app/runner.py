@@ -6,20 +6,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from subbyte import api
-from subbyte.app import searching
+from subbyte.app import searching, variant_layers
 from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
 from subbyte.app.report.entry import variant_entry, warnings_of
-from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
 from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
 from subbyte.app.setup import Setup, set_up
+from subbyte.app.tracking import Observed, observing, write_table
+from subbyte.app.variant_layers import Counted
 from subbyte.bit_search import search
 from subbyte.bit_search.settings import SearchRecipe
 from subbyte.calibration import clipping, saturation
@@ -32,12 +33,12 @@ from subbyte.recipe import Recipe
 from subbyte.targets import files as target_files
 from subbyte.tasks.measure import Alone, Deployed, Reference, measure
 from subbyte.utils import files, machine
+from subbyte.utils.observer import Observer
 from subbyte.utils.progress import Progress, Silent
 
 Tell = Callable[[str], None]
 Finished = Iterator[tuple[str, str | None]]  # a variant, and why it came to nothing
 Elsewhere = Callable[[Setup, RunFolder, Sequence[str], Progress], Finished]
-CLIPPING_IMAGES = 64  # of the calibration: enough to compare, and few beside the evaluation
 log = logging.getLogger("subbyte")
 
 
@@ -87,6 +88,7 @@ def run(
             if error is not None:
                 errors[name] = error
             results = _write_results(setup, folder, errors)
+        write_table(experiment.log, folder.path.name, results)
         return folder.path, results
 
 
@@ -131,6 +133,8 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
             deployed = _write_float(float_model, path, setup, Path(scratch))
         found = measure(task, setup.module, deployed, "float", progress, None)
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
+        with observing(setup.experiment.log, _names(setup, folder, "float"), None) as observed:
+            observed.measured(entry)
         task.save(found.outputs, part / "outputs.npz")
         write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
         files.write_json(part / "float.json", entry)
@@ -165,8 +169,23 @@ def run_variant(
     recipe = setup.experiment.variants[name]
     log.info("variant %s: %s", name, recipe.as_dict())
     variant = _Variant(name, recipe, folder, setup, progress, alone)
-    quantized, searched = _quantized(variant)
-    calibrated = _clipped_in_calibration(quantized, name, setup, progress)
+    names = _names(setup, folder, name)
+    with observing(setup.experiment.log, names, recipe) as observed:
+        _finish(variant, observed)
+    folder.forget_unfinished(name)
+
+
+def _finish(variant: _Variant, observed: Observed) -> None:
+    """Quantize, export and measure a variant, and write its folder.
+
+    Args:
+        variant: The variant.
+        observed: Takes its losses and what was measured.
+    """
+    name, recipe, folder = variant.name, variant.recipe, variant.folder
+    setup, progress = variant.setup, variant.progress
+    quantized, searched = _quantized(variant, observed.recorder)
+    calibrated = variant_layers.clipped_in_calibration(quantized, name, setup.task, progress)
     with files.atomic_folder(folder.variant_path(name)) as part, TemporaryDirectory() as scratch:
         with progress.working(f"{name}: writing ONNX"):
             runtimes = list(folder.read_float()["deployed"])  # less those that cannot load it
@@ -179,8 +198,9 @@ def run_variant(
             notes += [f"{key}: {x['sentence']}" for key, x in entry["search"]["confirmed"].items()]
             searching.write_found(part, searched)
         entry["notes"] = notes
+        observed.recorder.write(part)
+        observed.measured(entry)
         files.write_json(part / "variant.json", entry)
-    folder.forget_unfinished(name)
 
 
 @dataclass(frozen=True)
@@ -204,12 +224,18 @@ class _Variant:
     alone: Alone
 
 
-def _quantized(variant: _Variant) -> tuple[Simulation, search.Found | None]:
+def _names(setup: Setup, folder: RunFolder, variant: str) -> tuple[str, str, str]:
+    """By what a variant is logged: its experiment, the run, its own name."""
+    return setup.experiment.name, folder.path.name, variant
+
+
+def _quantized(variant: _Variant, observer: Observer) -> tuple[Simulation, search.Found | None]:
     """A variant's model; and what a search found, where one decides its bits."""
     recipe, name, folder = variant.recipe, variant.name, variant.folder
     setup, progress = variant.setup, variant.progress
     if not isinstance(recipe, SearchRecipe):
-        return _quantize(recipe, setup, progress, folder.unfinished_path(name)), None
+        unfinished = folder.unfinished_path(name)
+        return _quantize(recipe, setup, progress, unfinished, observer), None
     found = searching.search_variant(recipe, name, folder, setup, progress, variant.alone)
     found.simulation.metadata |= _metadata(setup)
     return found.simulation, found
@@ -244,22 +270,17 @@ def _measured(
         found = measure(task, quantized, deployed, name, variant.progress, reference, variant.alone)
     write_images(part / "images.npz", task, found)
     task.illustrate(part, name, outputs, found.outputs)
-    rows = api.layers(quantized)
-    for row, now, before in zip(rows, evaluated, calibrated, strict=True):
-        row["clipped"] = clipping.share(now)
-        row["clipped_calibration"] = clipping.share(before)
-    saturated = {layer: clipping.share(count) for layer, count in sums.items()}
-    write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
     entry = variant_entry(name, recipe, quantized, found.entry, part / "model.onnx")
-    entry["clipped_share"] = clipping.share(*evaluated)
-    entry["clipped_share_calibration"] = clipping.share(*calibrated)
-    clipped = clipping.note(quantized, evaluated, calibrated)
-    narrow = saturation.note(quantized, sums)
-    notes = [clipped, narrow, *warnings_of(quantized.reported), *found.notes]
-    return entry, [note for note in notes if note]
+    counted = Counted(evaluated, calibrated, sums)
+    progress = variant.progress if setup.experiment.diagnose else None
+    said, layer_notes = variant_layers.describe(part, name, quantized, task, counted, progress)
+    notes = [*layer_notes, *warnings_of(quantized.reported), *found.notes]
+    return entry | said, [note for note in notes if note]
 
 
-def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) -> Simulation:
+def _quantize(
+    recipe: Recipe, setup: Setup, progress: Progress, resume: Path, observer: Observer
+) -> Simulation:
     """Quantize the model; metadata say how to prepare an image and what classes are called.
 
     Args:
@@ -267,6 +288,7 @@ def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) ->
         setup: The run's.
         progress: Shows how far it is.
         resume: Where a method keeps what it has until the variant is finished.
+        observer: Takes the losses of a method that learns.
     """
     captured = setup.captured[recipe.regions]
     batches = ArgumentsOf(setup.task.data.calibration, captured.model.device)
@@ -277,6 +299,7 @@ def _quantize(recipe: Recipe, setup: Setup, progress: Progress, resume: Path) ->
         progress=progress,
         resume=resume,
         started=time.perf_counter() - captured.seconds,
+        observer=observer,
     )
     quantized.metadata |= _metadata(setup)
     return quantized
@@ -325,18 +348,6 @@ def _write_variant(
 def _metadata(setup: Setup) -> dict[str, Any]:
     """The metadata of files: how images are prepared, and what the classes are called."""
     return setup.task.metadata() | {"model": setup.model_name}
-
-
-def _clipped_in_calibration(
-    quantized: Simulation, name: str, setup: Setup, progress: Progress
-) -> list[Clipping]:
-    """What each tensor clips of some of the calibration images, for comparison."""
-    batches = replace(setup.task.data.calibration, limit=CLIPPING_IMAGES)
-    run = setup.task.simulated(quantized)
-    with clipping.counting(quantized) as counts:
-        for batch in progress.track(batches, f"{name}: counting clipped values"):
-            run(batch["inputs"])
-    return counts
 
 
 def _write_results(setup: Setup, folder: RunFolder, errors: Mapping[str, str]) -> dict[str, Any]:

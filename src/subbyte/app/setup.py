@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from subbyte import api, models
+from subbyte.app import tracking
 from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
 from subbyte.app.loading import load_model
@@ -73,6 +74,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         SubbyteError: Anything that would make the run fail later.
     """
     check_experiment(experiment, only)  # before weights are downloaded in vain
+    tracking.check(experiment.log)
     for name in experiment.runtimes:
         targets.runtime(name).version()
     with progress.working("loading the model"):

@@ -39,6 +39,7 @@ from subbyte.recipe import Choice, Named, choice
 from subbyte.utils.progress import Progress
 from subbyte.utils.validation import Checked
 
+STAGE = "searching step sizes"
 EXPONENTS = (2.0, 2.5, 3.0, 3.5, 4.0)
 
 
@@ -113,7 +114,7 @@ def quantize(
         params = QuantParams({**weights, **found})
         params = with_room_for_biases(float_model, placement, params)
         simulation = simulate(float_model, placement, params)
-    search(simulation, ScaleVector(simulation, options.search), chunks, loss, options, progress)
+    search(simulation, ScaleVector(simulation, options.search), chunks, loss, options, context)
     return with_sqnr(placement, simulation.params, samples)
 
 
@@ -142,7 +143,7 @@ def search(
     chunks: Sequence[Chunk],
     loss: ChunkLoss,
     options: Options,
-    progress: Progress,
+    context: Context,
 ) -> float:
     """Powell's method as far as evaluations and time go; return the loss that was found.
 
@@ -154,7 +155,7 @@ def search(
         chunks: The images.
         loss: Of the outputs for a chunk.
         options: The method's.
-        progress: Shows how far it is.
+        context: Progress, and who takes the losses.
     """
     started, left = time.monotonic(), options.max_evaluations
     for share, evaluations in ((4, left // 2), (1, left)):
@@ -169,9 +170,10 @@ def search(
             tolerance=options.tolerance,
             rounds=options.rounds,
         )
-        limited = islice(lines, min(evaluations, left))
-        for _ in progress.track(limited, "searching step sizes", min(evaluations, left)):
+        count = min(evaluations, left)
+        for step, _ in enumerate(context.progress.track(islice(lines, count), STAGE, count)):
             left -= 1
+            context.observer.loss(STAGE, "", step, network.value, held_out=False)
             if options.seconds is not None and time.monotonic() - started > options.seconds:
                 left = 0
                 break

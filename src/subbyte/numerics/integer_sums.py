@@ -84,7 +84,7 @@ class IntegerSums(nn.Module):
         assert activation is not None
         assert of_weight is not None
         if not (activation.has_params and of_weight.has_params):
-            return self._computed(x, weight, bias)
+            return self.computed(x, weight, bias)
         sums = self.sums(x, bias)
         if self.saturation is not None:
             self.saturation.add((sums >= self.low) & (sums <= self.high))
@@ -106,7 +106,14 @@ class IntegerSums(nn.Module):
         largest = max(spec.high - zero, zero - spec.low)
         return self._exact(integers, signed, start, largest)
 
-    def _computed(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+    def computed(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        """The layer as it is, without integers.
+
+        Args:
+            x: The input.
+            weight: The weight.
+            bias: The bias, or `None`.
+        """
         if len(self.arguments) == 0 and bias is None and not self.keywords:
             return self.operation(x, weight)
         return self.operation(x, weight, bias, *self.arguments, **self.keywords)
@@ -118,15 +125,15 @@ class IntegerSums(nn.Module):
         most = largest * _absolute_sums(weight, self._weight_axis())
         start = 0.0 if bias is None else float(bias.abs().max())
         if x.device.type == "cpu" and most + start < EXACT:
-            return self._computed(x, weight, None if bias is None else bias.float())
+            return self.computed(x, weight, None if bias is None else bias.float())
         if x.device.type == "cpu":
             parts = _divided(weight)
             if all(largest * _absolute_sums(part, self._weight_axis()) < EXACT for part in parts):
-                high, low = (self._computed(x, part, None).double() for part in parts)
+                high, low = (self.computed(x, part, None).double() for part in parts)
                 total = high.mul_(PART).add_(low)
                 return total if bias is None else total.add_(self._channels(bias, total))
         double = None if bias is None else bias.double()
-        return self._computed(x.double(), weight.double(), double)
+        return self.computed(x.double(), weight.double(), double)
 
     def _weight_axis(self) -> int:
         """The dimension of the weight along which channels are summed apart from each other."""

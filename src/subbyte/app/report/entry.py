@@ -10,6 +10,18 @@ from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets.onnx.sizes import whole_bytes
 
+# What it means that a method has kept what it had, and what may help.
+NOT_A_NUMBER = "not a number"
+DIVERGED = "look for odd values in the calibration images and the weights, or give fewer steps"
+LEFT = (
+    "nothing is wrong, these layers are rounded to nearest; more calibration images may help, or "
+    "more bits for them"
+)
+UNTUNED = (
+    "nothing is wrong, the result of the layers fitted one by one stands; more calibration images, "
+    "or images like those that are evaluated, may help"
+)
+
 
 def variant_entry(
     name: str, recipe: Recipe, quantized: Simulation, measured: Mapping[str, Any], path: Path
@@ -41,25 +53,31 @@ def variant_entry(
 
 
 def warnings_of(reported: Mapping[str, Any]) -> list[str]:
-    """What a method has not done, and what a target takes otherwise, as sentences.
+    """What a method has tried and not kept, and what a target takes otherwise, as sentences.
+
+    Of what was not kept: why, what that means, what to do.
 
     Args:
         reported: As in `QuantParams`: blocks that were left rounded, a tuning that was not kept.
     """
-    names: dict[str, list[str]] = {}
-    told = list(reported.get("target", ()))
+    names: dict[str, list[str]] = {}  # why → layers
     for block in reported.get("blocks", []):
         if block["fell_back"]:
             names.setdefault(block["why"], []).append(block["block"])
-    parts = [f"not learned, because {why}: {', '.join(its)}" for why, its in names.items()]
-    found = ["; ".join(parts)] if parts else []
+    parts = [f"{', '.join(its)}, because {why}" for why, its in names.items()]
+    means = DIVERGED if any(NOT_A_NUMBER in why for why in names) else LEFT
+    found = [f"plain rounding was kept at {'; at '.join(parts)}: {means}"] if parts else []
     tuning = reported.get("tuning")
     if tuning is not None and not tuning["kept"]:
-        found.append(f"not tuned, because {tuning['why']}")
+        means = DIVERGED if NOT_A_NUMBER in tuning["why"] else UNTUNED
+        found.append(f"the network was not fine-tuned, because {tuning['why']}: {means}")
     correction = reported.get("output_correction")
     if correction is not None and not correction["kept"]:
-        found.append("the outputs' means are not corrected, because images held out lost by it")
-    return found + told
+        found.append(
+            "the outputs' means were not corrected, because images held out lost by it: nothing is "
+            "wrong, the result without the correction is the better one"
+        )
+    return [*found, *reported.get("target", ())]
 
 
 def packed_bytes(path: Path, quantized: Simulation) -> int:

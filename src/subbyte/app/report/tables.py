@@ -10,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from subbyte.app.report.reading import reading
 from subbyte.placement.placement import PlacedLayer
 from subbyte.tasks.base import Columns, task_file
 from subbyte.utils.files import atomic
@@ -28,6 +29,9 @@ LAYER_COLUMNS = (
     "clipped",
     "clipped_calibration",
     "saturated",
+    "own_db",
+    "alone_db",
+    "accumulated_db",
 )
 
 
@@ -144,6 +148,7 @@ def _caption(results: dict[str, Any], own: Columns) -> str:
             f"on {deployed[0]['latency_threads']} threads"
             + (" (raw: without post-processing)" if own.raw_latency else "")
         )
+    lines += reading(results)
     return "\n".join([*lines, *(f"note: {note}" for note in results["notes"])])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -24,6 +25,7 @@ from subbyte.placement.simulation import Simulation, simulate
 
 IMAGES_JUDGED_AT_ONCE = 32
 PIXELS_IN_MEMORY = 2**18  # whose intermediate results are kept at a time, while it is learned
+STAGE = "tuning the network"
 RATE_FACTORS = (16.0, 4.0, 1.0)  # one after the other until one is good
 CHECKED_AFTER = 4  # after this part of the steps, a factor is given up
 TOO_MUCH = 4.0  # if the loss has grown by that much
@@ -100,12 +102,17 @@ def tune(
     at_once, seed = max(1, PIXELS_IN_MEMORY // data.pixels), context.seed + 1
     training = TrainingSteps(teacher, feature_keys(student), data, tuning.batch, at_once, seed)
     before = _losses(student, data)
+    judged = partial(context.observer.loss, STAGE, "", held_out=True)
     refused: dict[float, str] = {}
     for factor in tuning.rate_factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
+        if len(before):
+            judged(0, float(before.mean()))
         why = _learn(student, training, own, data, before, context)
         if why is None:
             losses = _losses(student, data)
+            if len(losses):
+                judged(tuning.steps, float(losses.mean()))
             if not has_grown(before, losses):
                 return student.params, Outcome(factor, refused, _mean(before), _mean(losses))
             why = "the loss of images held out had grown"
@@ -130,22 +137,24 @@ def _learn(
         tuning: How it is done.
         data: The images.
         before: The losses of the images held out before.
-        context: Progress.
+        context: Progress, and who takes the losses.
     """
     steps = tuning.steps
     parameters = Parameters(student)
     adam = torch.optim.Adam(parameters.groups(tuning.rates))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: _share_of_rate(i, steps))
     try:
-        for step in context.progress.track(range(steps), "tuning the network"):
+        for step in context.progress.track(range(steps), STAGE):
             adam.zero_grad(set_to_none=False)
-            strength = tuning.features * (1 - step / steps)
+            strength, total = tuning.features * (1 - step / steps), 0.0
             for part in training.at(step):
                 with torch.enable_grad(), parameters.in_place():
                     loss = _loss(student, part, training.features, strength)
                     if not math.isfinite(float(loss.detach())):
                         return "its loss was not a number"
                     torch.autograd.backward(loss * part.share)
+                    total += float(loss.detach()) * part.share
+            context.observer.loss(STAGE, "", step, total, held_out=False)
             adam.step()
             schedule.step()
             if step + 1 == steps // CHECKED_AFTER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,9 +137,14 @@ def _learn_block(
         own = [(key, q) for key, q in _activations(work, unit) if key not in work.learned]
         work.learned.update(key for key, _ in own)
         data = TrainingData(inputs, targets, factors)
-        well &= learn(simulation, unit, data, [q for _, q in own], settings, generator)
+        observe = partial(_observed, work, unit.name)
+        well &= learn(simulation, unit, data, [q for _, q in own], settings, generator, observe)
         del inputs, targets, factors, data
     return well
+
+
+def _observed(work: Reconstruction, name: str, step: int, loss: float) -> None:
+    work.context.observer.loss(work.settings.description, name, step, loss, held_out=False)
 
 
 def _activations(work: Reconstruction, block: Block) -> list[tuple[str, FakeQuantize]]:

@@ -19,6 +19,7 @@ from subbyte.methods.reconstruction.step_sizes import Masks, StepSizes
 from subbyte.numerics.fake_quantize import FakeQuantize, QuantizedWeight
 from subbyte.placement.simulation import Simulation
 
+Observe = Callable[[int, float], None]  # of the number of a step and its loss
 Update = Callable[[int], None]  # what changes the parameters after a step of this number
 
 
@@ -44,6 +45,7 @@ def learn(
     activations: Sequence[FakeQuantize],
     settings: LearningSettings,
     generator: torch.Generator,
+    observe: Observe = lambda *_: None,
 ) -> bool:
     """Learn a block's rounding and step sizes, and put them into the simulation.
 
@@ -54,6 +56,7 @@ def learn(
         activations: Those whose step sizes are learned, if `settings` ask for it.
         settings: What is learned, and how.
         generator: Of all that is drawn at random.
+        observe: Takes the number of each step and its loss.
 
     Returns:
         Whether all went well; if the loss became infinite or NaN, the block is as it was.
@@ -73,9 +76,10 @@ def learn(
                 stack.enter_context(learned.in_place())
         error = _quadratic(simulation, block, data, settings)
         if rounding is not None and error is not None:
-            well = _descend(error, rounding, settings)
+            well = _descend(error, rounding, settings, observe)
         else:
-            well = _Loop(block, data, rounding, steps, masks, settings, device).run(generator)
+            loop = _Loop(block, data, rounding, steps, masks, settings, device)
+            well = loop.run(generator, observe)
     if not well:
         for quantizer, params in before:
             if params is not None:
@@ -110,7 +114,7 @@ class _Loop:
     settings: LearningSettings
     device: torch.device
 
-    def run(self, generator: torch.Generator) -> bool:
+    def run(self, generator: torch.Generator, observe: Observe) -> bool:
         """Whether the loss was a number all the time."""
         updates: list[Update] = []
         if self.rounding is not None:
@@ -128,6 +132,7 @@ class _Loop:
             outputs = self.block.module(*inputs)
             factors = picked(self.data.factors, images, count, self.device)
             loss, gradients = block_loss(outputs, targets, self.settings.exponent, factors)
+            observe(step, loss)
             if not math.isfinite(loss):
                 return False
             learned = [i for i, output in enumerate(outputs) if output.requires_grad]
@@ -167,12 +172,15 @@ def _quadratic(
     return quadratic_of(simulation, block, data.inputs, data.targets, settings.steps, images)
 
 
-def _descend(error: Quadratic, rounding: Rounding, settings: LearningSettings) -> bool:
+def _descend(
+    error: Quadratic, rounding: Rounding, settings: LearningSettings, observe: Observe
+) -> bool:
     """The same steps with the error over all images."""
     update = _rounding_update(rounding, settings)
     for step in range(settings.steps):
         (weight,) = rounding.renew()
         loss, gradient = error.at(weight.detach())
+        observe(step, loss)
         if not math.isfinite(loss):
             return False
         rounding.soft.grad = gradient.flatten()

@@ -70,13 +70,18 @@ def decibels_of(names: list[str], found: list[Energies] | None) -> dict[str, Any
     """
     if found is None:
         return {"sqnr_db": None, "sqnr_db_outputs": {}, "sqnr_db_worst": None}
-    parts = dict(part for name, its in zip(names, found, strict=True) for part in _kinds(name, its))
+    parts = {name: _decibels(its) for name, its in kinds_of(names, found).items()}
     together = sum((its[None] for its in found), np.zeros((2, 1)))
     return {
         "sqnr_db": _decibels(together),
         "sqnr_db_outputs": parts,
         "sqnr_db_worst": min((db for db in parts.values() if db is not None), default=None),
     }
+
+
+def kinds_of(names: list[str], found: list[Energies]) -> dict[str, np.ndarray]:
+    """Output, or each kind of columns in it → the energies of its columns, signal and noise."""
+    return dict(kind for name, its in zip(names, found, strict=True) for kind in _kinds(name, its))
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
@@ -126,17 +131,17 @@ def _added(a: Energies, b: Energies) -> Energies:
     return {axis: a[axis] + b[axis] for axis in a if axis in b and a[axis].shape == b[axis].shape}
 
 
-def _kinds(name: str, energies: Energies) -> Iterator[tuple[str, float | None]]:
-    """An output's name and dB; where the columns of an axis are of two kinds, those of each."""
+def _kinds(name: str, energies: Energies) -> Iterator[tuple[str, np.ndarray]]:
+    """An output's name and energies; those of each kind where columns of an axis are of two."""
     cuts = {axis: _cut(energies[axis][0]) for axis in energies if axis is not None}
     axis = max(cuts, key=lambda axis: cuts[axis][0], default=None)
     if axis is None or cuts[axis][0] < APART:
-        yield name, _decibels(energies[None])
+        yield name, energies[None]
         return
     place = cuts[axis][1]
     before = ":, " * axis
     for low, high in ((0, place), (place, energies[axis].shape[1])):
-        yield f"{name}[{before}{low}:{high}]", _decibels(energies[axis][:, low:high])
+        yield f"{name}[{before}{low}:{high}]", energies[axis][:, low:high]
 
 
 def _cut(signal: np.ndarray) -> tuple[float, int]:

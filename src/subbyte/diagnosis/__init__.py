@@ -1,0 +1,1 @@
+"""Which layers the error of a quantized model comes from."""

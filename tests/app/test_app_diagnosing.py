@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+LOW = {"weights": 8, "activations": 8, "method": "range", "overrides": {"mix": {"weights": 2}}}
+
+
+@pytest.fixture
+def run(own: Any, cli: Callable[..., Any]) -> Callable[..., Path]:
+    """run(**changes): the folder of the variant `low` of a run of the user's experiment."""
+
+    def made(**changes: Any) -> Path:
+        asked = own.yaml(variants={"low": LOW}, **changes)
+        result = cli("run", asked, "--out", own.path / "out", "--quiet")
+        assert result.exit_code == 0, result.stderr
+        return Path(own.path / "out/variants/low")
+
+    return made
+
+
+@pytest.mark.slow
+def test_a_run_says_which_layer_is_at_fault(run: Callable[..., Path], own: Any) -> None:
+    torch_code = "torch.manual_seed(1)\n    return Net(classes)"
+    own.rewrite("return Net(classes)", torch_code)
+    folder = run(model={"factory": "net.py:build"})
+    found = json.loads((folder / "diagnosis.json").read_text())
+    assert [layer["layer"] for layer in found["layers"] if layer["kind"] != "operation"] == [
+        "edges",
+        "mix",
+        "head",
+    ]
+    assert found["layers"][-1]["accumulated_error"] == found["output_error"]
+    assert found["advice"][0]["layers"] == ["mix"]
+    assert yaml.safe_load(found["advice"][0]["overrides"]) == {"overrides": {"mix": {"weights": 8}}}
+    (entry,) = own.results()["variants"]
+    assert entry["diagnosis"]["summary"] == found["summary"]
+    assert entry["diagnosis"]["layers"] == ["mix"]
+    assert entry["diagnosis"]["overrides"] == [found["advice"][0]["overrides"]]
+    with (folder / "layers.csv").open() as file:
+        rows = {(row["layer"], row["role"]): row for row in csv.DictReader(file)}
+    by_name = {layer["layer"]: layer for layer in found["layers"]}
+    for name in ("edges", "mix", "head"):
+        for column in ("own_db", "alone_db", "accumulated_db"):
+            expected = by_name[name][column]
+            assert float(rows[name, "weight"][column]) == pytest.approx(expected, abs=0.01)
+            assert rows[name, "activation"][column] == ""
+    read = by_name["mix"]["activations"][0]
+    for column in ("clipped", "clipped_calibration"):
+        expected = float(rows["mix", "activation"][column])
+        assert read[column] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_without_a_diagnosis(run: Callable[..., Path], own: Any) -> None:
+    folder = run(diagnose=False)
+    assert not (folder / "diagnosis.json").exists()
+    assert own.results()["variants"][0]["diagnosis"] is None
+    assert (folder / "layers.csv").is_file()
