@@ -15,6 +15,7 @@ from subbyte import api
 from subbyte.app import searching
 from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
+from subbyte.app.paired_change import add_changes
 from subbyte.app.report.entry import variant_entry, warnings_of
 from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
@@ -32,6 +33,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets.onnx import export as onnx
 from subbyte.tasks.measure import Alone, Deployed, Reference, measure
 from subbyte.utils import files, machine
+from subbyte.utils.command import command
 from subbyte.utils.progress import Progress, Silent
 
 Tell = Callable[[str], None]
@@ -74,7 +76,8 @@ def run(
     with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
         for sentence in [*folder.changes, f"results in {folder.path}"]:
             tell(sentence)
-        files.write_json(folder.path / "environment.json", machine.describe())
+        described = machine.describe() | {"command": command()}
+        files.write_json(folder.path / "environment.json", described)
         if not folder.float_is_done():
             run_float(setup, folder, progress)
         unfinished = [name for name in setup.variants if not folder.is_done(name)]
@@ -133,6 +136,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
         entry = {**found.entry, "size_bytes": path.stat().st_size, "notes": found.notes}
         task.save(found.outputs, part / "outputs.npz")
         write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
+        files.write_json(part / "classes.json", task.metadata().get("classes"))
         files.write_json(part / "float.json", entry)
 
 
@@ -251,6 +255,7 @@ def _measured(
     saturated = {layer: clipping.share(count) for layer, count in sums.items()}
     write_layers(part / "layers.csv", rows, quantized.placement.layers, saturated)
     entry = variant_entry(name, recipe, quantized, found.entry, part / "model.onnx")
+    add_changes(entry, part, folder.path, task.primary_metric)
     entry["clipped_share"] = clipping.share(*evaluated)
     entry["clipped_share_calibration"] = clipping.share(*calibrated)
     clipped = clipping.note(quantized, evaluated, calibrated)
