@@ -17,6 +17,7 @@ from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
 from subbyte.app.paired_change import add_changes
 from subbyte.app.report.entry import variant_entry, warnings_of
+from subbyte.app.report.page.rendering import PAGE, write_page
 from subbyte.app.report.tables import write_layers
 from subbyte.app.right import write_images
 from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
@@ -90,6 +91,7 @@ def run(
             if error is not None:
                 errors[name] = error
             results = _write_results(setup, folder, errors)
+        write_page([folder.path], folder.path / PAGE)
         return folder.path, results
 
 
