@@ -11,8 +11,8 @@ from subbyte.tasks.metrics.coco_resampled import RESAMPLES
 from subbyte.tasks.metrics.comparison import Change, ap_change, paired, share_change
 
 AP = "AP"  # the one metric of detectors that is worth a bootstrap
-FEWEST_RESAMPLES = 50
-MUCH = 20_000  # detections of which the bootstrap takes about a second
+FEWEST_RESAMPLES = 150
+MUCH = 20_000  # detections: with more of them the bootstrap takes longer than seconds
 
 
 def paired_change(

@@ -108,11 +108,11 @@
     const alone = own.some((layer) => layer.alone_share !== null);
     const traces = [{ x, y: own.map((l) => l.accumulated_db), text, name: "added up, dB", mode: "lines+markers", yaxis: "y2", connectgaps: true,
       line: { color: blue }, marker: { size: 6, symbol: "circle" }, hovertemplate: "%{text}<br>%{y:.1f} dB added up<extra></extra>" }];
-    if (alone) traces.unshift({ x, y: own.map((l) => (l.alone_share === null ? null : 100 * l.alone_share)), text, name: "alone, share %", type: "bar", marker: { color: orange },
+    if (alone) traces.unshift({ x, y: own.map((l) => (l.alone_share === null ? null : 100 * l.alone_share)), text, name: "alone, share %", type: "bar", textposition: "none", marker: { color: orange },
       hovertemplate: "%{text}<br>%{y:.1f} % of what all lose alone<extra></extra>" });
     const step = Math.max(1, Math.ceil(own.length / (narrow() ? 8 : 30)));
     const ticks = x.filter((_, i) => i % step === 0);
-    return [traces, layout({ bargap: 0.15, xaxis: axis({ tickvals: ticks, ticktext: ticks.map((i) => label[i - 1]), tickangle: narrow() ? -60 : -40, tickfont: { size: 10 }, anchor: "y2" }),
+    return [traces, layout({ bargap: 0.15, xaxis: axis({ tickvals: ticks, ticktext: ticks.map((i) => label[i - 1]), tickangle: narrow() ? -60 : -40, tickfont: { size: 10 }, anchor: "y2", zeroline: false, range: [0.3, own.length + 0.7] }),
       yaxis: axis({ title: "alone, %", domain: alone ? [0.55, 1] : [0.98, 1], rangemode: "tozero" }), yaxis2: axis({ title: "added up, dB", domain: [0, alone ? 0.45 : 1], anchor: "x" }), showlegend: false })];
   };
 
