@@ -84,7 +84,9 @@ def test_the_changes_of_classes_add_up_to_that_of_the_metric(digits: Run) -> Non
     panel = text[text.index('<section id="classes">') :]
     variant = panel[panel.index("<h3>w4a4</h3>") :]
     body = variant[variant.index("<tbody>") : variant.index("</tbody>")]
-    values = [[float(v) for v in re.findall(r'data-v="([^"]+)"', r)] for r in body.split("<tr>")[1:]]
+    values = [
+        [float(v) for v in re.findall(r'data-v="([^"]+)"', r)] for r in body.split("<tr>")[1:]
+    ]
     images = sum(row[0] for row in values)
     assert images == digits.results["evaluation_images"]
     deployed = digits.entry("w4a4")["deployed"]["onnxruntime"]
