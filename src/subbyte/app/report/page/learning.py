@@ -54,6 +54,11 @@ class Learning:
     curves: Sequence[Mapping[str, Any]]
     recorded: bool
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether the loss of any block was recorded."""
+        return any(block.first is not None for block in self.blocks)
+
 
 def learning_of(entry: Entry) -> Learning:
     """What is shown of a variant's method."""

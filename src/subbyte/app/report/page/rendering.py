@@ -295,6 +295,7 @@ def _environment() -> Environment:
         words.kilobytes,
         words.seconds,
         words.count,
+        words.ended,
         alarm,
     )
     environment.globals.update({function.__name__: function for function in own})

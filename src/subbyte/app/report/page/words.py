@@ -68,6 +68,11 @@ def seconds(value: Any) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def ended(sentence: str) -> str:
+    """A sentence with a full stop."""
+    return sentence if sentence.rstrip().endswith((".", "!", "?")) else f"{sentence.rstrip()}."
+
+
 def count(value: Any) -> str:
     """A number of things."""
     return f"{value:,}" if is_number(value) else NONE

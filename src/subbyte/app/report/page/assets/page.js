@@ -126,7 +126,7 @@
       line(its.grid_low, orange, "dash", 2); line(its.grid_high, orange, "dash", 2);
     }
     return [[{ x, y: h.counts, width: x.map(() => width), type: "bar", marker: { color: blue }, hovertemplate: "about %{x:.4g}: %{y} values<extra></extra>" }],
-      layout({ shapes, bargap: 0, xaxis: axis({ title: "value" }), yaxis: axis({ title: "values", type: "log", dtick: 1 }), showlegend: false })];
+      layout({ shapes, bargap: 0, xaxis: axis({ title: "value" }), yaxis: axis({ title: "values", type: "log", dtick: Math.max(...h.counts) > 300 ? 1 : undefined }), showlegend: false })];
   };
 
   const band = (weight) => {
