@@ -144,8 +144,9 @@ class Classification:
         order = np.argsort(-np.minimum(surely, as_surely)[differ], kind="stable")
         shown = []
         for i in differ[order][:PICTURES].tolist():
-            said = {key: [int(its[0][i]), round(float(its[1][i]), 4)] for key, its in sides.items()}
-            said["label"] = int(reference.labels[i])
+            said: dict[str, Any] = {"label": int(reference.labels[i])}
+            for key, (answers, probabilities) in sides.items():
+                said[key] = [int(answers[i]), round(float(probabilities[i]), 4)]
             shown.append(Shown(self.simulated_images[i], said))
         images = {"images": outputs.images, "found": len(differ)}
         write_gallery(folder, "answers", self.data.evaluation.dataset, shown, **images)

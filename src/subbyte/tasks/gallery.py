@@ -53,7 +53,7 @@ def write_gallery(
         small, file = _reduced(picture), f"gallery/{one.number}"
         file += ".png" if max(small.size) <= SMALL else ".jpg"
         (folder / file).parent.mkdir(exist_ok=True)
-        small.save(folder / file, **({} if file.endswith("png") else {"quality": QUALITY}))
+        small.save(folder / file, quality=QUALITY)  # of PNG it has no meaning
         about = {"image": one.number, "name": dataset.name(one.number), "file": file}
         pictures.append({**about, "width": width, "height": height, **one.said})
     content = {"schema": 1, "kind": kind, "images": images, "found": found, "pictures": pictures}

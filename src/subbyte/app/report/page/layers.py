@@ -128,24 +128,21 @@ def _drawn(layer: Mapping[str, Any], points: int) -> dict[str, Any]:
     """What charts are drawn from, with few digits."""
     weight = layer.get("weight")
     keys = ("alone_db", "alone_share", "accumulated_db", "own_db")
-    return words.rounded(
-        {
-            "name": layer["layer"],
-            **{key: layer.get(key) for key in keys},
-            "weight": None if not weight else _weight(weight, points),
-            "activations": [_activation(its) for its in layer.get("activations") or []],
-        }
-    )
+    drawn = {
+        **{key: layer.get(key) for key in keys},
+        "weight": None if not weight else _weight(weight, points),
+        "activations": [_activation(its) for its in layer.get("activations") or []],
+    }
+    return {"name": layer["layer"], **{key: words.rounded(its) for key, its in drawn.items()}}
 
 
 def _weight(weight: Mapping[str, Any], points: int) -> dict[str, Any]:
     channels = weight.get("channels") or {}
-    band = {key: channels.get(key) for key in ("low", "high", "grid_low", "grid_high")}
-    if not all(band.values()):
-        band = {}
+    band = {key: channels.get(key) or [] for key in ("low", "high", "grid_low", "grid_high")}
     joined = {
         key: _joined(values, points, min if key.endswith("low") else max)
         for key, values in band.items()
+        if all(band.values())
     }
     known = {key: weight.get(key) for key in ("bits", "low", "high", "symmetric", "sqnr_db")}
     return {**known, "count": channels.get("count"), "channels": joined}
@@ -159,8 +156,8 @@ def _joined(values: Sequence[float | None], points: int, join: Any) -> list[floa
 
 
 def _activation(its: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("tensor", "bits", "symmetric", "scale", "zero_point", "grid_low", "grid_high", "steps")
-    keys += ("sqnr_db", "clipped", "clipped_calibration", "low", "high", "histogram")
+    keys = ["tensor", "bits", "symmetric", "scale", "zero_point", "grid_low", "grid_high", "steps"]
+    keys += ["sqnr_db", "clipped", "clipped_calibration", "low", "high", "histogram"]
     return {key: its.get(key) for key in keys}
 
 

@@ -96,14 +96,12 @@ def _curve(curve: Mapping[str, Any], held_out: Mapping[str, Any]) -> dict[str, A
     title = f"{stage}: {name}" if name else stage
     if (curve.get("try") or 1) > 1:
         title += f" (try {curve['try']})"
-    return words.rounded(
-        {
-            "title": title,
-            "steps": curve.get("steps") or [],
-            "losses": curve.get("losses") or [],
-            "held_out": [] if name else held_out.get(stage) or [],
-        }
-    )
+    drawn = {
+        "steps": curve.get("steps") or [],
+        "losses": curve.get("losses") or [],
+        "held_out": [] if name else held_out.get(stage) or [],
+    }
+    return {"title": title, **{key: words.rounded(value) for key, value in drawn.items()}}
 
 
 def _sentences(its: Mapping[str, Any]) -> list[str]:

@@ -174,7 +174,7 @@ def _boxes(picture: Mapping[str, Any], classes: Sequence[str]) -> list[Box]:
             boxes.append(
                 Box(kind, state if is_in else "", x0, y0, x1 - x0, y1 - y0, _text(rest, classes))
             )
-    return boxes
+    return sorted(boxes, key=lambda box: bool(box.state))  # what is lost or gained on top
 
 
 def _changes(
@@ -183,17 +183,18 @@ def _changes(
     """What was lost, gained, and moved most."""
     lines: list[tuple[str, str, bool | None]] = []
     for who, kind in (("lost", "float"), ("gained", "quantized")):
-        said = [_text(picture[kind][i][4:], classes) for i in picture[who]]
-        if said:
-            lines.append((who, _few(said), None))
+        names = [_text(picture[kind][i][4:], classes) for i in picture[who]]
+        if names:
+            lines.append((who, _few(names), None))
     moved = []
     for first, second in picture["kept"]:
         before, after = picture["float"][first], picture["quantized"][second]
-        moved.append((abs(after[5] - before[5]), f"{_text(before[4:], classes)} → {after[5]:.2f}"))
+        said = f"{named(classes, int(before[4]) - 1)} ({before[5]:.2f} → {after[5]:.2f})"
+        moved.append((abs(after[5] - before[5]), said))
     moved.sort(key=lambda one: -one[0])
-    said = [text for shift, text in moved if shift >= 0.005]
-    if said:
-        lines.append(("score", _few(said), None))
+    shown = [text for shift, text in moved if shift >= 0.005]
+    if shown:
+        lines.append(("score", _few(shown), None))
     return lines
 
 
@@ -204,4 +205,4 @@ def _few(said: Sequence[str], most: int = 4) -> str:
 
 def _text(rest: Sequence[float], classes: Sequence[str]) -> str:
     name = named(classes, int(rest[0]) - 1)
-    return f"{name} {rest[1]:.2f}" if len(rest) > 1 else name
+    return f"{name} ({rest[1]:.2f})" if len(rest) > 1 else name

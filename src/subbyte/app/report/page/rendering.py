@@ -38,9 +38,9 @@ METRICS = {
     "top1": "the share of images whose first answer is right",
     "AP": "COCO's average precision, over classes and over IoUs from 0.50 to 0.95",
 }
-AGREES = {
-    "classification": "on which share of images the first answers",
-    "detection": "which share of detections (same class, IoU of at least 0.9)",
+AGREES = {  # what it counts, and below how many per cent something is odd
+    "classification": ("on which share of images the first answers", 98),
+    "detection": ("which share of detections (same class, IoU of at least 0.9)", 95),
 }
 
 
@@ -158,12 +158,14 @@ def _about(runs: Sequence[RunRecord], lines: Sequence[answer.Row]) -> dict[str, 
     front = {run.name: f"{run.name}: " if several else "" for run in runs}
     metric = next((run.metric for run in runs if run.results), "metric")
     task = next((run.task for run in runs if run.task), "")
+    agrees, least = AGREES.get(task, ("which share of the answers", 98))
     notes = [front[run.name] + note for run in runs for note in run.results.get("notes", [])]
     broken = [run for run in runs if run.missing]
     return {
         "metric": metric,
         "metric_says": METRICS.get(metric, "the primary metric of this task"),
-        "agrees_says": AGREES.get(task, "which share of the answers"),
+        "agrees_says": agrees,
+        "agrees_least": least,
         "has_intervals": all(row.interval for row in lines),
         "has_any_interval": any(row.interval for row in lines),
         "own_simulation": any(_is_apart(run) for run in runs),

@@ -207,7 +207,8 @@
     detail.className = "detail"; cell.colSpan = row.cells.length; inside.className = "inside";
     cell.append(inside); detail.append(cell); row.after(detail);
     inside.style.maxWidth = `${table.closest(".scroll").clientWidth - 24}px`;
-    say(inside, `${layer.name}: alone ${digits(layer.alone_db)} dB at the outputs, at its own output ${digits(layer.own_db)} dB alone and ${digits(layer.accumulated_db)} dB with everything quantized.`);
+    const db = (value) => (value === null ? "no error" : `${value.toFixed(1)} dB`);
+    say(inside, `${layer.name}: alone ${db(layer.alone_db)} at the outputs; at its own output ${db(layer.own_db)} alone, and ${db(layer.accumulated_db)} with everything quantized.`);
     const charts = [];
     for (const its of layer.activations) {
       if (its.histogram) charts.push(chart(inside, "histogram", its, `Input ${its.tensor}: ${its.bits} bits, scale ${digits(its.scale)}, zero point ${digits(its.zero_point)}`));
