@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from subbyte.app.report.page.objects import RECALLS, precision
+from subbyte.app.report.page.pictures import Album, galleries
+from subbyte.app.report.page.reading import Entry
 from subbyte.app.report.page.rendering import page
 from subbyte.app.report.page.words import number, points
 
@@ -141,6 +143,30 @@ def test_precision_at_each_recall_is_as_worked_out_by_hand() -> None:
     second = np.where(RECALLS <= 0.25, 1, 0)
     assert precision(matched, 0) == pytest.approx((first + second) / 2)
     assert precision(matched, 1) == pytest.approx(second / 2)
+
+
+def test_pictures_are_kept_once_and_as_many_as_there_is_room_for(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "gallery").mkdir(parents=True)
+        pictures = []
+        for i in range(3):
+            own = bytes([i]) * 300 if i < 2 else name.encode() * 300
+            (tmp_path / name / f"gallery/{i}.jpg").write_bytes(own)
+            said = {"label": 0, "float": [1, 0.5], "quantized": [0, 0.5], "name": "x"}
+            size = {"width": 9, "height": 9, "image": i, "file": f"gallery/{i}.jpg"}
+            pictures.append({**said, **size})
+        known = {"kind": "answers", "images": 5, "found": 3, "pictures": pictures}
+        (tmp_path / name / "gallery.json").write_text(json.dumps(known))
+    entries = [(Entry(name, tmp_path / name, {}), ["cat", "dog"]) for name in ("a", "b")]
+    album = Album(3 * 450)
+    first, second = galleries(entries, album)
+    assert first is not None
+    assert second is not None
+    assert [len(first.cards), len(second.cards)] == [3, 2]
+    assert len(album.uris) == 3
+    assert first.cards[0].key == second.cards[0].key
+    said = [("float", "dog, 50 %", False), ("quantized", "cat, 50 %", True)]
+    assert first.cards[0].lines[1:] == said
 
 
 def test_numbers_are_written_as_tables_have_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,11 +38,15 @@ def test_a_run_ends_with_its_page(digits: Run) -> None:
     assert f"{digits.folder}/report.html" in digits.stdout
 
 
-def test_the_page_is_made_again_without_pytorch(digits: Run, tmp_path: Path) -> None:
-    out = tmp_path / "again.html"
-    command = [sys.executable, "-c", SCRIPT, str(digits.folder), "--out", str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_the_page_is_made_again_without_pytorch_and_opened(digits: Run, tmp_path: Path) -> None:
+    out, browser = tmp_path / "again.html", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >{tmp_path}/opened\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-c", SCRIPT, str(digits.folder), "--out", str(out), "--open"]
+    environment = {**os.environ, "BROWSER": f"{browser} %s"}
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert finished.stdout == "[]\n"
+    assert (tmp_path / "opened").read_text().strip() == out.as_uri()
     assert out.read_text() == (digits.folder / "report.html").read_text()
 
 

@@ -28,7 +28,7 @@ from subbyte.version import __version__
 
 PACKAGE = "subbyte.app.report.page"
 PAGE = "report.html"  # in a run's folder
-LIBRARY = "plotly-basic.min.js"
+LIBRARY = "plotly-basic.min.js"  # of the npm package plotly.js-basic-dist-min 4.1.1, as it is
 LARGEST = 5_800_000  # bytes of a page
 PICTURES = 2_400_000  # of these for pictures at most
 FEWEST_PICTURES = 200_000
