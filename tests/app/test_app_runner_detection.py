@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_a_runtimes_metrics_are_those_of_its_files_own_outputs(
     assert not list(out.rglob("*raw*"))
     with Image.open(out / "variants/w8a8/scenes.png") as page:
         assert page.width > 2 * 64
+    own, counted = json.loads((out / "variants/w8a8/objects.json").read_text()), variant["objects"]
+    sums = {k: sum(row[k] for row in own["classes"]) for k in ("detections", "lost", "gained")}
+    assert sums["detections"] == counted["detections"]
+    for key in ("lost", "gained"):
+        assert sums[key] / sums["detections"] == pytest.approx(counted[key])
+    gallery = json.loads((out / "variants/w8a8/gallery.json").read_text())
+    for picture in gallery["pictures"]:
+        shape = np.asarray(Image.open(out / "variants/w8a8" / picture["file"])).shape
+        assert shape == (picture["height"], picture["width"], 3)
+        objects = np.asarray(picture["truth"])
+        assert objects[:, :4].min() >= 0
+        assert objects[:, [0, 2]].max() <= picture["width"]
+    assert deployed["against_float"]["images"] == 4
+    before = results["float"]["deployed"]["onnxruntime"]["metrics"]["AP"]
+    change = deployed["against_float"]["change"]
+    assert change == pytest.approx(deployed["metrics"]["AP"] - before, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -22,7 +22,7 @@ for arguments in json.load(sys.stdin):
     print(json.dumps([result.exit_code, result.stdout, result.stderr, slow]))
 """
 
-COMMANDS = ["run", "train", "quantize", "export", "evaluate", "predict", "compare"]
+COMMANDS = ["run", "train", "quantize", "export", "evaluate", "predict", "compare", "report"]
 COMMANDS += ["inspect", "models", "experiments"]
 ANSWERED = [
     ["--version"],
@@ -77,6 +77,8 @@ REFUSED = [
     (["models", "resnett"], "unknown model 'resnett'"),
     (["compare", "gone", "gone"], "there is no run gone"),
     (["compare", ".", ".", "--max-drop", "-1"], "max-drop is -1"),
+    (["report", "gone"], "there is no folder gone"),
+    (["report", "."], ". holds no run"),
     (["run", "digits", "--ray", "here"], "--ray is 'here'"),
     (["run", "digits", "--workers", "0"], "Invalid value for '--workers'"),
 ]  # fmt: skip

@@ -13,7 +13,13 @@ from typing import Annotated
 
 import typer
 
-from subbyte.app import compare_command, import_command, sensitivity_command, targets_command
+from subbyte.app import (
+    compare_command,
+    import_command,
+    report_command,
+    sensitivity_command,
+    targets_command,
+)
 from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
@@ -109,7 +115,7 @@ def run(
             print_json(results)
         elif not quiet:
             print_table(run_table(results))
-            typer.echo(f"{folder}/results.json")
+            typer.echo(f"{folder}/report.html\n{folder}/results.json")
         end_with(results, folder, only or ())
         if missed := searches_missed(results):
             raise BudgetMissedError("; ".join(missed))
@@ -332,6 +338,7 @@ def inspect(
 
 
 app.add_typer(compare_command.app)
+app.add_typer(report_command.app)
 app.add_typer(sensitivity_command.app)
 app.add_typer(import_command.app)
 app.add_typer(targets_command.app)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from subbyte.app.paired_change import paired_change
 from subbyte.app.right import Right, read_images, read_keys
 from subbyte.errors import SubbyteError
-from subbyte.tasks.metrics.coco import Matched
-from subbyte.tasks.metrics.comparison import Change, ap_change, paired, share_change
+from subbyte.tasks.metrics.comparison import Change, paired
 from subbyte.utils.progress import Progress, Silent
 
 SIMULATION, FLOAT = "simulation", "float"
-AP = "AP"  # the one metric of detectors that is worth a bootstrap
 ROUNDING = 1e-9
 Keys = tuple[np.ndarray, np.ndarray]  # of the images of both runs
 
@@ -255,7 +254,7 @@ def _rows(
             values = [its["metrics"].get(metric) for its in pair]
             if None in values:
                 continue
-            found = _paired_change(right[0].get(run), right[1].get(run), metric)
+            found = paired_change(right[0].get(run), right[1].get(run), metric)
             yield _metric_row(name, run, metric, values, pair, found)
         if run != SIMULATION:
             times = [its["latency_ms"] for its in pair]
@@ -296,29 +295,3 @@ def _plain_row(name: str, run: str, metric: str, values: Sequence[float]) -> Row
     before, after = values
     change = (after - before) / before if before else 0.0
     return Row(name, run, metric, before, after, change, None, None, "")
-
-
-def _paired_change(first: Right | None, second: Right | None, metric: str) -> Change | None:
-    """The change of a metric on the images of both runs; `None` where it is not known.
-
-    Args:
-        first: What the first run was right about.
-        second: The second one.
-        metric: The name.
-    """
-    if first is None or second is None:
-        return None
-    mine, theirs = paired(first.keys, second.keys)
-    if not len(mine):
-        return None
-    if metric in first.values and metric in second.values:
-        return share_change(first.values[metric][mine], second.values[metric][theirs])
-    if metric != AP or "found" not in first.values or "found" not in second.values:
-        return None
-    return ap_change(_matched(first).take(mine.tolist()), _matched(second).take(theirs.tolist()))
-
-
-def _matched(right: Right) -> Matched:
-    """The arrays of a detector, as `coco.matched` gave them."""
-    values: dict[str, Any] = dict(right.values)
-    return Matched(**{**values, "images": int(values["images"]), "ious": int(values["ious"])})

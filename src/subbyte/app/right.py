@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subbyte.tasks.base import Task
-from subbyte.tasks.measure import SIMULATION, Measured
 from subbyte.utils.files import atomic
 
+if TYPE_CHECKING:  # who reads the file need not import PyTorch
+    from subbyte.tasks.base import Task
+    from subbyte.tasks.measure import Measured
+
+SIMULATION = "simulation"
 KEYS = "keys"
 NUMBERS = "numbers"
 

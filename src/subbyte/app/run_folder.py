@@ -208,7 +208,7 @@ def _first_missing(path: Path) -> Path:
 
 def _sweep(path: Path) -> None:
     """Remove what a killed run left half-written."""
-    ours = (".float.", ".experiment.yaml.", ".environment.json.", ".results.json.")
+    ours = (".float.", ".experiment.yaml.", ".environment.json.", ".results.json.", ".report.html.")
     parts = [p for p in path.glob(".*") if p.name.startswith(ours)]
     for leftover in [*parts, *(path / "variants").glob(".*")]:
         if leftover.is_dir():

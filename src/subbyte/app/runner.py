@@ -15,7 +15,9 @@ from subbyte import api
 from subbyte.app import searching, variant_layers
 from subbyte.app.estimate import expected
 from subbyte.app.experiment import Experiment
+from subbyte.app.paired_change import add_changes
 from subbyte.app.report.entry import variant_entry, warnings_of
+from subbyte.app.report.page.rendering import PAGE, write_page
 from subbyte.app.right import write_images
 from subbyte.app.run_folder import RunFolder, command_to_resume, open_folder
 from subbyte.app.setup import Setup, set_up
@@ -33,6 +35,7 @@ from subbyte.recipe import Recipe
 from subbyte.targets import files as target_files
 from subbyte.tasks.measure import Alone, Deployed, Reference, measure
 from subbyte.utils import files, machine
+from subbyte.utils.command import command
 from subbyte.utils.observer import Observer
 from subbyte.utils.progress import Progress, Silent
 
@@ -75,7 +78,8 @@ def run(
     with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
         for sentence in [*folder.changes, f"results in {folder.path}"]:
             tell(sentence)
-        files.write_json(folder.path / "environment.json", machine.describe())
+        described = machine.describe() | {"command": command()}
+        files.write_json(folder.path / "environment.json", described)
         if not folder.float_is_done():
             run_float(setup, folder, progress)
         unfinished = [name for name in setup.variants if not folder.is_done(name)]
@@ -89,6 +93,7 @@ def run(
                 errors[name] = error
             results = _write_results(setup, folder, errors)
         write_table(experiment.log, folder.path.name, results)
+        write_page([folder.path], folder.path / PAGE)
         return folder.path, results
 
 
@@ -137,6 +142,7 @@ def run_float(setup: Setup, folder: RunFolder, progress: Progress) -> None:
             observed.measured(entry)
         task.save(found.outputs, part / "outputs.npz")
         write_images(part / "images.npz", task, found, image_keys(task.data.evaluation))
+        files.write_json(part / "classes.json", task.metadata().get("classes"))
         files.write_json(part / "float.json", entry)
 
 
@@ -271,6 +277,7 @@ def _measured(
     write_images(part / "images.npz", task, found)
     task.illustrate(part, name, outputs, found.outputs)
     entry = variant_entry(name, recipe, quantized, found.entry, part / "model.onnx")
+    add_changes(entry, part, folder.path, task.primary_metric)
     counted = Counted(evaluated, calibrated, sums)
     progress = variant.progress if setup.experiment.diagnose else None
     said, layer_notes = variant_layers.describe(part, name, quantized, task, counted, progress)

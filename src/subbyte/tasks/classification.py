@@ -23,6 +23,7 @@ from subbyte.models import ModelSpec
 from subbyte.placement.simulation import Simulation
 from subbyte.targets import base as targets_
 from subbyte.tasks.base import Asked, Columns, OnnxFile, Task, percent
+from subbyte.tasks.gallery import PICTURES, Shown, write_gallery
 from subbyte.tasks.metrics import classification as metrics
 from subbyte.tasks.metrics.paired import Paired, paired_shares
 from subbyte.utils.progress import Progress
@@ -88,8 +89,10 @@ class Classification:
         return scores(outputs), []
 
     def per_image(self, outputs: metrics.Logits) -> dict[str, np.ndarray]:
-        """Metric → whether each image is right."""
-        return metrics.right(outputs)
+        """Metric → whether each image is right; its label, and the answer with its probability."""
+        answers, probabilities = metrics.answers(outputs)
+        said = {"labels": outputs.labels.astype(np.int32), "answers": answers}
+        return {**metrics.right(outputs), **said, "probabilities": probabilities}
 
     def unmeasured(self) -> tuple[dict[str, Any], list[str]]:
         """Every file of a classifier gives logits."""
@@ -133,7 +136,20 @@ class Classification:
     def illustrate(
         self, folder: Path, name: str, reference: metrics.Logits, outputs: metrics.Logits
     ) -> None:
-        """Nothing: logits are not pictures."""
+        """The images of which the two say other things, the surest first, as `gallery.json`."""
+        del name
+        sides = {"float": metrics.answers(reference), "quantized": metrics.answers(outputs)}
+        (first, surely), (second, as_surely) = sides.values()
+        differ = np.flatnonzero(first != second)
+        order = np.argsort(-np.minimum(surely, as_surely)[differ], kind="stable")
+        shown = []
+        for i in differ[order][:PICTURES].tolist():
+            said: dict[str, Any] = {"label": int(reference.labels[i])}
+            for key, (answers, probabilities) in sides.items():
+                said[key] = [int(answers[i]), round(float(probabilities[i]), 4)]
+            shown.append(Shown(self.simulated_images[i], said))
+        images = {"images": outputs.images, "found": len(differ)}
+        write_gallery(folder, "answers", self.data.evaluation.dataset, shown, **images)
 
     def coverage(self) -> Mapping[str, int]:
         """Classes of the model and of the evaluation images."""

@@ -40,10 +40,12 @@ from subbyte.tasks.detector_runs import (
     run_file,
     simulated,
 )
+from subbyte.tasks.lost_objects import write_objects
 from subbyte.tasks.metrics import coco, voc
 from subbyte.tasks.metrics import detection as metrics
-from subbyte.tasks.metrics.changes import changes
+from subbyte.tasks.metrics.changes import best_f1, changes
 from subbyte.tasks.metrics.coco_resampled import paired_ap
+from subbyte.tasks.metrics.matching import ranked
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.tasks.metrics.raw_noise import raw_noise
 from subbyte.tasks.scenes import draw_scenes
@@ -189,19 +191,26 @@ class Detection:
         reference: metrics.DetectionOutputs,
         outputs: metrics.DetectionOutputs,
     ) -> None:
-        """A few scenes as `scenes.png`, at the float model's own operating point."""
+        """A few scenes as `scenes.png`, at the float model's own operating point.
+
+        And which objects were lost and gained there: `objects.json`, and `gallery.json` with the
+        images on which most were.
+        """
         first = self.data.evaluation.take(self.simulated_images[:DRAWN])
         images = [image for batch in first for image in batch["inputs"]]
-        point = changes(reference, outputs, self.data.evaluation.objects)["threshold"]
+        found = best_f1(ranked(reference, self.data.evaluation.objects))
+        point = None if found is None else found["threshold"]
         draw_scenes(
             images,
             reference,
             outputs,
             self.data.classes,
             folder / "scenes.png",
-            threshold=0.5 if point is None else float(point),
+            threshold=0.5 if point is None else point,
             titles=("float", name),
         )
+        if point is not None:
+            write_objects(folder, self.data, self.simulated_images, (reference, outputs), point)
 
     def coverage(self) -> Mapping[str, int]:
         """Classes of the model and of the objects on the evaluation images."""

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from subbyte.tasks.metrics.comparison import share_change
 from subbyte.tasks.metrics.paired import paired_draws, paired_scores, paired_shares
 
 
-def test_shares_have_the_interval_of_agresti_and_min() -> None:
+def test_shares_have_the_interval_of_bonett_and_price() -> None:
     # Of 1,600 people 944 approve first and 880 second, 794 both times (Agresti, Categorical Data
     # Analysis, table 10.1): 150 are lost and 86 gained; 0.04 with the error 0.0095 by Wald.
     before = np.zeros(1600, bool)
@@ -23,11 +24,15 @@ def test_shares_have_the_interval_of_agresti_and_min() -> None:
     low, high = found.interval()
     assert low == pytest.approx(0.021, abs=1e-3)
     assert high == pytest.approx(0.059, abs=1e-3)
+    # The same as two runs that are compared: of a few images, where the formulas differ most.
+    few = slice(785, 800)
+    change, found = share_change(before[few], after[few]), paired_shares(before[few], after[few])
+    assert found.interval() == pytest.approx((-change.high, -change.low))
 
 
 def test_without_any_change_shares_are_not_certain() -> None:
     same = np.ones(50, bool)
-    assert paired_shares(same, same).error == pytest.approx(1 / 52)
+    assert paired_shares(same, same).error == pytest.approx(math.sqrt(2) / 52)
 
 
 def test_scores_have_the_error_of_a_paired_t_test() -> None:

@@ -49,6 +49,15 @@ def right(outputs: Logits) -> dict[str, np.ndarray]:
     return found
 
 
+def answers(outputs: Logits) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each image's largest logit, (images,) int32, and its softmax, float32."""
+    answer = outputs.logits.argmax(1).astype(np.int32)
+    own = np.take_along_axis(outputs.logits, answer[:, None], 1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shares = 1 / np.exp((outputs.logits - own).astype(np.float64)).sum(1)
+    return answer, np.where(np.isfinite(shares), shares, 0).astype(np.float32)
+
+
 def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's confidence interval for a share (Wilson 1927).
 

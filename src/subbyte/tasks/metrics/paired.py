@@ -18,12 +18,14 @@ class Paired:
         after: That of the other one.
         error: The standard error of their difference, over the choice of images.
         images: On how many.
+        centre: The middle of the interval of what is lost; `None`: what is lost itself.
     """
 
     before: float
     after: float
     error: float
     images: int
+    centre: float | None = None
 
     @property
     def lost(self) -> float:
@@ -33,11 +35,15 @@ class Paired:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """In which what is lost lies, on both sides."""
         half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.error
-        return self.lost - half, self.lost + half
+        return self._middle - half, self._middle + half
 
     def upper(self, confidence: float) -> float:
         """What is lost at most, with this one-sided confidence."""
-        return self.lost + NormalDist().inv_cdf(confidence) * self.error
+        return self._middle + NormalDist().inv_cdf(confidence) * self.error
+
+    @property
+    def _middle(self) -> float:
+        return self.lost if self.centre is None else self.centre
 
     def images_to_decide(self, budget: float, confidence: float) -> int | None:
         """On how many images `upper` would be within a budget, were as much lost on them.
@@ -56,21 +62,20 @@ class Paired:
 
 
 def paired_shares(before: np.ndarray, after: np.ndarray) -> Paired:
-    """Of images that are right or wrong, with the error of Agresti and Min (2005).
+    """Of images that are right or wrong, with the interval of Bonett and Price (2012).
 
-    Half an image more is counted as lost and half a one as gained, and two images more in all, so
-    that few changes do not look like certainty.
+    One image more is counted as lost and one as gained, and two images more in all, so that few
+    changes do not look like certainty. `comparison.share_change` has the same interval.
 
     Args:
         before: Whether each image is right, boolean.
         after: Likewise, for the other model.
     """
     n = len(before)
-    lost = float((before & ~after).sum()) + 0.5
-    gained = float((~before & after).sum()) + 0.5
-    total = n + 2
-    variance = (lost + gained - (lost - gained) ** 2 / total) / total**2
-    return Paired(float(before.mean()), float(after.mean()), math.sqrt(variance), n)
+    lost = (float((before & ~after).sum()) + 1) / (n + 2)
+    gained = (float((~before & after).sum()) + 1) / (n + 2)
+    error = math.sqrt((lost + gained - (lost - gained) ** 2) / (n + 2))
+    return Paired(float(before.mean()), float(after.mean()), error, n, lost - gained)
 
 
 def paired_scores(before: np.ndarray, after: np.ndarray) -> Paired:
