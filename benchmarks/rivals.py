@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,24 @@ def write(folder: Path, path: Path, images: list[np.ndarray], transformer: bool)
     `transformer`: with NNCF's settings for transformers as well.
     """
     files = {ORT: folder / "quantize_static.onnx"}
-    with quiet("", "nncf"), contextlib.redirect_stdout(io.StringIO()):
-        _quantize_static(path, files[ORT], images, transformer)
+    with silent():
+        quantize_static(path, files[ORT], images, transformer)
         for name in (NNCF, TRANSFORMER) if transformer else (NNCF,):
             files[name] = folder / f"{name.replace(' ', '_')}.onnx"
-            _nncf(path, files[name], images, name == TRANSFORMER)
+            nncf(path, files[name], images, name == TRANSFORMER)
     return files
 
 
-def _quantize_static(path: Path, out: Path, images: list[np.ndarray], transformer: bool) -> None:
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Without the tools' remarks."""
+    with quiet("", "nncf"), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def quantize_static(
+    path: Path, out: Path, images: list[np.ndarray], transformer: bool = False
+) -> None:
     """As ONNX Runtime's documentation advises for CPUs with VNNI: u8 activations, s8 weights.
 
     Its symbolic shape inference, which it advises for transformers, fails on SSD's normalization.
@@ -52,20 +62,22 @@ def _quantize_static(path: Path, out: Path, images: list[np.ndarray], transforme
         QuantFormat,
         QuantType,
         quant_pre_process,
-        quantize_static,
+    )
+    from onnxruntime.quantization import (
+        quantize_static as quantize,
     )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = iter(images)
+            self.left, self.name = iter(images), _input(path)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self.left, None)
-            return None if image is None else {"input": image}
+            return None if image is None else {self.name: image}
 
     ready = out.with_suffix(".ready.onnx")
     quant_pre_process(path, ready, skip_symbolic_shape=not transformer)
-    quantize_static(
+    quantize(
         ready,
         out,
         Reader(),
@@ -76,13 +88,19 @@ def _quantize_static(path: Path, out: Path, images: list[np.ndarray], transforme
     )
 
 
-def _nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool) -> None:
-    import nncf
+def nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool = False) -> None:
+    """By `nncf.quantize` with its defaults, or its settings for transformers."""
+    import nncf as tool
 
-    settings: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER} if transformer else {}
-    data = nncf.Dataset([{"input": image} for image in images])
-    model = nncf.quantize(onnx.load(str(path)), data, **settings)
+    settings: dict[str, Any] = {"model_type": tool.ModelType.TRANSFORMER} if transformer else {}
+    data = tool.Dataset([{_input(path): image} for image in images])
+    model = tool.quantize(onnx.load(str(path)), data, **settings)
     # Its int8 activations in front of a Reshape make ONNX Runtime 1.32 fail at opset 21, when it
     # moves a quantization past it; the file's operators mean the same at 20.
     model.opset_import[0].version = min(20, model.opset_import[0].version)
     onnx.save(model, str(out))
+
+
+def _input(path: Path) -> str:
+    """The name of a file's input."""
+    return str(onnx.load(str(path), load_external_data=False).graph.input[0].name)
