@@ -312,7 +312,7 @@ def _times(db: float) -> float:
 
 def _breakable(name: str) -> Markup:
     """A layer's name, which may go on in a new line behind each dot."""
-    return Markup("<wbr>").join(part for part in re.split(r"(?<=[._#])", name))
+    return Markup("<wbr>").join(part for part in re.split(r"(?<=[._])", name))
 
 
 def _heat(value: int, matrix: Sequence[Sequence[int]]) -> str:
