@@ -44,6 +44,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         if target.is_relative_to(DOCS.resolve()):
             return found[0]
         path = target.relative_to(DOCS.parent.resolve())
-        return f"`{path}`" if title.strip("`") == path.name else f"{title} (`{path}`)"
+        named = title.strip("`") in (path.name, str(path))
+        return f"`{path}`" if named else f"{title} (`{path}`)"
 
     return LINK.sub(inside, markdown)
