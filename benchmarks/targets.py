@@ -148,7 +148,7 @@ def outputs_of(run: Callable[[torch.Tensor], Outputs], images: torch.Tensor) -> 
 def decibels(expected: Outputs, found: Outputs) -> list[float]:
     """Of each output, its energy less its mean's over images, over that of the error, in dB."""
     pairs = zip(expected, found, strict=True)
-    return [ratio(np.float64(a), np.float64(b)) for a, b in pairs]
+    return [ratio(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs]
 
 
 def ratio(expected: np.ndarray, found: np.ndarray) -> float:
@@ -160,10 +160,9 @@ def model_and_images(name: str) -> tuple[nn.Module, list[Any], torch.Tensor]:
     """A model, its calibration batches and its evaluation images."""
     if name == "digits":
         module = models.load(models.ModelConfig(name=name)).module
-        training, _, evaluation, _ = digits_split()
+        halves = digits_split()
         first, second = (
-            torch.from_numpy(part[:IMAGES])[:, None].float() / 255
-            for part in (training, evaluation)
+            torch.from_numpy(half[:IMAGES])[:, None].float() / 255 for half in halves[::2]
         )
         return module, [first], second
     if name not in DETECTORS:
@@ -171,7 +170,8 @@ def model_and_images(name: str) -> tuple[nn.Module, list[Any], torch.Tensor]:
         return module, list(torch.split(calibration[:IMAGES], BATCH)), images[:IMAGES]
     module = models.load(models.ModelConfig(name=name)).module
     plain = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
-    training, calibration, images = torch.split(pictures(3 * IMAGES, SIDE, plain), IMAGES)
+    drawn = torch.split(pictures(3 * IMAGES, SIDE, plain), IMAGES)
+    training, calibration, images = drawn
     as_if_trained(module, list(training))
     return module, [list(batch) for batch in torch.split(calibration, BATCH)], images
 

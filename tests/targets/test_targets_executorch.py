@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from xnnpack_networks import Attention, Gated, Joined, Turned, images, quantized, step_of
+from xnnpack_networks import Attention, Gated, Joined, Turned, images, shared, step_of
 
 import subbyte
 from subbyte.errors import SubbyteError
-from subbyte.placement.simulation import Simulation
+from subbyte.numerics.qparams import QuantParams
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import base, executorch, files
 
 installed = pytest.mark.skipif(
@@ -34,7 +35,7 @@ class Exported:
 
 
 def exported(network: type[nn.Module], folder: Path, bits: int = 8) -> Exported:
-    simulation, path = quantized(network, bits), folder / "model.pte"
+    simulation, path = shared(network, bits), folder / "model.pte"
     return Exported(simulation, path, subbyte.export(simulation, path, images(2)))
 
 
@@ -61,7 +62,7 @@ def test_where_it_is_not_installed_the_command_that_installs_it_is_named(
     path = tmp_path / "model.pte"
     path.write_bytes(b"\0\0\0\0ET12")
     command = r"pip install 'subbyte\[executorch\]'"
-    simulation = quantized(Joined)
+    simulation = shared(Joined)
     with pytest.raises(SubbyteError, match=command):
         subbyte.export(simulation, tmp_path / "other.pte", images(2))
     assert not (tmp_path / "other.pte").exists()
@@ -181,3 +182,18 @@ def test_runtimes_refuse_each_others_files(joined: Exported, tmp_path: Path) -> 
         subbyte.evaluate(joined.path, [], runtime="onnxruntime")
     with pytest.raises(SubbyteError, match="export with target executorch"):
         subbyte.evaluate(onnx, [], runtime="executorch")
+
+
+@installed
+@pytest.mark.slow
+def test_the_float_model_is_written_without_int8_kernels(tmp_path: Path) -> None:
+    simulation = shared(Gated)
+    plain = simulate(simulation.float_model, simulation.placement, QuantParams())
+    notes = executorch.write(plain, tmp_path / "float.pte", (images(2),), True)
+    assert not any("quantized" in note for note in notes)
+    session = base.runtime("executorch").load(tmp_path / "float.pte", 1)
+    assert session.int8_ops() == 0
+    x = images(2, seed=2)
+    with torch.no_grad():
+        expected = simulation.float_model.raw(x)
+    np.testing.assert_allclose(session.run(x.numpy())[0], expected, rtol=1e-4, atol=1e-4)

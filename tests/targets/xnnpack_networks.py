@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,12 @@ def quantized(network: type[nn.Module], bits: int = 8, **recipe: object) -> Simu
     fields = {"weights": bits, "activations": bits, "method": "range", "ranges": "minmax"}
     asked = subbyte.Recipe(**{**fields, "target": "executorch", **recipe})
     return subbyte.quantize(network().eval(), [images(), images(seed=1)], asked)
+
+
+@cache
+def shared(network: type[nn.Module], bits: int = 8) -> Simulation:
+    """The same for several tests, which leave it as it is."""
+    return quantized(network, bits)
 
 
 def step_of(simulation: Simulation) -> float:

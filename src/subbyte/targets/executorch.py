@@ -151,7 +151,9 @@ class ThreadPool:
         """Let it have so many threads; what was loaded before must be loaded again."""
         from executorch.extension.pybindings import portable_lib
 
-        if portable_lib._threadpool_get_thread_count() != threads:
+        with quietly():
+            if portable_lib._threadpool_get_thread_count() == threads:
+                return
             portable_lib._unsafe_reset_threadpool(threads)
             self.generation += 1
 

@@ -5,14 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import fx, nn
-from xnnpack_networks import NETWORKS, Attention, Joined, Turned, images, quantized, step_of
+from xnnpack_networks import (
+    NETWORKS,
+    Attention,
+    Gated,
+    Joined,
+    Turned,
+    images,
+    quantized,
+    shared,
+    step_of,
+)
 
 from subbyte.graph.operators import A
 from subbyte.placement.simulation import Simulation
 from subbyte.targets.xnnpack.lowering import lowered
 from subbyte.targets.xnnpack.patterns import DEQUANTIZE, GEMM, OF_WEIGHTS, QUANTIZE
 
-CASES = [(network, bits) for network in NETWORKS for bits in (8, 4)]
+QUICK = [(Joined, 8), (Joined, 4), (Gated, 4), (Turned, 8), (Attention, 8)]
+CASES = [
+    pytest.param(network, bits, marks=() if (network, bits) in QUICK else pytest.mark.slow)
+    for network in NETWORKS
+    for bits in (8, 4)
+]
 
 
 def graph_of(simulation: Simulation) -> fx.Graph:
@@ -25,7 +40,7 @@ def graph_of(simulation: Simulation) -> fx.Graph:
 def test_a_lowered_model_gives_what_the_simulation_gives(
     network: type[nn.Module], bits: int
 ) -> None:
-    simulation = quantized(network, bits)
+    simulation = shared(network, bits)
     model, _ = lowered(simulation)
     x = images(8, seed=2)
     with torch.no_grad():
@@ -39,7 +54,7 @@ def test_a_lowered_model_gives_what_the_simulation_gives(
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_layers_read_integers_and_give_them_to_one_quantization(bits: int) -> None:
-    graph = graph_of(quantized(Joined, bits))
+    graph = graph_of(shared(Joined, bits))
     layers = [node for node in graph.nodes if node.target in GEMM]
     assert len(layers) == 5
     for node in layers:
@@ -66,7 +81,7 @@ def test_integers_are_int8_and_weights_have_zero_point_0() -> None:
 
 
 def test_a_narrow_grid_has_its_ends_in_limits() -> None:
-    simulation = quantized(Joined, 4)
+    simulation = shared(Joined, 4)
     x = images(8, seed=2) * 100  # far beyond every range
     model, _ = lowered(simulation)
     with torch.no_grad():
@@ -77,7 +92,7 @@ def test_a_narrow_grid_has_its_ends_in_limits() -> None:
 
 
 def test_the_addition_of_a_narrow_grid_stays_on_integers() -> None:
-    graph = graph_of(quantized(Joined, 4))
+    graph = graph_of(shared(Joined, 4))
     (added,) = [node for node in graph.nodes if node.target is A.add.Tensor]
     assert all(source.target is DEQUANTIZE for source in added.args)
     (reader,) = added.users
@@ -90,7 +105,7 @@ def test_the_addition_of_a_narrow_grid_stays_on_integers() -> None:
 def test_what_has_no_int8_kernel_is_named_and_has_float_weights(
     network: type[nn.Module], names: set[str]
 ) -> None:
-    simulation = quantized(network)
+    simulation = shared(network)
     model, floats = lowered(simulation)
     assert set(floats) == names
     layers = [node for node in model.graph.nodes if node.target in GEMM]  # type: ignore[union-attr]
@@ -104,7 +119,7 @@ def test_without_the_target_the_last_layer_has_a_float_kernel() -> None:
 
 
 def test_a_model_without_parameters_is_the_float_model() -> None:
-    simulation = quantized(Joined)
+    simulation = shared(Joined)
     plain = Simulation(simulation.float_model, simulation.placement, type(simulation.params)())
     model, floats = lowered(plain)
     assert floats == ()
@@ -115,7 +130,7 @@ def test_a_model_without_parameters_is_the_float_model() -> None:
 
 
 def test_the_simulation_stays_as_it_is() -> None:
-    simulation = quantized(Joined)
+    simulation = shared(Joined)
     x = images(seed=2)
     with torch.no_grad():
         before = simulation(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from xnnpack_networks import NETWORKS, Attention, Joined, images, quantized
+from xnnpack_networks import NETWORKS, Attention, Joined, images, quantized, shared
 
 import subbyte
 from subbyte.errors import SubbyteError
@@ -15,7 +15,7 @@ from subbyte.placement.placement import node_names
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_all_that_reads_a_layers_result_reads_integers(network: type[nn.Module]) -> None:
-    simulation = quantized(network)
+    simulation = shared(network)
     placement = simulation.placement
     nodes = node_names(simulation.float_model.region("").graph)
     read = {x.node: x.readers for x in placement.insertions}
@@ -31,14 +31,14 @@ def test_all_that_reads_a_layers_result_reads_integers(network: type[nn.Module])
 
 
 def test_products_of_activations_stay_in_float() -> None:
-    placement = quantized(Attention).placement
+    placement = shared(Attention).placement
     products = [layer for layer in placement.layers if layer.operation == "matmul"]
     assert len(products) == 2
     assert all("XNNPACK" in layer.reason and not layer.activations for layer in products)
 
 
 def test_tensors_stand_in_the_order_in_which_they_are_read() -> None:
-    simulation = quantized(Joined)
+    simulation = shared(Joined)
     assert [tensor.key for tensor in simulation.placement.tensors][-1] == "last.result"
     rows = subbyte.layers(simulation)
     assert rows[-1]["bits"] == 8
@@ -46,7 +46,7 @@ def test_tensors_stand_in_the_order_in_which_they_are_read() -> None:
 
 
 def test_the_recipe_keeps_its_target(tmp_path: object) -> None:
-    simulation = quantized(Joined)
+    simulation = shared(Joined)
     assert simulation.metadata["recipe"]["target"] == "executorch"
     path = f"{tmp_path}/saved.safetensors"
     subbyte.save(simulation, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from importlib import resources
@@ -20,6 +21,7 @@ LAYERS = {
     "XNNDepthwiseConvTranspose2d",
     "XNNFullyConnected",
 }
+_UNBOUNDED = re.compile(r"(?<=: )(-?)inf\b")  # which flatc does not write as Python reads it
 INTEGERS = "xnn_datatype_qint8"  # of an activation
 
 
@@ -63,5 +65,6 @@ def _graphs(content: bytes) -> Iterator[dict[str, Any]]:
                 check=True,
                 capture_output=True,
             )
-            found: dict[str, Any] = json.loads((Path(folder) / "graph.json").read_text())
+            text = (Path(folder) / "graph.json").read_text()
+            found: dict[str, Any] = json.loads(_UNBOUNDED.sub(r"\1Infinity", text))
             yield found

@@ -51,7 +51,8 @@ def _write_global_pool(module: fx.GraphModule, node: fx.Node) -> None:
                 with module.graph.inserting_after(user):
                     flat = module.graph.call_function(A.flatten.using_ints, (user, 1))
                 flat.meta = dict(user.meta)
-                user.replace_all_uses_with(flat, delete_user_cb=lambda x, flat=flat: x is not flat)
+                user.replace_all_uses_with(flat)
+                flat.args = (user, 1)
         if node.users:
             flat = _call(module, node, A.flatten.using_ints, pooled, 1)
             node.replace_all_uses_with(flat)
