@@ -49,6 +49,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="of the evaluation")
     parser.add_argument("--calibration", type=int, default=256)
     parser.add_argument("--qonnx", type=int, default=0, help="images that QONNX runs")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="ROW")
+    parser.add_argument("--files", action="store_true", help="files alone, without simulations")
     parser.add_argument("--arrays", type=Path, help="the images, and float.onnx beside them")
     parser.add_argument("--other", type=Path, help="another tool's ONNX file")
     options = parser.parse_args()
@@ -61,16 +63,17 @@ def main() -> None:
         report(options.other.name, None, in_batches(deployed(options.other), images), labels)
         return
     batches = calibration(root, preprocessing, options.calibration)
-    report("float", in_batches(simulated(module), images), None, labels)
+    if not options.files:
+        report("float", in_batches(simulated(module), images), None, labels)
     if options.arrays is not None:
         keep(module, batches, images, options.arrays)
-    for name, fields in RECIPES.items():
-        recipe = subbyte.Recipe(method="range", **fields)
+    for name in options.only:
+        recipe = subbyte.Recipe(method="range", **RECIPES[name])
         if recipe.target == "qonnx" and not options.qonnx:
             continue
         limit = options.qonnx if recipe.target == "qonnx" else len(images)
         quantized = subbyte.quantize(module, batches, recipe)
-        shown = in_batches(simulated(quantized), images[:limit])
+        shown = None if options.files else in_batches(simulated(quantized), images[:limit])
         report(name, shown, of_file(quantized, images[:limit]), labels[:limit])
 
 
