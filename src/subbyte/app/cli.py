@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from subbyte.app import compare_command, import_command, sensitivity_command
+from subbyte.app import compare_command, diagnose_command, import_command, sensitivity_command
 from subbyte.app.elsewhere import Ray, Workers, check_elsewhere, elsewhere, end_with
 from subbyte.app.guard import OK, told
 from subbyte.app.guard import guarded as _guarded
@@ -330,6 +330,7 @@ def inspect(
 
 app.add_typer(compare_command.app)
 app.add_typer(sensitivity_command.app)
+app.add_typer(diagnose_command.app)
 app.add_typer(import_command.app)
 
 
