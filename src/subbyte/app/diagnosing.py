@@ -96,8 +96,9 @@ def diagnose_saved(
     spec = models.load(config)
     simulation = api.load(spec.module.to(device), quantized)
     prepared = simulation.metadata.get("preprocessing")
-    unknown = spec.preprocessing is None and isinstance(prepared, dict)
-    own = Preprocessing(**prepared) if unknown else None
+    own = None
+    if spec.preprocessing is None and isinstance(prepared, dict):
+        own = Preprocessing(**prepared)
     asked = {**asked, "preprocessing": own}
     batches, _ = task_file(spec.task).calibration(source, spec, asked, device, progress)
     return diagnose(simulation, batches, alone_images=alone_images, progress=progress)
