@@ -318,6 +318,8 @@ def layers(quantized: nn.Module) -> list[dict[str, Any]]:
     `symmetric`; `per_channel`; `scale`, a float, or a list with one a channel; `zero_point`
     likewise; `sqnr_db`, the signal to quantization noise, of a weight as it is, of an activation
     over the calibration images (`None` without any noise); and `readers`, the layers that read it.
+    `sqnr_db` says how well a tensor's own values are rounded. What the model loses by it is another
+    question, which `subbyte.diagnose` answers.
     """
     return layer_table(_simulation(quantized))
 

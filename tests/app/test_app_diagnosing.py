@@ -63,3 +63,29 @@ def test_a_run_without_a_diagnosis(run: Callable[..., Path], own: Any) -> None:
     assert not (folder / "diagnosis.json").exists()
     assert own.results()["variants"][0]["diagnosis"] is None
     assert (folder / "layers.csv").is_file()
+
+
+@pytest.mark.slow
+def test_the_command_prints_each_layer_and_what_helps(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    saved = tmp_path / "digits.safetensors"
+    low = r'overrides={"block2\\.conv1": {"weights": 2}}'
+    quantized = cli(
+        "quantize", "digits", "--calibration", "digits", "--images", 64, "--out", saved,
+        "--set", "method=range", "--set", low, "--quiet",
+    )  # fmt: skip
+    assert quantized.exit_code == 0, quantized.stderr
+    asked = ("diagnose", "digits", saved, "--data", "digits", "--images", 16)
+    result = cli(*asked, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["images"], found["alone_images"]) == (16, 16)
+    assert found["advice"][0]["layers"] == ["block2.conv1"]
+    shown = cli(*asked).stdout
+    row = next(line for line in shown.splitlines() if "block2.conv1" in line)
+    assert "w2a8" in row
+    assert found["advice"][0]["overrides"] in shown
+    refused = cli("diagnose", "digits", tmp_path / "none", "--data", "digits")
+    assert refused.exit_code == 2
+    assert "there is no file" in refused.stderr

@@ -15,6 +15,7 @@ import typer
 
 from subbyte.app import (
     compare_command,
+    diagnose_command,
     import_command,
     report_command,
     sensitivity_command,
@@ -340,6 +341,7 @@ def inspect(
 app.add_typer(compare_command.app)
 app.add_typer(report_command.app)
 app.add_typer(sensitivity_command.app)
+app.add_typer(diagnose_command.app)
 app.add_typer(import_command.app)
 app.add_typer(targets_command.app)
 

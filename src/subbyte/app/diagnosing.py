@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from subbyte import api, models
 from subbyte.calibration import clipping
 from subbyte.data.batches import ArgumentsOf
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.data.selection import simulation_indices
-from subbyte.diagnosis.diagnose import diagnosed
+from subbyte.diagnosis.diagnose import diagnose, diagnosed
 from subbyte.diagnosis.errors import decibels
 from subbyte.diagnosis.result import ERRORS, Diagnosis, LayerErrors
+from subbyte.errors import SubbyteError
+from subbyte.models import ModelConfig
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
-from subbyte.tasks.base import Task
+from subbyte.tasks.base import Task, task_file
 from subbyte.utils import files
 from subbyte.utils.progress import Progress
 
@@ -60,6 +66,42 @@ def diagnose_variant(
     batches = ArgumentsOf(images, quantized.float_model.device)
     described = f"{name}: measuring each layer alone"
     return diagnosed(quantized, batches, alone, shares, progress, described)
+
+
+def diagnose_saved(
+    config: ModelConfig,
+    quantized: Path,
+    source: str,
+    asked: Mapping[str, Any],
+    alone_images: int,
+    device: str,
+    progress: Progress,
+) -> Diagnosis:
+    """Diagnose a quantized model that was saved.
+
+    Args:
+        config: The float model.
+        quantized: The saved file.
+        source: A folder of images, or the name of bundled ones.
+        asked: `images`, `seed` and `batch_size` of these.
+        alone_images: On how many of them each layer is quantized alone.
+        device: "cpu" or "cuda".
+        progress: Shows how far it is.
+
+    Raises:
+        SubbyteError: The file is not of the model, or the images cannot be used.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
+    spec = models.load(config)
+    simulation = api.load(spec.module.to(device), quantized)
+    prepared = simulation.metadata.get("preprocessing")
+    own = None
+    if spec.preprocessing is None and isinstance(prepared, dict):
+        own = Preprocessing(**prepared)
+    asked = {**asked, "preprocessing": own}
+    batches, _ = task_file(spec.task).calibration(source, spec, asked, device, progress)
+    return diagnose(simulation, batches, alone_images=alone_images, progress=progress)
 
 
 def write(folder: Path, found: Diagnosis, rows: Sequence[dict[str, Any]]) -> None:
