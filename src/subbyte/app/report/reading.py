@@ -71,7 +71,7 @@ def _of_detectors(results: Mapping[str, Any]) -> Iterator[str]:
     del results
     yield (
         "SQNR: 30 dB and more usually leaves AP as it is, 20 dB costs one to three points; agree "
-        "counts each detection, so that 90 is usual where AP stays"
+        "counts detections of low scores too, which AP hardly does"
     )
 
 
