@@ -2,7 +2,7 @@
 
     uv run python benchmarks/targets.py executorch --json targets.json
     uv run python benchmarks/targets.py executorch --json targets.json --only resnet18 vit_b_16
-    uv run python benchmarks/targets.py executorch --json targets.json --docs docs/targets/executorch.md
+    uv run python benchmarks/targets.py executorch --json t.json --docs docs/targets/executorch.md
 
 Each model is quantized for the target, written and run, in a process of its own, on 8 images with 8
 others for calibration; its weights and images are those of benchmarks/models.py, but digits has

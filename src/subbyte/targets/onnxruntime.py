@@ -16,7 +16,9 @@ from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.description import About
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.bias_scales import multiply_bias_scales
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
+from subbyte.targets.onnx.rewrites.defaults import leave_out_defaults
 from subbyte.targets.onnx.rewrites.float_weights import keep_float_weights
 from subbyte.targets.onnx.rewrites.last_convolutions import write_last_convolutions
 from subbyte.targets.onnx.rewrites.limits import merge_limits
@@ -29,6 +31,7 @@ from subbyte.targets.onnx.rewrites.quantized_softmax import keep_softmax
 from subbyte.targets.onnx.rewrites.repeat_qdq import repeat_qdq
 from subbyte.targets.onnx.rewrites.resizing import write_resizing
 from subbyte.targets.onnx.rewrites.runtimes import only_for
+from subbyte.targets.onnx.rewrites.short_names import shorten_names
 from subbyte.targets.onnx.rewrites.split_linears import split_linears
 from subbyte.targets.refusal import imported, refused
 
@@ -50,7 +53,10 @@ REWRITES = (
     keep_softmax,
     ask_first,
     pack,
+    multiply_bias_scales,
     rename_output,
+    leave_out_defaults,
+    shorten_names,
 )
 PROFILED = 30  # runs of a profile
 KERNEL = "_kernel_time"  # behind the name of a node in it

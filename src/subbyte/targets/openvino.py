@@ -13,6 +13,7 @@ from subbyte.errors import SubbyteError
 from subbyte.placement.placement import TargetHints
 from subbyte.targets.description import About
 from subbyte.targets.onnx.rewrites.batch_size import ask_first
+from subbyte.targets.onnx.rewrites.bias_scales import multiply_bias_scales
 from subbyte.targets.onnx.rewrites.circular_padding import slice_circular_padding
 from subbyte.targets.onnx.rewrites.defaults import leave_out_defaults
 from subbyte.targets.onnx.rewrites.extremes import keep_extremes
@@ -55,6 +56,7 @@ REWRITES = (
     keep_turned_images,
     ask_first,
     pack,
+    multiply_bias_scales,
     rename_output,
     leave_out_defaults,
     shorten_names,
