@@ -42,7 +42,10 @@ def quantized(method: dict[str, Any], observer: Losses | None) -> Any:
     return subbyte.quantize(Net().eval(), [images[:24], images[24:]], recipe, observer=observer)
 
 
-@pytest.mark.parametrize("name", ["adaround", "brecq", "qdrop"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("brecq", "qdrop")]
+
+
+@pytest.mark.parametrize("name", ["adaround", *SLOW])
 def test_each_step_of_each_block_is_reported(name: str) -> None:
     losses, method = Losses(), {"name": name, "steps": STEPS}
     if name == "brecq":
