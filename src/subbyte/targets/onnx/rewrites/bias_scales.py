@@ -37,9 +37,10 @@ def _multiply(x: ir.Node, w: ir.Node, b: ir.Node) -> None:
     product = of_x.astype(np.float32) * of_w.astype(np.float32)
     if held.size < LEAST or product.shape != held.shape or product.tobytes() != held.tobytes():
         return
-    scale = b.inputs[1]
+    scale, graph = b.inputs[1], b.graph
     assert scale is not None
+    assert isinstance(graph, ir.Graph)
     new = put(b, "Mul", [x.inputs[1], w.inputs[1]], shape=held.shape, dtype=ir.DataType.FLOAT)
     b.replace_input_with(1, new)
     if not scale.uses() and not scale.is_graph_output():
-        del b.graph.initializers[str(scale.name)]
+        del graph.initializers[str(scale.name)]
