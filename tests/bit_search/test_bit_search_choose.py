@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from subbyte.bit_search.choose import Option, Unit, cheapest, least_loss
+from subbyte.bit_search.choose import Chosen, Option, Shared, Unit, cheapest, least_loss
 
 
 def units(seed: int, count: int = 5, options: int = 4) -> list[Unit]:
@@ -46,6 +46,43 @@ def test_no_choice_is_cheaper(seed: int, most: float) -> None:
         assert found.loss <= most * (1 + 1e-6)
         assert found.cost == pytest.approx(expected, rel=1e-3)
         assert len(found.options) == len(given)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("most", [5.0, 15.0, float("inf")])
+def test_what_is_shared_is_paid_once_and_only_where_it_is_needed(seed: int, most: float) -> None:
+    draw = random.Random(seed)
+    tables = {bits: Shared(f"{bits} bits", draw.uniform(5, 60)) for bits in (2, 3, 5)}
+    given = [
+        Unit(
+            f"layer{i}",
+            tuple(
+                Option(bits, None, bits * draw.uniform(5, 10), 8.0 / bits**2, tables.get(bits))
+                for bits in (2, 3, 4, 5, 8)
+            ),
+        )
+        for i in range(4)
+    ]
+    # Counted here by hand, and not by `Chosen.cost`.
+    costs = [
+        sum(o.cost for o in chosen)
+        + sum(tables[b].cost for b in {o.weights for o in chosen} & {*tables})
+        for chosen in itertools.product(*(unit.options for unit in given))
+        if sum(o.loss for o in chosen) <= most
+    ]
+    found = cheapest(given, most)
+    assert found is not None
+    assert found.cost == pytest.approx(min(costs), rel=1e-3)
+
+
+def test_the_least_loss_knows_what_it_shares() -> None:
+    table = Shared("3 bits", 7.0)
+    given = [
+        Unit(f"layer{i}", (Option(3, None, 1.0, 0.5, table), Option(2, None, 1.0, 2.0)))
+        for i in (0, 1)
+    ]
+    assert least_loss(given) == Chosen((given[0].options[0], given[1].options[0]))
+    assert least_loss(given).cost == 9.0
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -17,6 +17,19 @@ GAP = 1e-4  # of the cost, within which a solution need not be the best
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What options cost once, however many of them are chosen.
+
+    Attributes:
+        name: Of what they share.
+        cost: In the units of the objective.
+    """
+
+    name: str
+    cost: float
+
+
+@dataclass(frozen=True)
 class Option:
     """What a layer may be.
 
@@ -25,12 +38,19 @@ class Option:
         activations: Bits of what it reads; `None`: float.
         cost: In the units of the objective.
         loss: What it is expected to add to the output loss.
+        shared: What it needs that others may need too; `None`: nothing.
     """
 
     weights: int | None
     activations: int | None
     cost: float
     loss: float
+    shared: Shared | None = None
+
+    @property
+    def bits(self) -> tuple[int | None, int | None]:
+        """Of the weight and of what the layer reads."""
+        return self.weights, self.activations
 
 
 @dataclass(frozen=True)
@@ -61,8 +81,14 @@ class Chosen:
 
     @property
     def cost(self) -> float:
-        """The sum of the costs."""
-        return sum(option.cost for option in self.options)
+        """The sum of the costs, what is shared counted once."""
+        shared = {option.shared for option in self.options if option.shared is not None}
+        return sum(option.cost for option in self.options) + sum(one.cost for one in shared)
+
+    @property
+    def bits(self) -> tuple[tuple[int | None, int | None], ...]:
+        """What is chosen, whatever it costs."""
+        return tuple(option.bits for option in self.options)
 
     @property
     def loss(self) -> float:
@@ -81,31 +107,35 @@ def cheapest(units: Sequence[Unit], most_loss: float) -> Chosen | None:
         `None` where there are none.
     """
     options = [option for unit in units for option in unit.options]
-    costs = np.array([option.cost for option in options], np.float64)
-    losses = np.array([option.loss for option in options], np.float64)
+    shared = list(dict.fromkeys(o.shared for o in options if o.shared is not None))
+    costs = np.array([o.cost for o in options] + [one.cost for one in shared], np.float64)
+    losses = np.array([option.loss for option in options] + [0.0] * len(shared), np.float64)
     scale = max(float(np.abs(costs).max(initial=0.0)), 1e-30)
     limit = max(most_loss, 0.0)
     worst = max(float(losses.max(initial=0.0)), 1e-30)
     unit_loss = limit if 0 < limit < float("inf") else worst
-    constraints = [LinearConstraint(_of_each(units), 1, 1)]
+    constraints = [LinearConstraint(_of_each(units, len(shared)), 1, 1)]
     if limit < float("inf"):
         constraints.append(LinearConstraint(losses[None] / unit_loss, -np.inf, limit / unit_loss))
-    ties = _ties(units)
+    ties = _ties(units, len(shared))
     if ties is not None:
         constraints.append(LinearConstraint(ties, 0, 0))
+    if shared:
+        constraints.append(LinearConstraint(_sharing(options, shared), -np.inf, 0))
     # Between options of the same cost, the one of the smaller loss.
     objective = costs / scale + 1e-7 * losses / worst
     with _without_stdout():
         found = milp(
             objective,
             constraints=constraints,
-            integrality=np.ones(len(options)),
+            integrality=np.ones(len(costs)),
             bounds=Bounds(0, 1),
             options={"time_limit": SECONDS, "mip_rel_gap": GAP},
         )
     if found.x is None:
         return None
-    return Chosen(tuple(options[i] for i in np.flatnonzero(np.asarray(found.x) > 0.5)))
+    chosen = np.flatnonzero(np.asarray(found.x)[: len(options)] > 0.5)
+    return Chosen(tuple(options[i] for i in chosen))
 
 
 @contextmanager
@@ -124,29 +154,40 @@ def _without_stdout() -> Iterator[None]:
 
 def least_loss(units: Sequence[Unit]) -> Chosen:
     """The options of the least loss, the cheapest of them, whatever they cost together."""
-    swapped = [
-        Unit(unit.name, tuple(_swapped(option) for option in unit.options), unit.tied)
-        for unit in units
-    ]
+    own = {(u.name, _swapped(o)): o for u in units for o in reversed(u.options)}
+    swapped = [Unit(u.name, tuple(_swapped(o) for o in u.options), u.tied) for u in units]
     found = cheapest(swapped, float("inf"))
     assert found is not None  # all limits hold
-    return Chosen(tuple(_swapped(option) for option in found.options))
+    pairs = zip(units, found.options, strict=True)
+    return Chosen(tuple(own[unit.name, option] for unit, option in pairs))
 
 
 def _swapped(option: Option) -> Option:
+    """Cost and loss swapped; what is shared plays no part."""
     return Option(option.weights, option.activations, option.loss, option.cost)
 
 
-def _of_each(units: Sequence[Unit]) -> csr_array:
-    """A row for each unit that counts how many of its options are chosen."""
+def _sharing(options: Sequence[Option], shared: Sequence[Shared]) -> csr_array:
+    """Rows that are at most 0 where an option is chosen only together with what it shares."""
+    entries = [(i, shared.index(o.shared)) for i, o in enumerate(options) if o.shared is not None]
+    count, rows = len(entries), np.arange(len(entries))
+    columns = [[i for i, _ in entries], [len(options) + j for _, j in entries]]
+    values = np.concatenate([np.ones(count), -np.ones(count)])
+    places = (np.concatenate([rows, rows]), np.concatenate(columns))
+    return csr_array((values, places), shape=(count, len(options) + len(shared)))
+
+
+def _of_each(units: Sequence[Unit], more: int) -> csr_array:
+    """A row for each unit that counts how many of its options are chosen; `more` columns of 0."""
     lengths = [len(unit.options) for unit in units]
     rows = np.repeat(np.arange(len(units)), lengths)
     columns = np.arange(len(rows))
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(units), len(rows)))
+    shape = (len(units), len(rows) + more)
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
 
 
-def _ties(units: Sequence[Unit]) -> csr_array | None:
-    """Rows that are 0 where units that are tied have the same bits of activations."""
+def _ties(units: Sequence[Unit], more: int) -> csr_array | None:
+    """Rows that are 0 where units that are tied have the same bits of activations, as above."""
     starts = np.cumsum([0, *(len(unit.options) for unit in units)])
     first: dict[str, int] = {}
     entries: list[tuple[int, int, float]] = []
@@ -166,4 +207,4 @@ def _ties(units: Sequence[Unit]) -> csr_array | None:
     if not entries:
         return None
     rows, columns, values = zip(*entries, strict=True)
-    return csr_array((values, (rows, columns)), shape=(row, int(starts[-1])))
+    return csr_array((values, (rows, columns)), shape=(row, int(starts[-1]) + more))

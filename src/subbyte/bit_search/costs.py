@@ -19,24 +19,44 @@ from subbyte.graph.operators import get_tensor
 from subbyte.methods.common.samples import geometry_of, positions
 from subbyte.placement.simulation import Simulation
 from subbyte.targets import files as target_files
+from subbyte.targets.onnx.planes import WIDTHS, shared_bytes
+from subbyte.targets.onnx.rewrites.packing import CONSTANT, NODE
 
 FLOAT_BITS = 32
 SCALE_BYTES = 4 + 1  # of a channel: its scale and its zero point
-UNPACKING_BYTES = 130  # of the nodes and constants that unpack a weight, about
+UNPACKING_BYTES = 80  # of the nodes and constants that unpack a weight, about
+HALF, WHOLE = 4, 8  # bits of the types that a file can hold as they are
 
 
-def weight_bytes(count: int, channels: int, bits: int | None) -> int:
-    """What a weight takes in a file, the smallest form that holds it.
+def weight_forms(count: int, channels: int, bits: int | None) -> dict[int | None, float]:
+    """The forms in which a file can hold a weight: width of a table that it needs → bytes.
 
     Args:
-        count: How many numbers it has.
+        count: How many numbers the weight has.
         channels: How many scales.
         bits: Of each number; `None`: it stays in float.
+
+    Returns:
+        By `None` the form without a table, and those that take fewer bytes with one. The bytes of a
+        table, `table_bytes`, come in addition, once for all weights.
     """
     if bits is None:
-        return count * FLOAT_BITS // 8
-    packed = [math.ceil(count * wide / 8) + UNPACKING_BYTES + channels for wide in range(bits, 8)]
-    return min([*packed, count]) + channels * SCALE_BYTES
+        return {None: count * FLOAT_BITS / 8}
+
+    def packed(width: int) -> float:
+        return math.ceil(count * width / 8) + UNPACKING_BYTES + channels
+
+    scales = channels * SCALE_BYTES
+    plain = min(count, packed(HALF)) if bits <= HALF else count
+    tables = {width: packed(width) for width in WIDTHS if width >= bits}
+    found: dict[int | None, float] = {None: float(plain + scales)}
+    found.update((width, size + scales) for width, size in tables.items() if size < plain)
+    return found
+
+
+def table_bytes(width: int) -> float:
+    """What the table takes with which weights of a width are unpacked."""
+    return float(shared_bytes({width}, NODE, CONSTANT))
 
 
 def file_bytes(

@@ -182,7 +182,7 @@ def _next(state: _State, least: Chosen, most: Chosen) -> Chosen | None:
     best = min(good, key=lambda one: one.cost, default=None)
     for wanted in _proposals(_wanted(state, least, most), low, high, (least, most)):
         chosen = cheapest(state.units, wanted) or least
-        if any(chosen.options == one.chosen.options for one in state.tried):
+        if any(chosen.bits == one.chosen.bits for one in state.tried):
             continue
         if best is not None and best.chosen.cost - chosen.cost < ENOUGH * best.cost:
             continue

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from subbyte.bit_search.choose import Chosen, Option, Unit
-from subbyte.bit_search.costs import FLOAT_BITS, weight_bytes
+from subbyte.bit_search.choose import Chosen, Option, Shared, Unit
+from subbyte.bit_search.costs import FLOAT_BITS, table_bytes, weight_forms
 from subbyte.bit_search.sensitivity import LayerLoss, Sensitivity
 from subbyte.bit_search.settings import Search
 from subbyte.placement.placement import Placement
 from subbyte.recipe import Override, Recipe
+from subbyte.targets.onnx.planes import WIDTHS
 
 
 def override_of(recipe: Recipe, layer: str) -> Override:
@@ -36,18 +37,19 @@ def weight_widths(recipe: Recipe, layer: str, search: Search) -> tuple[int, ...]
 
 
 def units_by_size(sensitivity: Sensitivity) -> list[Unit]:
-    """The weights, each with its bytes in the file at each width, and in float."""
+    """The weights, each with its bytes in the file in each form of each width, and in float."""
 
     def options(layer: LayerLoss) -> tuple[Option, ...]:
-        found = [
-            Option(bits, None, float(weight_bytes(layer.count, layer.channels, bits)), loss)
-            for bits, loss in layer.losses.items()
-        ]
-        if len(found) > 1:  # a pin is one
-            size = float(weight_bytes(layer.count, layer.channels, None))
-            found.append(Option(None, None, size, 0.0))
-        return tuple(found)
+        widths: dict[int | None, float] = dict(layer.losses.items())
+        if len(widths) > 1:  # a pin is one
+            widths[None] = 0.0
+        return tuple(
+            Option(bits, None, size, loss, None if table is None else tables[table])
+            for bits, loss in widths.items()
+            for table, size in weight_forms(layer.count, layer.channels, bits).items()
+        )
 
+    tables = {width: Shared(f"{width} bits", table_bytes(width)) for width in WIDTHS}
     return [Unit(layer.layer, options(layer)) for layer in sensitivity.of_role("weight")]
 
 

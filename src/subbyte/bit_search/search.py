@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from subbyte import api
 from subbyte.bit_search import loop, recipes, sensitivity
-from subbyte.bit_search.choose import Chosen, Option, Unit
+from subbyte.bit_search.choose import Chosen, Unit
 from subbyte.bit_search.costs import layer_multiply_adds
 from subbyte.bit_search.error_model import Point
 from subbyte.bit_search.latency import Profiles, units_by_latency
@@ -149,7 +149,7 @@ class _Bench:
         )
         self._solved: sensitivity.Solved | None = None
         self._loss: Callable[[Simulation], float] | None = None
-        self._built_ones: dict[tuple[Option, ...], Simulation] = {}
+        self._built_ones: dict[Any, Simulation] = {}  # by bits
         self.measured = self._known() or self._measure()
 
     def units(self) -> list[Unit]:
@@ -223,7 +223,7 @@ class _Bench:
                 "seconds": time.perf_counter() - started,
             }
             self.kept["tried"][key] = known
-            self._built_ones[chosen.options] = simulation
+            self._built_ones[chosen.bits] = simulation
             self._keep()
         paired = Paired(**known["paired"])
         log.info(
@@ -239,8 +239,8 @@ class _Bench:
 
     def simulation(self, chosen: Chosen) -> Simulation:
         """A configuration that was built, built again where it is not at hand."""
-        if chosen.options in self._built_ones:
-            return self._built_ones[chosen.options]
+        if chosen.bits in self._built_ones:
+            return self._built_ones[chosen.bits]
         return self._built(chosen, "the best configuration")
 
     def _cost(self, simulation: Simulation, chosen: Chosen) -> float:

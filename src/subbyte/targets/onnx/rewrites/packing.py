@@ -19,7 +19,7 @@ from subbyte.targets.onnx.planes import WIDTHS, Levels, shared_bytes, unpacked
 
 INT8 = ir.DataType.INT8
 INT4_BITS, WHOLE = 4, 8
-NODE, CONSTANT = 80, 50  # bytes that one takes in a file beside its content, about
+NODE, CONSTANT = 45, 30  # bytes that one takes in a file beside its content, about
 
 
 def pack(model: ir.Model) -> None:
