@@ -51,8 +51,8 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(b"")
         return Files(path)
 
-    monkeypatch.setattr(pipeline.onnx, "write_files", written)
-    monkeypatch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
+    monkeypatch.setattr(pipeline.target_files, "write_files", written)
+    monkeypatch.setattr(pipeline.target_files, "export_float", written)
 
 
 def experiment(folder: Path, data: Any = None, **changes: Any) -> Experiment:

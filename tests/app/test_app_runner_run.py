@@ -97,7 +97,7 @@ def test_bad_input_found_late_leaves_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise SubbyteError("the model cannot be written as ONNX")
 
-    monkeypatch.setattr(pipeline.onnx, "export_float", refuse)
+    monkeypatch.setattr(pipeline.target_files, "export_float", refuse)
     with pytest.raises(SubbyteError, match="cannot be written as ONNX"):
         pipeline.run(experiment, tmp_path / "some" / "where")
     assert not (tmp_path / "some").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import subbyte
 from processor import FITTING
 from subbyte import targets
 from subbyte.errors import SubbyteError
+from subbyte.graph.flow import WHOLE
 from subbyte.targets import base as verify
-from subbyte.targets import names, onnxruntime, openvino
+from subbyte.targets import files, names, onnxruntime, openvino
 from subbyte.targets.onnx.export import write_files
 from subbyte.utils.progress import Silent
 
@@ -146,3 +148,12 @@ def test_a_runtime_is_there_by_its_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_runtime_by_its_name() -> None:
     assert verify.runtime("onnxruntime") is onnxruntime
     assert verify.runtime("openvino") is openvino
+
+
+def test_boxes_are_refused_where_files_cannot_hold_them() -> None:
+    detector = SimpleNamespace(region_names=("backbone", "head"))
+    files.check_boxes(("onnxruntime", "openvino"), detector, True)
+    files.check_boxes(("executorch",), detector, False)
+    files.check_boxes(("executorch",), SimpleNamespace(region_names=WHOLE), True)
+    with pytest.raises(SubbyteError, match=r"executorch.*export\.postprocess: false"):
+        files.check_boxes(("onnxruntime", "executorch"), detector, True)

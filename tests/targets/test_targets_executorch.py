@@ -71,6 +71,15 @@ def test_where_it_is_not_installed_the_command_that_installs_it_is_named(
             function()
 
 
+def test_names_of_other_files_are_refused(tmp_path: Path) -> None:
+    simulation = shared(Joined)
+    with pytest.raises(SubbyteError, match=r"of a file of executorch: .* ends in \.pte"):
+        subbyte.export(simulation, tmp_path / "model.onnx", images(2))
+    with pytest.raises(SubbyteError, match=r"not the name of an ONNX file: .* ends in \.onnx"):
+        subbyte.export(simulation, tmp_path / "model.pte", images(2), target="openvino")
+    assert not list(tmp_path.iterdir())
+
+
 @installed
 @pytest.mark.slow
 def test_a_file_gives_what_the_simulation_gives(joined: Exported) -> None:

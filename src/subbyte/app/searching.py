@@ -127,7 +127,7 @@ def _judges(
             lost,
             lambda simulation: file_bytes(simulation, task.written, postprocess=task.postprocess),
         )
-    float_path = target_files.float_file(folder.float_path, asked.runtime)
+    float_path = target_files.file_in(folder.float_path, asked.runtime)
     clock = _Clock(asked.runtime, float_path, setup, alone)
     return search.Judges(lost, clock.ms, clock.profiles)
 
@@ -181,7 +181,7 @@ class _Clock:
         return self.setup.captured[None].model
 
     def _written(self, simulation: Simulation, folder: Path) -> Path:
-        path, task = folder / "model.onnx", self.setup.task
+        path, task = target_files.file_in(folder, self.runtime), self.setup.task
         target_files.export(simulation, path, task.written, self.runtime, task.postprocess)
         return path
 
@@ -218,7 +218,7 @@ def confirm(
     runs: dict[str, tuple[Any, Any]] = {}
     for key, path in paths.items():
         load = targets.runtime(key).load
-        float_path = target_files.float_file(folder.float_path, key)
+        float_path = target_files.file_in(folder.float_path, key)
         before = task.deployed(load(float_path, cores.share()), float_model)
         after = task.deployed(load(path, cores.share()), quantized)
         if before is not None and after is not None:

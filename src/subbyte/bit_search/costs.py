@@ -50,7 +50,7 @@ def file_bytes(
         postprocess: Whether a detector is written with the whole way to boxes.
     """
     with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
+        path = target_files.file_in(Path(scratch), simulation.placement.recipe.target)
         target_files.export(simulation, path, example, None, postprocess)
         return float(path.stat().st_size)
 

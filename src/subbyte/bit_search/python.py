@@ -338,7 +338,7 @@ def _runs(
         form = pytree.tree_structure(simulation(*example))
     for name in runtimes:
         with TemporaryDirectory() as scratch:
-            path = Path(scratch) / "model.onnx"
+            path = target_files.file_in(Path(scratch), name)
             target_files.export(simulation, path, example, name)
             session = runtimes_.runtime(name).load(path, cores.usable())
 

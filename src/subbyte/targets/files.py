@@ -28,7 +28,7 @@ __all__ = [
     "check_reads",
     "export",
     "export_float",
-    "float_file",
+    "file_in",
     "output_names",
     "read_metadata",
     "runtime_of",
@@ -82,6 +82,7 @@ def export(
     target = simulation.placement.recipe.target if target is None else target
     if target is not None and target not in targets.names():
         raise unknown("target", target, targets.names())
+    _check_name(path, target)
     write = None if target is None else _writer(target)
     if write is None:
         _check(target, simulation)
@@ -151,10 +152,10 @@ def write_files(
     return _with_own(files, simulation, folder, example, runtimes, postprocess)
 
 
-def float_file(folder: Path, runtime: str) -> Path:
-    """The file in `folder`, written by `export_float`, that a runtime runs."""
-    writes = _writer(runtime) is not None
-    return folder / f"{NAME}{targets.about(runtime).suffix if writes else ONNX}"
+def file_in(folder: Path, target: str | None) -> Path:
+    """How a model's file in `folder` is called, where it is a target's own; `None`: for all."""
+    own = target is not None and _writer(target) is not None
+    return folder / f"{NAME}{targets.about(target).suffix if own and target else ONNX}"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _with_own(
     for name in runtimes:
         write = _writer(name)
         if write is not None:
-            path = float_file(folder, name)
+            path = file_in(folder, name)
             found = _written(write, name, simulation, path, example, postprocess)
             notes += [f"{name}: {note}" for note in found]
             files.of_runtime[name] = path
@@ -266,6 +267,15 @@ def _told(target: str | None, path: Path) -> tuple[str, ...]:
     """What a target without `write` says of a file that it is given (its function `notes`)."""
     notes = None if target is None else getattr(targets.module(target), "notes", None)
     return () if notes is None else tuple(notes(path))
+
+
+def _check_name(path: Path, target: str | None) -> None:
+    """Refuse a name by which a file would be taken for one of another target."""
+    suffix = ONNX if target is None or _writer(target) is None else targets.about(target).suffix
+    known = _format(path)
+    if (known is not None and known != target) or (known is None and not suffix.endswith(ONNX)):
+        kind = "an ONNX file" if suffix.endswith(ONNX) else f"a file of {target}"
+        raise SubbyteError(f"{path} is not the name of {kind}: name one that ends in {suffix}")
 
 
 def _writer(target: str) -> Writer | None:

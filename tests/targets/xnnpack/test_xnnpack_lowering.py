@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 from xnnpack_networks import (
     NETWORKS,
     Attention,
@@ -17,8 +18,11 @@ from xnnpack_networks import (
     step_of,
 )
 
+import subbyte
+from small_detectors import detector
 from subbyte.graph.operators import A
 from subbyte.placement.simulation import Simulation
+from subbyte.targets.onnx.program import deployed_as
 from subbyte.targets.xnnpack.lowering import lowered
 from subbyte.targets.xnnpack.patterns import DEQUANTIZE, GEMM, OF_WEIGHTS, QUANTIZE
 
@@ -136,3 +140,19 @@ def test_the_simulation_stays_as_it_is() -> None:
         before = simulation(x)
         lowered(simulation)
         torch.testing.assert_close(simulation(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_what_one_region_quantizes_others_read_as_integers() -> None:
+    pictures = torch.rand(2, 3, 64, 64)
+    recipe = subbyte.Recipe(method="range", target="executorch")
+    simulation = subbyte.quantize(detector("ssd"), [list(pictures)], recipe)
+    assert len(simulation.region_names) == 2
+    model, floats = lowered(simulation)
+    assert floats == ()
+    raw = [
+        deployed_as(simulation, own, (pictures,), postprocess=False).module(pictures)
+        for own in (simulation.model, model)
+    ]
+    for expected, found in zip(*map(pytree.tree_leaves, raw), strict=True):
+        assert float((expected - found).abs().max()) < 2 * step_of(simulation)

@@ -8,6 +8,7 @@ moves quantized values they are quantized again, to the same integers.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,8 @@ from torch import fx, nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers the operators)
 
 from subbyte.graph.float_model import shared
+from subbyte.graph.flow import Flow, Place
+from subbyte.graph.layers import results
 from subbyte.graph.operators import MATMUL, A, clamp_of, get_tensor, is_move
 from subbyte.numerics.fake_quantize import (
     BiasQuantize,
@@ -50,11 +53,12 @@ def lowered(simulation: Simulation) -> tuple[nn.Module, tuple[str, ...]]:
     """
     model = _copied(simulation.model)
     layers = {(x.region, x.node): x.name for x in simulation.placement.layers}
-    floats: list[str] = []
+    floats, given = list[str](), dict[Place, Grid]()
     for name in simulation.region_names:
         region = cast("fx.GraphModule", model.get_submodule(name))
         source = simulation.region(name)
         write_plainly(region)
+        _quantize_given(region, name, simulation.flow, given)
         parts: dict[fx.Node, Grid] = {}  # a tuple of tensors → their grid
         for node in list(region.graph.nodes):
             if node.op == "call_module":
@@ -63,8 +67,28 @@ def lowered(simulation: Simulation) -> tuple[nn.Module, tuple[str, ...]]:
                 _quantize_moved(region, node, parts)
         found = [*fold_unquantized(region), *keep_ratios(region)]
         floats += [layers.get((name, node), node) for node in found]
+        leaves = enumerate(results(region.graph))
+        given |= {(name, i): _grid(leaf) for i, leaf in leaves if is_dequantized(leaf)}
         _finish(region)
     return model, tuple(floats)
+
+
+def _quantize_given(
+    module: fx.GraphModule, name: str, flow: Flow, given: Mapping[Place, Grid]
+) -> None:
+    """Quantize again what other regions have quantized, so that each reader has its own.
+
+    Args:
+        module: The region.
+        name: Its name.
+        flow: What goes from region to region.
+        given: Result of a region before → its grid.
+    """
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    for i, node in enumerate(inputs):
+        grid = given.get(flow.links.get((name, i), ("", -1)))
+        if grid is not None and node.users:
+            _quantize_behind(module, node, grid)
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -211,22 +235,27 @@ def _dequantize_for_each(
 def _quantize_moved(module: fx.GraphModule, node: fx.Node, parts: dict[fx.Node, Grid]) -> None:
     """Quantize again what only moves values that are quantized alike."""
     inputs = [x for x in node.all_input_nodes if isinstance(x.meta.get("val"), VALUES)]
-    grids = {parts[x] if x in parts else _grid_of(x) for x in inputs}
+    grids = {parts[x] if x in parts else _grid(x) if is_dequantized(x) else None for x in inputs}
     if len(grids) != 1 or None in grids:
         return
     grid = cast("Grid", grids.pop())
     if isinstance(node.meta.get("val"), list | tuple):
         parts[node] = grid
         return
+    _quantize_behind(module, node, grid)
+
+
+def _quantize_behind(module: fx.GraphModule, node: fx.Node, grid: Grid) -> None:
+    """Let all that reads a value read it quantized, and dequantized for it alone."""
     with module.graph.inserting_after(node):
         quantized = module.graph.call_function(Q.quantize_per_tensor.default, (node, *grid))
     quantized.meta = dict(node.meta)
     _dequantize_for_each(module, node, quantized, grid)
 
 
-def _grid_of(node: fx.Node) -> Grid | None:
-    """The grid of a dequantized value; `None`: it is in float."""
-    return cast("Grid", tuple(node.args[1:])) if is_dequantized(node) else None
+def _grid(node: fx.Node) -> Grid:
+    """The grid of a dequantized value."""
+    return cast("Grid", tuple(node.args[1:]))
 
 
 def _pads_otherwise(node: fx.Node) -> bool:
