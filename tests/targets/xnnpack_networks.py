@@ -42,7 +42,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.hardswish(self.first(x))
-        y = F.silu(self.second(x))
+        y = F.silu(self.second(torch.cat([x], 1)))
         weight = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1))))
         y = self.last(y * F.hardsigmoid(weight))
         return F.adaptive_avg_pool2d(y, 1).flatten(1)

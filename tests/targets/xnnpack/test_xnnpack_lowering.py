@@ -117,6 +117,11 @@ def test_what_has_no_int8_kernel_is_named_and_has_float_weights(
     assert len(constant) == len(names)
 
 
+def test_what_joins_a_single_tensor_is_left_out() -> None:
+    graph = graph_of(shared(Gated, 4))
+    assert not [node for node in graph.nodes if node.target is A.cat.default]
+
+
 def test_without_the_target_the_last_layer_has_a_float_kernel() -> None:
     _, floats = lowered(quantized(Joined, target=None))
     assert floats == ("last",)

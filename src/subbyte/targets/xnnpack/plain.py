@@ -16,8 +16,8 @@ SIXTH = 1 / 6
 def write_plainly(module: fx.GraphModule) -> None:
     """Write what XNNPACK lacks as operators that it has, of the same values."""
     for node in list(module.graph.nodes):
-        if node.target is A.dropout.default:
-            node.replace_all_uses_with(cast("fx.Node", node.args[0]))
+        if node.target is A.dropout.default or _joins_one(node):
+            node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
         elif is_global_pool(node):
             _write_global_pool(module, node)
@@ -27,6 +27,11 @@ def write_plainly(module: fx.GraphModule) -> None:
             _write_padding(module, node)
         elif node.target not in (A.relu.default, A.hardtanh.default):
             _write_limits(module, node)
+
+
+def _joins_one(node: fx.Node) -> bool:
+    """Whether a node concatenates a single tensor."""
+    return node.target is A.cat.default and len(cast("list[Any]", node.args[0])) == 1
 
 
 def _call(module: fx.GraphModule, like: fx.Node, target: Any, *args: Any) -> fx.Node:
