@@ -20,7 +20,10 @@ from subbyte.utils.lines import duration
 
 LONG = 60.0  # seconds from which on it is worth saying
 TOO_LONG = 600.0  # from which on a shorter recipe is named
-LOOKED_AT, LOOKS = 4, 3  # images, and how often
+LOOKED_AT = 4  # images
+# How often at least and at most, and for how long: on a busy machine most runs of a small network
+# wait for a core.
+LOOKS, MOST_LOOKS, LOOKING = 3, 30, 0.5
 FEWEST = 16  # calibration images that are still worth naming
 
 # What was measured, in runs of the float model on one image: of each calibration image, and of
@@ -125,8 +128,8 @@ def look_at(model: Any, example: tuple[Any, ...]) -> Look:
     count = len(few[0])
     with _Largest() as sizes, FlopCounterMode(display=False) as operations:
         model(*few)
-    times = []
-    for _ in range(LOOKS):
+    times: list[float] = []
+    while len(times) < LOOKS or (len(times) < MOST_LOOKS and sum(times) < LOOKING):
         started = time.perf_counter()
         model(*few)
         if torch.cuda.is_available():
