@@ -141,8 +141,7 @@ def measured(name: str, folder: Path) -> list[Row]:
     ]
     if not isinstance(setup.module, RawDetector):
         add_latencies(rows, path, source, files, next(inputs_of(setup)))
-    for row in rows:
-        print(json.dumps(row), flush=True)
+    print(*(json.dumps(row) for row in rows), sep="\n", flush=True)
     return rows
 
 

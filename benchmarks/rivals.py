@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 from subbyte.targets.onnx.export import quiet
 
 ORT, NNCF, TRANSFORMER = "quantize_static", "nncf", "nncf transformer"
 NAMES = (ORT, NNCF, TRANSFORMER)
+PER_CHANNEL = 13  # the first opset whose DequantizeLinear has an axis
 
 
 def check() -> None:
@@ -76,7 +78,7 @@ def quantize_static(
             return None if image is None else {self.name: image}
 
     ready = out.with_suffix(".ready.onnx")
-    quant_pre_process(path, ready, skip_symbolic_shape=not transformer)
+    quant_pre_process(_new_enough(path, ready), ready, skip_symbolic_shape=not transformer)
     quantize(
         ready,
         out,
@@ -99,6 +101,16 @@ def nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool = Fa
     # moves a quantization past it; the file's operators mean the same at 20.
     model.opset_import[0].version = min(20, model.opset_import[0].version)
     onnx.save(model, str(out))
+
+
+def _new_enough(path: Path, out: Path) -> Path:
+    """A file at opset 13 at least, from which on ONNX has scales for each channel."""
+    model = onnx.load(str(path))
+    if model.opset_import[0].version >= PER_CHANNEL:
+        return path
+    newer = out.with_suffix(".newer.onnx")
+    onnx.save(onnx.version_converter.convert_version(model, PER_CHANNEL), str(newer))
+    return newer
 
 
 def _input(path: Path) -> str:
