@@ -121,6 +121,7 @@ def test_layers_are_shown_in_network_order_with_advice(
     names = ["conv1", "block1.conv1", "block1.add", "linear"]
     found = made_up.diagnosis(names, (4, 4))
     (folder / "variants/w4a4/diagnosis.json").write_text(json.dumps(found))
+    (folder / "variants/w8a8/diagnosis.json").unlink()
     text = page([folder])
     drawn = data_of(text)["layers"]
     assert drawn[0] == {}
