@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from os.path import commonprefix
 
 
 class SubbyteError(Exception):
@@ -27,7 +28,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     """
     names = sorted(known)
     lowered = {known_name.lower(): known_name for known_name in names}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    # Of names that are alike, people get the beginning right.
+    near.sort(key=lambda known_name: -len(commonprefix([known_name, name.lower()])))
     hint = f" did you mean '{lowered[near[0]]}'?" if near else ""
     shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
     return SubbyteError(f"unknown {kind} '{name}':{hint} (known: {shown})")

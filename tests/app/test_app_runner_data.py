@@ -34,8 +34,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", autouse=True)
 def _no_onnx() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.onnx, "export_float", lambda _, path, *__: path.write_bytes(b""))
-        patch.setattr(pipeline.onnx, "write_files", written)
+        patch.setattr(pipeline.target_files, "export_float", written)
+        patch.setattr(pipeline.target_files, "write_files", written)
         yield
 
 
@@ -107,7 +107,7 @@ def test_calibration_of_another_brightness_is_reported(
     runs: dict[str, Path], pictures: Path, calibration: str
 ) -> None:
     results = results_of(runs[calibration])
-    clipping = [note for note in results["notes"] if "clipped" in note]
+    clipping = [note for note in results["notes"] if "clipped on the evaluation" in note]
     assert len(clipping) == (0 if calibration == "full" else 2)
     for variant in results["variants"][:2]:
         shares = variant["clipped_share"], variant["clipped_share_calibration"]
@@ -275,5 +275,5 @@ def test_resnet20_is_warned_of_dark_calibration_and_of_nothing_else(
         runtimes=[],
     )  # fmt: skip
     notes = pipeline.run(experiment, tmp_path / "out")[1]["notes"]
-    clipping = [note for note in notes if "clipped" in note]
+    clipping = [note for note in notes if "clipped on the evaluation" in note]
     assert len(clipping) == (0 if brightness == 1 else 4)

@@ -132,7 +132,8 @@ def test_each_runtime_runs_its_own_file_and_is_compared_with_its_simulation(
     runtimes = ["onnxruntime", "openvino"]
     folder, (entry,) = run_gated(experiment, tmp_path / "out", runtimes=runtimes)
     names = {path.name for path in (folder / "w8a8").iterdir()}
-    recorded = {"variant.json", "layers.csv", "images.npz", "gallery.json", "model.onnx"}
+    recorded = {"variant.json", "layers.csv", "images.npz", "model.onnx"}
+    recorded |= {"gallery.json", "diagnosis.json"}
     assert names - {"gallery"} == recorded | {f"model.{runtime}.onnx" for runtime in runtimes}
     assert entry["size_bytes"] == (folder / "w8a8/model.onnx").stat().st_size
     pixels = digits_split()[2][:100, None].astype(np.float32) / 255
