@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from subbyte.graph.float_model import FloatModel, device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.methods.common.context import Context, LabelLoss
 from subbyte.methods.common.label_loss import label_loss
-from subbyte.methods.common.resume import claim
+from subbyte.methods.common.resume import claim, work_of
 from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
@@ -181,9 +180,8 @@ def quantize_captured(
         params = method.quantize(float_model, plain, batches, options, context)
         params = with_room_for_biases(float_model, placement, params)
     seconds = time.perf_counter() - started
-    simulation = simulate(
-        float_model, placement, params.with_reported(seconds=seconds, target=fit.notes)
-    )
+    notes = {"target": fit.notes} if fit.notes else {}
+    simulation = simulate(float_model, placement, params.with_reported(seconds=seconds, **notes))
     simulation.metadata = _metadata(recipe) | {"method": name}
     simulation.output_types = float_model.output_types
     return simulation
@@ -351,25 +349,6 @@ def _method(recipe: Recipe) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
     method = methods.resolve(recipe)
     return method.name, methods.method(method.name).Options(**method.options)
-
-
-def work_of(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dict[str, Any]:
-    """What unfinished work must have in common with what goes on with it, as plain data.
-
-    Args:
-        float_model: The model.
-        recipe: What is done.
-        args: The arguments of the first batch.
-    """
-    weights = "".join(f"{name} {value}\n" for name, value in float_model.fingerprints.items())
-    leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-    images = b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
-    return {
-        "version": __version__,
-        **recipe.as_dict(),
-        "model": hashlib.sha256(weights.encode()).hexdigest()[:16],
-        "first batch": hashlib.sha256(images).hexdigest()[:16],
-    }
 
 
 def _simulation(quantized: nn.Module) -> Simulation:

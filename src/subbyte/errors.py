@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 
 
 class SubbyteError(Exception):
@@ -30,7 +30,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     lowered = {known_name.lower(): known_name for known_name in names}
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
     # Of names that are alike, people get the beginning right.
-    near.sort(key=lambda known_name: -len(commonprefix([known_name, name.lower()])))
+    near.sort(key=lambda known_name: -_alike(known_name, name.lower()))
     hint = f" did you mean '{lowered[near[0]]}'?" if near else ""
     shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
     return SubbyteError(f"unknown {kind} '{name}':{hint} (known: {shown})")
+
+
+def _alike(first: str, second: str) -> int:
+    """With how many letters both begin."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

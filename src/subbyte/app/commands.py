@@ -87,7 +87,11 @@ def quantize_model(
         **preparation,
     }
     api.save(quantized, out)
-    return api.layers(quantized), [*spec.notes, *batches.notes, *quantized.reported["target"]]
+    return api.layers(quantized), [
+        *spec.notes,
+        *batches.notes,
+        *quantized.reported.get("target", ()),
+    ]
 
 
 def export_model(

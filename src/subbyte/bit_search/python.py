@@ -24,7 +24,7 @@ from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.float_model import FloatModel, device_of
 from subbyte.graph.flow import WHOLE
 from subbyte.graph.output_loss import is_logits
-from subbyte.methods.common.resume import claim
+from subbyte.methods.common.resume import claim, work_of
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
 from subbyte.targets import base as runtimes_
@@ -141,7 +141,7 @@ def search(
         before, confirming = (judge.scores(module, x) for x in (part.searching, part.confirming))
     judge.check(read, before)
     if resume is not None:
-        claim(resume, {**api.work_of(float_model, read.base(), first), **_claimed(read, before)})
+        claim(resume, {**work_of(float_model, read.base(), first), **_claimed(read, before)})
     found = searching.run(
         searching.Asked(
             float_model=float_model,

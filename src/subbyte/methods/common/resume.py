@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.utils import _pytree as pytree
 
 from subbyte.errors import SubbyteError
+from subbyte.graph.float_model import FloatModel
 from subbyte.numerics.qparams import QuantParams, TensorQParams
+from subbyte.recipe import Recipe
 from subbyte.utils import files
+from subbyte.version import __version__
 
 KEY = "subbyte"
 
@@ -113,3 +118,22 @@ def keep(
 
 def _plain(value: torch.Tensor) -> torch.Tensor:
     return value.detach().cpu().contiguous().clone()
+
+
+def work_of(float_model: FloatModel, recipe: Recipe, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What unfinished work must have in common with what goes on with it, as plain data.
+
+    Args:
+        float_model: The model.
+        recipe: What is done.
+        args: The arguments of the first batch.
+    """
+    weights = "".join(f"{name} {value}\n" for name, value in float_model.fingerprints.items())
+    leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    images = b"".join(leaf.detach().cpu().contiguous().numpy().tobytes() for leaf in leaves)
+    return {
+        "version": __version__,
+        **recipe.as_dict(),
+        "model": hashlib.sha256(weights.encode()).hexdigest()[:16],
+        "first batch": hashlib.sha256(images).hexdigest()[:16],
+    }

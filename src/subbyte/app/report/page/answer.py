@@ -116,7 +116,13 @@ def trade_off(lines: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def title_of(run: RunRecord, name: str, *, several: bool) -> str:
-    """What the page calls a variant: with its run's name where it shows several runs."""
+    """What the page calls a variant: with its run's name where it shows several runs.
+
+    Args:
+        run: The variant's run.
+        name: The variant's.
+        several: Whether the page shows several runs.
+    """
     return f"{run.name}: {name}" if several else name
 
 

@@ -28,7 +28,13 @@ def points(change: Any, digits: int = 2) -> str:
 
 
 def ends(interval: Sequence[float] | None, digits: int = 2, *, signed: bool = False) -> str:
-    """An interval of shares, in per cent or points."""
+    """An interval of shares, in per cent or points.
+
+    Args:
+        interval: Its ends; `None`: it is not known, and the text is empty.
+        digits: Behind the point.
+        signed: In points, with signs, and not in per cent.
+    """
     if not interval or not all(map(is_number, interval)):
         return ""
     write = points if signed else percent
