@@ -21,6 +21,7 @@ from small_detectors import detector
 from subbyte.errors import SubbyteError
 from subbyte.placement.simulation import Simulation
 from subbyte.targets import qonnx
+from subbyte.targets.files import arguments
 from subbyte.targets.onnx.export import read_metadata
 
 pytest.importorskip("qonnx", reason="qonnx is not installed")
@@ -158,10 +159,13 @@ def test_a_detector_gives_its_raw_outputs(tmp_path: Path) -> None:
     (note,) = subbyte.export(quantized, path, list(batch[:2]))
     assert "the file gives the raw outputs" in note
     names = [output.name for output in onnx.load(str(path)).graph.output]
-    assert set(names) == {"bbox_regression", "cls_logits"}
-    expected = {tuple(x.shape): x for x in pytree.tree_leaves(quantized.raw(list(batch[:2])))}
-    for value in qonnx.load(path, 1).run(batch[:2].numpy()):
-        other = expected[value.shape]
+    raw = pytree.tree_leaves(quantized.raw(list(batch[:2])))
+    expected = dict(zip(("bbox_regression", "cls_logits"), raw, strict=True))
+    assert set(names) == set(expected)
+    given = arguments(quantized, (list(batch[:2]),), postprocess=False)
+    found = qonnx.load(path, 1).run(*(x.numpy() for x in given))
+    for name, value in zip(names, found, strict=True):
+        other = expected[name]
         np.testing.assert_allclose(value, other, atol=0.05 * float(other.abs().max()))
 
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 # What `neutral.py` and `own_operators.py` call what quantizers hold.
 HELD = re.compile(
     r"(?:weight_(?P<weight>.+)|(?P<bias>bias_.+)|(?P<tensor>quantize_dequantize.*))"
-    r"_(?P<part>integers|scale|zero_point)(?P<rest>_shift|_int4)?"
+    r"_(?P<part>integers|scale|zero_point)(?P<rest>_\w+)?"
 )
 PARTS = {"integers": "", "scale": "_s", "zero_point": "_z"}
 TENSOR = "quantize_dequantize"
