@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.domain import DOMAIN, EVERY, QDQ
-from subbyte.targets.onnx.graph import attribute
+from subbyte.targets.onnx.domain import DOMAIN, EVERY, LINEAR, QDQ
+from subbyte.targets.onnx.graph import attribute, prune, put, replace
 
 
 class Style(StrEnum):
@@ -61,6 +62,37 @@ def is_qdq(node: ir.Node | None) -> bool:
 def qdq_nodes(model: ir.Model) -> list[ir.Node]:
     """All of them, in the graph's order."""
     return [node for node in model.graph if is_qdq(node)]
+
+
+def write_each(
+    model: ir.Model,
+    activation: Callable[[ir.Graph, ir.Node], None],
+    constant: Callable[[ir.Graph, ir.Node], None],
+) -> None:
+    """Replace all operators of our own, and the dequantizations of constants.
+
+    A linear layer becomes a MatMul, and an Add of its bias.
+
+    Args:
+        model: The model, which has none of our own operators behind it.
+        activation: Writes a quantization and dequantization.
+        constant: Writes a DequantizeLinear.
+    """
+    for node in list(model.graph):
+        if is_qdq(node):
+            activation(model.graph, node)
+        elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
+            _write_linear(node)
+        elif (node.domain, node.op_type) == ("", "DequantizeLinear"):
+            constant(model.graph, node)
+    prune(model)
+    model.opset_imports.pop(DOMAIN, None)
+
+
+def _write_linear(node: ir.Node) -> None:
+    x, weight, *bias = node.inputs
+    y = put(node, "MatMul", [x, weight])
+    replace(node.outputs[0], put(node, "Add", [y, *bias]) if bias else y)
 
 
 def qdq_of(value: ir.Value | None) -> Qdq | None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from subbyte.targets.onnx.domain import DOMAIN, LINEAR
-from subbyte.targets.onnx.graph import array, attribute, constant, prune, put, replace, shape_of
-from subbyte.targets.onnx.qdq import is_qdq, settings
+from subbyte.targets.onnx.graph import array, attribute, constant, put, replace, shape_of
+from subbyte.targets.onnx.qdq import settings, write_each
 
 QONNX = "qonnx.custom_op.general"
 
@@ -34,15 +33,7 @@ class _Integers:
 
 def write_quant_nodes(model: ir.Model) -> None:
     """Write each Q/DQ and each quantized weight as a `Quant` node, and biases as floats."""
-    for node in list(model.graph):
-        if is_qdq(node):
-            _write_activation(model.graph, node)
-        elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
-            _write_linear(node)
-        elif (node.domain, node.op_type) == ("", "DequantizeLinear"):
-            _write_constant(model.graph, node)
-    prune(model)
-    model.opset_imports.pop(DOMAIN, None)
+    write_each(model, _write_activation, _write_constant)
     model.opset_imports[QONNX] = 1
 
 
@@ -131,9 +122,3 @@ def _quant(
     kinds = {"signed": int(given.signed), "narrow": int(given.narrow)}
     attributes = {**kinds, "rounding_mode": "ROUND"}
     return put(before, "Quant", inputs, attributes, shape=shape_of(x), domain=QONNX)
-
-
-def _write_linear(node: ir.Node) -> None:
-    x, weight, *bias = node.inputs
-    y = put(node, "MatMul", [x, weight])
-    replace(node.outputs[0], put(node, "Add", [y, *bias]) if bias else y)

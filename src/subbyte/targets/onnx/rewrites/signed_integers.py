@@ -8,18 +8,16 @@ import numpy as np
 import onnx_ir as ir
 
 from subbyte.errors import SubbyteError
-from subbyte.targets.onnx.domain import DOMAIN, LINEAR
 from subbyte.targets.onnx.graph import (
     array,
     attribute,
     constant,
     number,
     only_reader,
-    prune,
     put,
     replace,
 )
-from subbyte.targets.onnx.qdq import Qdq, is_qdq, settings
+from subbyte.targets.onnx.qdq import Qdq, settings, write_each
 
 INT8 = ir.DataType.INT8
 LOWEST, HIGHEST = -128, 127
@@ -35,15 +33,7 @@ def write_signed_integers(model: ir.Model) -> None:
     Raises:
         SubbyteError: A zero point of a tensor of 8 bits is not 0.
     """
-    for node in list(model.graph):
-        if is_qdq(node):
-            _write_qdq(model.graph, node)
-        elif (node.domain, node.op_type) == (DOMAIN, LINEAR):
-            _write_linear(node)
-        elif (node.domain, node.op_type) == ("", "DequantizeLinear"):
-            _write_constant(model.graph, node)
-    prune(model)
-    model.opset_imports.pop(DOMAIN, None)
+    write_each(model, _write_qdq, _write_constant)
 
 
 def _write_qdq(graph: ir.Graph, node: ir.Node) -> None:
@@ -87,12 +77,6 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     return (low, high) if low <= 0 <= high else None
-
-
-def _write_linear(node: ir.Node) -> None:
-    x, weight, *bias = node.inputs
-    y = put(node, "MatMul", [x, weight])
-    replace(node.outputs[0], put(node, "Add", [y, *bias]) if bias else y)
 
 
 def _write_constant(graph: ir.Graph, node: ir.Node) -> None:
