@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -52,7 +53,7 @@ def error(recipe: Recipe) -> tuple[float, dict[str, object] | None]:
 
 
 def test_ranges_that_clip_too_much_give_way() -> None:
-    """With a quarter of the range all large values are clipped, and images held out see it."""
+    """With a quarter of the range all large values are clipped, and the outputs show it."""
     torch.manual_seed(0)
     right = subbyte.quantize(Gate().eval(), BATCHES, Recipe(method="range", first_last=None))
     arguments = [(batch,) for batch in BATCHES]
@@ -73,6 +74,19 @@ def test_ranges_that_clip_too_much_give_way() -> None:
             network(images(1)), right.float_model(images(1)), ()
         )
     assert float(off) < 0.2 * losses["mse"]
+
+
+def test_all_of_few_images_judge() -> None:
+    """A fifth of 24 images would be one chunk, which is too few to tell ranges apart."""
+    torch.manual_seed(0)
+    few = [BATCHES[0][:24]]
+    simulation = subbyte.quantize(Gate().eval(), few, Recipe(method="range", first_last=None))
+    _, samples = activation_ranges(simulation, [(few[0],)], Silent())
+    found = judged_ranges(simulation, samples, [(few[0],)])
+    with torch.no_grad():
+        model, network = simulation.float_model, simulation
+        losses = model.output_loss.mean(network(few[0]), model(few[0]), (few[0],))
+    assert found.reported["ranges"]["losses"]["mse"] == pytest.approx(float(losses), rel=1e-4)
 
 
 def test_auto_says_what_was_chosen() -> None:

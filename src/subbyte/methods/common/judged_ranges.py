@@ -1,4 +1,4 @@
-"""Ranges of activations that images held out prefer to those of a rule."""
+"""Ranges of activations by which the model's outputs are better than by those of a rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from subbyte.calibration.bias_room import with_room_for_biases
 from subbyte.calibration.observe import SampleOfKey, ranges_of, with_range
-from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, in_chunks, is_held_out
+from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, batch_size, in_chunks, is_held_out
 from subbyte.graph.output_loss import has_grown, image_losses
 from subbyte.numerics.qparams import QuantParams, TensorQParams
 from subbyte.numerics.qspec import qparams_of
@@ -35,7 +35,7 @@ def are_free(placement: Placement) -> bool:
 def judged_ranges(
     simulation: Simulation, samples: SampleOfKey, batches: Iterable[tuple[Any, ...]]
 ) -> QuantParams:
-    """The simulation's parameters with the ranges of activations that images held out like best.
+    """The simulation's parameters with the ranges of activations that are best for the outputs.
 
     What an error costs is known to first order, and of the images that were seen. Where the rule
     has clipped too much for that, wider ranges or a plainer rule's are better for the model's
@@ -94,13 +94,17 @@ def _widened(
 
 
 def _judges(simulation: Simulation, batches: Iterable[tuple[Any, ...]]) -> Judges:
-    """Images held out, with the float model's outputs: every fifth chunk, or the last of fewer."""
+    """Images with the float model's outputs: every fifth chunk, or the first of fewer images.
+
+    Of few images a fifth is too few to tell ranges apart. A range has two numbers, which many
+    values of each image decide, so that the images that it was chosen with judge it well enough.
+    """
     at_once = IMAGES_AT_ONCE // 4
     chunks = list(in_chunks(batches, JUDGES * EVERY, at_once))
-    if len(chunks) >= EVERY:
+    if sum(map(batch_size, chunks)) >= JUDGES * EVERY:
         chunks = [chunk for i, chunk in enumerate(chunks) if is_held_out(i)]
     else:
-        chunks = chunks[-1:]
+        chunks = chunks[: JUDGES // at_once]
     return [(args, simulation.float_model.raw(*args)) for args in chunks]
 
 
