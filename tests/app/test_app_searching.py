@@ -129,6 +129,18 @@ def test_a_time_limit_that_passes_before_anything_is_built_is_exit_3(
     assert len(list((out / "sensitivity").glob("*.json"))) == 1
 
 
+def test_in_processes_a_time_limit_that_passes_is_exit_3_as_well(
+    write: Any, tmp_path: Path
+) -> None:
+    late, out = variant(time_limit=1e-6), tmp_path / "out"
+    path = write("late", {"one": late, "two": late}, runtimes=[])
+    result = cli("run", str(path), "--out", str(out), "--workers", "2", "--quiet", code=3)
+    assert "two is not finished: variants.two: time_limit of" in result.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert sorted(results["errors"]) == sorted(results["missed"]) == ["one", "two"]
+    assert (out / "sensitivity").is_dir()
+
+
 def test_max_drop_on_the_command_line_adds_a_variant(write: Any, tmp_path: Path) -> None:
     path = write("plain", {"other": {}}, runtimes=[])
     cli(

@@ -111,6 +111,7 @@ def test_what_is_wrong_with_one_variant_stops_no_other(own: Own, cli: Cli) -> No
     assert result.exit_code == 1
     assert "a is not finished: " in result.stderr
     assert list(own.results()["errors"]) == ["a"]
+    assert own.results()["missed"] == []
     assert [entry["name"] for entry in own.results()["variants"]] == ["b"]
 
 

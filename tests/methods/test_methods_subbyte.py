@@ -165,13 +165,13 @@ def test_an_unknown_option_is_refused() -> None:
         quantize(model(), BATCHES, recipe(stepz=3))
 
 
-def test_large_images_and_large_networks_get_fewer_steps() -> None:
-    assert steps_for(32 * 32, 41e6, 32) == 120  # ResNet-20 on CIFAR-10
-    assert steps_for(224 * 224, 0.3e9, 32) == 39  # 64 million pixels are 1,275 such images
-    assert steps_for(224 * 224, 4.1e9, 32) == 39  # ResNet-50
-    assert steps_for(224 * 224, 17.6e9, 32) == 17  # ViT-B/16: 568 images
-    assert steps_for(1, 0.0, 32) == 120  # no image, and nothing that counts
-    assert steps_for(8000 * 8000, 1e12, 32) == 1
+def test_large_images_and_large_networks_get_fewer_and_smaller_steps() -> None:
+    assert steps_for(32 * 32, 41e6, 32) == (120, 32)  # ResNet-20 on CIFAR-10
+    assert steps_for(224 * 224, 0.3e9, 32) == (29, 16)  # 24 million pixels are 478 such images
+    assert steps_for(224 * 224, 4.1e9, 32) == (29, 16)  # ResNet-50
+    assert steps_for(224 * 224, 17.6e9, 32) == (10, 16)  # ViT-B/16: 170 images
+    assert steps_for(1, 0.0, 32) == (120, 32)  # no image, and nothing that counts
+    assert steps_for(8000 * 8000, 1e12, 1) == (1, 1)
 
 
 class Counting(Silent):
@@ -256,11 +256,12 @@ def test_with_the_few_steps_of_large_images_all_rates_are_smaller() -> None:
         return TuningData([torch.zeros(1, 3, side, side)], [False], nothing, 0.0)
 
     options = Options(integers=0.04)
-    usual, few = (tuning_of(options, data(side)) for side in (8, 256))
-    asked = tuning_of(options.model_copy(update={"steps": 30}), data(256))
+    usual, few = (tuning_of(options, data(side)) for side in (8, 220))
+    asked = tuning_of(options.model_copy(update={"steps": 30}), data(220))
     assert usual.rate_factors == asked.rate_factors == (16, 4, 1)
     assert few.rate_factors == (4, 1)
     assert [tuning.steps for tuning in (usual, few, asked)] == [120, 30, 30]
+    assert [tuning.batch for tuning in (usual, few, asked)] == [32, 16, 32]
     assert usual.rates == asked.rates == Rates(integers=0.04)
     rates = usual.rates
     assert few.rates == Rates(rates.activations / 8, rates.weights / 8, rates.biases / 8, 0.005)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subbyte.app.guard import FAULT
+from subbyte.app.guard import FAULT, MISSED
 from subbyte.errors import SubbyteError
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def elsewhere(workers: int, ray: str | None, tell: Callable[[str], None]) -> Els
 
 
 def end_with(results: Mapping[str, Any], folder: Path, only: Sequence[str]) -> None:
-    """End with a fault's exit code where variants came to nothing, and say why.
+    """Where variants came to nothing, say why and end with an exit code.
+
+    It is that of a search without a result, where there is nothing else, and that of a fault.
 
     Args:
         results: As in `results.json`.
@@ -94,4 +96,4 @@ def end_with(results: Mapping[str, Any], folder: Path, only: Sequence[str]) -> N
     for name, error in errors.items():
         typer.echo(f"{name} is not finished: {error}", err=True)
     typer.echo(f"this does what is missing: {command_to_resume(folder, only)}", err=True)
-    raise typer.Exit(FAULT)
+    raise typer.Exit(MISSED if set(errors) == set(results["missed"]) else FAULT)

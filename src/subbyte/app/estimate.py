@@ -153,10 +153,10 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
     taken = min(images, getattr(options, "images", images))
     runs = float(PASSES.get(asked.name, LEARNING) * taken)
     if asked.name == "subbyte":
-        steps = options.steps
+        steps, batch = options.steps, options.batch
         if steps is None:
-            steps = steps_for(look.pixels, look.multiply_adds, options.batch)
-        runs += OF_A_TUNING_STEP * steps * options.batch
+            steps, batch = steps_for(look.pixels, look.multiply_adds, batch)
+        runs += OF_A_TUNING_STEP * steps * batch
     elif asked.name == "lapq":
         runs += options.max_evaluations * taken
     elif hasattr(options, "steps"):

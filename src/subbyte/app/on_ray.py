@@ -12,7 +12,7 @@ import ray
 from subbyte.app.run_folder import EXPERIMENT, RunFolder, log_to
 from subbyte.app.runner import Elsewhere, Finished, run_variant
 from subbyte.app.setup import Setup
-from subbyte.errors import SubbyteError
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.utils import cores, files
 from subbyte.utils.progress import Progress
 
@@ -71,9 +71,11 @@ def _finished(waiting: dict[Any, str], folder: RunFolder) -> Finished:
         try:
             contents = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
-            yield name, " ".join(str(error.cause).split())
+            missed = isinstance(error.cause, BudgetMissedError)
+            kind = BudgetMissedError if missed else SubbyteError
+            yield name, kind(" ".join(str(error.cause).split()))
         except ray.exceptions.RayError as error:
-            yield name, f"its task was lost ({' '.join(str(error).split())[:200]})"
+            yield name, SubbyteError(f"its task was lost ({' '.join(str(error).split())[:200]})")
         else:
             with files.atomic_folder(folder.variant_path(name)) as part:
                 for path, content in contents.items():

@@ -28,6 +28,7 @@ from subbyte.bit_search.settings import SearchRecipe
 from subbyte.calibration import clipping, saturation
 from subbyte.data.batches import ArgumentsOf
 from subbyte.data.keys import image_keys
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.graph.float_model import FloatModel
 from subbyte.numerics.fake_quantize import Clipping
 from subbyte.placement.simulation import Simulation
@@ -40,7 +41,7 @@ from subbyte.utils.observer import Observer
 from subbyte.utils.progress import Progress, Silent
 
 Tell = Callable[[str], None]
-Finished = Iterator[tuple[str, str | None]]  # a variant, and why it came to nothing
+Finished = Iterator[tuple[str, SubbyteError | None]]  # a variant, and why it came to nothing
 Elsewhere = Callable[[Setup, RunFolder, Sequence[str], Progress], Finished]
 log = logging.getLogger("subbyte")
 
@@ -85,7 +86,7 @@ def run(
         unfinished = [name for name in setup.variants if not folder.is_done(name)]
         for sentence in expected(setup, unfinished, one_by_one=elsewhere is None):
             tell(sentence)
-        results, errors = _write_results(setup, folder, {}), dict[str, str]()
+        results, errors = _write_results(setup, folder, {}), dict[str, SubbyteError]()
         one_by_one = _one_by_one(setup, folder, unfinished, progress)
         others = elsewhere(setup, folder, unfinished, progress) if elsewhere else one_by_one
         for name, error in others:
@@ -357,7 +358,9 @@ def _metadata(setup: Setup) -> dict[str, Any]:
     return setup.task.metadata() | {"model": setup.model_name}
 
 
-def _write_results(setup: Setup, folder: RunFolder, errors: Mapping[str, str]) -> dict[str, Any]:
+def _write_results(
+    setup: Setup, folder: RunFolder, errors: Mapping[str, SubbyteError]
+) -> dict[str, Any]:
     """Put what is finished together into `results.json`.
 
     Args:
@@ -386,7 +389,8 @@ def _write_results(setup: Setup, folder: RunFolder, errors: Mapping[str, str]) -
         + [f"{name}: {note}" for name, entry in entries for note in entry.get("notes", [])],
         "float": float_entry,
         "variants": variants,
-        "errors": dict(errors),
+        "errors": {name: str(error) for name, error in errors.items()},
+        "missed": [n for n, error in errors.items() if isinstance(error, BudgetMissedError)],
     }
     files.write_json(folder.path / "results.json", results)
     return results

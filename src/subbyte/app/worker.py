@@ -1,7 +1,8 @@
 """One of several processes of a run: `python -m subbyte.app.worker FOLDER`.
 
 It reads the names of variants from standard input, a line each, and runs them in the folder's own
-experiment. On standard output it answers `done` or `failed WHY`. In front of what must be measured
+experiment. On standard output it answers `done`, `failed WHY` or, where a search did not meet its
+budget, `missed WHY`. In front of what must be measured
 alone it writes `measure` and waits for a line, and `measured` behind it. `said LINE` is progress.
 """
 
@@ -19,12 +20,12 @@ from subbyte.app.experiment import load
 from subbyte.app.run_folder import EXPERIMENT, RunFolder, log_to
 from subbyte.app.runner import run_variant
 from subbyte.app.setup import set_up
-from subbyte.errors import SubbyteError
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.utils.interrupt import CtrlC, Interruptible
 from subbyte.utils.lines import Lines
 
 MEASURE, GO, MEASURED, DONE, FAILED = "measure", "go", "measured", "done", "failed"
-SAID = "said"
+MISSED, SAID = "missed", "said"
 log = logging.getLogger("subbyte")
 
 
@@ -61,7 +62,7 @@ def serve(path: Path, answers: TextIO) -> None:
                 run_variant(experiment, name, folder, setup=setup, progress=progress, alone=alone)
             except SubbyteError as error:
                 log.error("%s: %s", name, error)
-                answer(f"{FAILED} {error}")
+                answer(f"{MISSED if isinstance(error, BudgetMissedError) else FAILED} {error}")
             except Exception as error:
                 log.exception("%s", name)
                 answer(f"{FAILED} a fault of subbyte's own, see run.log: {error!r}")

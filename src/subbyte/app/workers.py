@@ -17,13 +17,15 @@ from typing import IO
 from subbyte.app.run_folder import RunFolder
 from subbyte.app.runner import Elsewhere, Finished, Tell
 from subbyte.app.setup import Setup
-from subbyte.app.worker import DONE, FAILED, GO, MEASURE, MEASURED, SAID
+from subbyte.app.worker import DONE, FAILED, GO, MEASURE, MEASURED, MISSED, SAID
+from subbyte.errors import BudgetMissedError, SubbyteError
 from subbyte.utils import cores
 from subbyte.utils.progress import Progress
 
 PATIENCE = 20.0  # seconds that a process has to end by itself
 LOOK = 0.2  # seconds between looks for Ctrl-C
 Process = subprocess.Popen[str]
+Answer = tuple[str, SubbyteError | None]  # a variant, and why it came to nothing
 
 
 def in_processes(count: int, tell: Tell) -> Elsewhere:
@@ -67,7 +69,7 @@ class _Team:
     size: int
     tell: Tell
     asked: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
-    answered: queue.SimpleQueue[tuple[str, str | None]] = field(default_factory=queue.SimpleQueue)
+    answered: queue.SimpleQueue[Answer] = field(default_factory=queue.SimpleQueue)
     processes: set[Process] = field(default_factory=set)
     machine: threading.RLock = field(default_factory=threading.RLock)
     over: bool = False
@@ -85,7 +87,7 @@ class _Team:
             for thread in threads:
                 thread.join(PATIENCE)
 
-    def next_answer(self) -> tuple[str, str | None]:
+    def next_answer(self) -> Answer:
         """The next variant that is finished or failed, without keeping Ctrl-C waiting."""
         while True:
             try:
@@ -105,7 +107,7 @@ class _Team:
                 process = process or self._start()
                 error = self._done_by(process, name)
             except OSError as fault:  # no memory, no more processes
-                error = f"its process cannot be started ({fault})"
+                error = SubbyteError(f"its process cannot be started ({fault})")
             if process is not None and process.poll() is not None:
                 self.processes.discard(process)
                 process = None
@@ -128,7 +130,7 @@ class _Team:
             self.processes.add(process)
             return process
 
-    def _done_by(self, process: Process, name: str) -> str | None:
+    def _done_by(self, process: Process, name: str) -> SubbyteError | None:
         """Have a variant done by a process; returns why it came to nothing."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -146,10 +148,12 @@ class _Team:
                 elif word == DONE:
                     return None
                 elif word == FAILED:
-                    return rest
+                    return SubbyteError(rest)
+                elif word == MISSED:
+                    return BudgetMissedError(rest)
         except BrokenPipeError:
             pass  # the process is dead, as its exit code will say
-        return _death(process.wait())
+        return SubbyteError(_death(process.wait()))
 
     @contextmanager
     def _alone(self, process: Process) -> Iterator[None]:

@@ -30,8 +30,8 @@ from subbyte.utils.allocator import give_back
 from subbyte.utils.validation import Checked
 
 STEPS = 120
-PIXELS_SEEN = 64_000_000  # by all steps together
-MULTIPLY_ADDS = 1e13  # forward, of all steps together
+PIXELS_SEEN = 24_000_000  # by all steps together
+MULTIPLY_ADDS = 3e12  # forward, of all steps together
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
@@ -42,8 +42,9 @@ class Options(Checked):
     Attributes:
         images: Of the calibration, that layers are fitted to (the first ones).
         positions: Rows taken of each, at least.
-        steps: Of the tuning; `None`: 120, or as many as look at 64 million pixels or as take 10¹³
-            multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller.
+        steps: Of the tuning; `None`: 120, or as many as look at 24 million pixels or as take 3·10¹²
+            multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller
+            and a step has half as many images.
         longer: How many times as many steps, where `steps` is not given.
         batch: Images in a step.
         integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
@@ -65,7 +66,7 @@ class Options(Checked):
     integers: float = Field(0.02, ge=0, le=1)
     features: float = Field(100.0, ge=0)
     judge_ranges: bool = False
-    cache_memory: float = Field(2.0, ge=0)
+    cache_memory: float = Field(1.0, ge=0)
 
 
 def quantize(
@@ -112,27 +113,30 @@ def quantize(
 
 def tuning_of(options: Options, data: TuningData) -> Tuning:
     """How a network is tuned on some images."""
-    steps, share = options.steps, 1.0
+    steps, batch, share = options.steps, options.batch, 1.0
     if steps is None:
-        steps = steps_for(data.pixels, data.multiply_adds, options.batch)
+        steps, batch = steps_for(data.pixels, data.multiply_adds, batch)
         steps = max(1, round(options.longer * steps))
         share = min(1.0, steps / STEPS) ** FEWER
     rates = Rates(integers=options.integers * share).times(share)
     # The first factor is too much for few steps.
     factors = RATE_FACTORS if share == 1 else RATE_FACTORS[1:]
-    return Tuning(steps, options.batch, rates, options.features, factors)
+    return Tuning(steps, batch, rates, options.features, factors)
 
 
-def steps_for(pixels: int, multiply_adds: float, batch: int) -> int:
-    """Fewer for large images and for large networks, so that the time is not a multiple.
+def steps_for(pixels: int, multiply_adds: float, batch: int) -> tuple[int, int]:
+    """Steps and images in each: fewer of both for large images and for large networks.
 
     Args:
         pixels: Of an image.
         multiply_adds: For one, forward.
-        batch: Images in a step.
+        batch: Images in a step, where there are all steps.
     """
     looks = min(PIXELS_SEEN / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
-    return max(1, min(STEPS, int(looks / batch)))
+    if looks >= STEPS * batch:
+        return STEPS, batch
+    batch = max(1, batch // 2)
+    return max(1, min(STEPS, int(looks / batch))), batch
 
 
 def _reported(steps: int, outcome: Outcome) -> dict[str, Any]:

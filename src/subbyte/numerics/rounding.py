@@ -5,6 +5,8 @@ Operation by operation the kernels compute the same, to the last bit; tests hold
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from subbyte.numerics.qspec import QSpec
@@ -30,8 +32,28 @@ def fake_quantize(
         out: Where the result goes; `None`: a new tensor.
     """
     zero = zero_point.to(x.dtype)
+    if out is None and scale.numel() == 1 and x.numel() > VALUES_AT_ONCE:
+        y = torch.empty_like(x)
+        in_cache(lambda some, its: fake_quantize(some, scale, zero_point, spec, its), x, y)
+        return y
     integers = torch.mul(x, scale.reciprocal(), out=out).round_().add_(zero)
     return integers.clamp_(spec.low, spec.high).sub_(zero).mul_(scale)
+
+
+def in_cache(function: Callable[..., object], *tensors: torch.Tensor) -> None:
+    """Call a function of several steps, which go value by value, with some values at a time.
+
+    So values are read from memory once. Elsewhere than on a CPU all come at once.
+
+    Args:
+        function: Takes the same values of each tensor.
+        tensors: Of one shape.
+    """
+    if not all(x.is_contiguous() and x.device.type == "cpu" for x in tensors):
+        function(*tensors)
+        return
+    for some in zip(*(x.view(-1).split(VALUES_AT_ONCE) for x in tensors), strict=True):
+        function(*some)
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from subbyte.numerics.rounding import in_cache
+
 
 def on_steps(
     x: torch.Tensor, scale: torch.Tensor, low: int, high: int
@@ -22,10 +24,17 @@ def on_steps(
         The quantized values, and 1 where a value is clipped, else 0: numbers, because kernels for
         booleans take many times as long. Both have the shape of `x`.
     """
-    integers = torch.mul(x, scale.reciprocal()).round_()
-    y = integers.clamp(low, high)
-    clipped = integers.ne_(y)
-    return y.mul_(scale), clipped
+    reciprocal, y = scale.reciprocal(), torch.empty_like(x)
+
+    def values(some: torch.Tensor, integers: torch.Tensor, quantized: torch.Tensor) -> None:
+        torch.mul(some, reciprocal, out=integers).round_()
+        torch.clamp(integers, low, high, out=quantized)
+        integers.ne_(quantized)
+        quantized.mul_(scale)
+
+    clipped = torch.empty_like(x)
+    in_cache(values, x, clipped, y)
+    return y, clipped
 
 
 def gradients(

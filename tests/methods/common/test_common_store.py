@@ -43,9 +43,27 @@ def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> No
         behind = torch.ones(1000)  # on top of it, were both on the heap
         assert resident() - before > 0.9 * size
         del tensor
+        assert store.used == 0
+        again = store.empty((size // 4 - 5,), torch.float32).fill_(4)
+        assert resident() - before < 1.1 * size
+        del again, store
         assert resident() - before < 0.1 * size
-    assert store.used == 0
     assert behind.sum() == 1000
+
+
+def test_what_is_gone_makes_room_and_what_is_still_seen_stays() -> None:
+    store = Store(2**23, CPU)
+    first = store.empty((2**20,), torch.float32).fill_(1)
+    part = first[5:7]
+    del first
+    assert store.used == 2**22
+    second = store.empty((2**20,), torch.float32).fill_(2)
+    assert part.tolist() == [1, 1]
+    del part, second
+    assert store.used == 0
+    whole = store.empty((2**21,), torch.float32).fill_(3)
+    assert store.used == 2**23
+    assert whole.sum() == 3 * 2**21
 
 
 def test_files_are_kept_but_not_in_memory(tmp_path: Path) -> None:

@@ -68,33 +68,36 @@ def test_without_correlation_gptq_is_rounding_to_nearest() -> None:
 def test_descent_only_lowers_the_loss_and_ends_where_no_integer_is_better(seed: int) -> None:
     h, c, w, qparams = problem(seed, groups=1, inputs=35, outputs=2)
     start = (w / 0.8).round().clamp(-4, 3)
-    once = coordinate_descent(start, h, c, qparams)
-    before, after = (losses(u, qparams.scale, h, c) for u in (start, once))
+    once, products = coordinate_descent(start, h @ start, h, c, qparams)
+    before, after = (losses(u, h @ u, qparams.scale, c) for u in (start, once))
     assert bool((after <= before + 1e-3).all())
-    end = coordinate_descent(once, h, c, qparams, sweeps=20)
-    least = losses(end, qparams.scale, h, c)
+    end = once
+    for _ in range(20):
+        end, products = coordinate_descent(end, products, h, c, qparams)
+    torch.testing.assert_close(products, h @ end, rtol=1e-4, atol=1e-3)
+    least = losses(end, h @ end, qparams.scale, c)
     for change in (-1.0, 1.0):
         for i in range(35):
             other = end.clone()
             other[:, i] = (other[:, i] + change).clamp(-4, 3)
-            assert bool((losses(other, qparams.scale, h, c) >= least - 1e-3).all())
+            assert bool((losses(other, h @ other, qparams.scale, c) >= least - 1e-3).all())
 
 
 def test_scales_are_least_squares_where_they_stay_near() -> None:
     h, c, w, qparams = problem(3)
     u = (w / 0.8).round().clamp(-4, 3)
-    found = refit_scales(u, h, c, qparams, one_scale=False)
-    at = losses(u, found, h, c)
+    found = refit_scales(u, h @ u, c, qparams, one_scale=False)
+    at = losses(u, h @ u, found, c)
     for factor in (0.99, 1.01):
-        assert bool((losses(u, found * factor, h, c) > at).all())
-    same = refit_scales(u, h, c, qparams, one_scale=True)
+        assert bool((losses(u, h @ u, found * factor, c) > at).all())
+    same = refit_scales(u, h @ u, c, qparams, one_scale=True)
     assert len(same.unique()) == 1
-    assert float(losses(u, same, h, c).sum()) < float(losses(u, qparams.scale, h, c).sum())
+    assert float(losses(u, h @ u, same, c).sum()) < float(losses(u, h @ u, qparams.scale, c).sum())
 
 
 def test_scales_of_nothing_stay() -> None:
-    h, c, w, qparams = problem(4)
-    found = refit_scales(torch.zeros_like(w), h, c, qparams, one_scale=False)
+    _, c, w, qparams = problem(4)
+    found = refit_scales(torch.zeros_like(w), torch.zeros_like(w), c, qparams, one_scale=False)
     assert torch.equal(found, qparams.scale)
 
 
@@ -105,4 +108,4 @@ def test_what_rounding_left_indefinite_is_factored_with_a_little_more() -> None:
     assert torch.isfinite(lower).all()
     product = lower @ lower.mT
     assert float((product - h.double()).abs().max()) < 0.01
-    torch.testing.assert_close(cholesky(h[1:])[0], torch.eye(3).double())
+    torch.testing.assert_close(cholesky(h[1:])[0], torch.eye(3))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+STRIP = 512  # rows of a symmetric product that are computed together
+
 
 @dataclass
 class HessianAccumulator:
@@ -68,8 +70,20 @@ class HessianAccumulator:
         self.t += (t * factors[:, None, None]).sum(0)
         self.tt += (t.square() * factors[:, None, None]).sum(0)
         x, t, weighed = (rows.transpose(0, 1) for rows in (x, t, weighed))
-        self.xx.baddbmm_(weighed.transpose(1, 2), x)
+        self._add_squares(weighed, x)
         self.xt.baddbmm_(weighed.transpose(1, 2), t)
+
+    def _add_squares(self, weighed: torch.Tensor, x: torch.Tensor) -> None:
+        """Add Σ xxᵀ of some samples; of many inputs only what differs, as it is symmetric."""
+        groups, inputs = self.x.shape
+        if groups > 1 or inputs < 2 * STRIP:
+            self.xx.baddbmm_(weighed.transpose(1, 2), x)
+            return
+        whole, weighed, x = self.xx[0], weighed[0], x[0]
+        for start in range(0, inputs, STRIP):
+            end = min(start + STRIP, inputs)
+            strip = whole[start:end, start:].addmm_(weighed[:, start:end].T, x[:, start:])
+            whole[end:, start:end] = strip[:, end - start :].T
 
     def loss(self, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Mean over samples of (w · x + b − t)², (groups, outputs).

@@ -113,7 +113,7 @@ def output_rows(outputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry)
         geometry: How the layer reads its input.
     """
     moved = outputs.movedim(_channels(outputs, geometry), -1)
-    rows = moved.reshape(-1, moved.shape[-1])[chosen]
+    rows = moved[torch.unravel_index(chosen, moved.shape[:-1])]
     return _grouped(rows, geometry)
 
 
@@ -130,25 +130,28 @@ def input_rows(inputs: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -
         return rows[:, None]
     x = inputs if inputs.dim() == len(geometry.kernel) + 2 else inputs[None]
     x = _spread(x, geometry.spread)
-    x = torch.nn.functional.pad(x, [p for ends in reversed(geometry.padding) for p in ends])
-    sizes, strides = [], []
-    places = zip(x.shape[2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True)
-    for length, kernel, stride, dilation in places:
-        sizes.append((length - dilation * (kernel - 1) - 1) // stride + 1)
-        strides.append(stride)
-    steps = x.stride()
-    windows = x.as_strided(
-        (len(x), *sizes, x.shape[1], *geometry.kernel),
-        (
-            steps[0],
-            *(step * stride for step, stride in zip(steps[2:], strides, strict=True)),
-            steps[1],
-            *(step * d for step, d in zip(steps[2:], geometry.dilation, strict=True)),
-        ),
-        x.storage_offset(),
-    )
-    rows = windows[torch.unravel_index(chosen, (len(x), *sizes))]
-    return _grouped(rows, geometry)
+    return _grouped(_windows(x, chosen, geometry), geometry)
+
+
+def _windows(x: torch.Tensor, chosen: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """What the kernel covers at some places, (rows, channels, *kernel), with 0 beyond the edges."""
+    padding, axes = geometry.padding, range(len(geometry.kernel))
+    sizes = []
+    for length, kernel, stride, ends, dilation in zip(
+        x.shape[2:], geometry.kernel, geometry.stride, padding, geometry.dilation, strict=True
+    ):
+        sizes.append((length + sum(ends) - dilation * (kernel - 1) - 1) // stride + 1)
+    image, *starts = torch.unravel_index(chosen, (len(x), *sizes))
+    at = [image.reshape(-1, *[1] * len(sizes))]
+    beyond = torch.zeros_like(at[0], dtype=torch.bool)
+    for axis in axes:
+        offsets = torch.arange(geometry.kernel[axis], device=x.device) * geometry.dilation[axis]
+        places = (starts[axis] * geometry.stride[axis] - padding[axis][0])[:, None] + offsets
+        places = places.reshape(len(chosen), *[-1 if other == axis else 1 for other in axes])
+        beyond = beyond | (places < 0) | (places >= x.shape[2 + axis])
+        at.append(places.clamp(0, x.shape[2 + axis] - 1))
+    found = x.movedim(1, -1)[tuple(at)]
+    return found.masked_fill_(beyond[..., None], 0).movedim(-1, 1)
 
 
 def _grouped(rows: torch.Tensor, geometry: Geometry) -> torch.Tensor:

@@ -13,10 +13,14 @@ import torch
 from subbyte.errors import SubbyteError
 
 APART = 2**20  # bytes from which a tensor has pages of its own
+LARGER = 1.25  # than a tensor its pages are at most
 
 
 class Store:
     """Hands out empty tensors, and takes them from memory or from files mapped into it.
+
+    Memory of tensors that are gone is handed out again, because the system fills new pages with
+    zeros one by one.
 
     Attributes:
         used: Bytes of memory that its tensors take now.
@@ -33,6 +37,7 @@ class Store:
         """
         self.limit, self.device, self.folder = limit, device, folder
         self.used = 0
+        self._free: list[mmap.mmap] = []  # memory of tensors that are gone
         self._files: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
     def let_go(self) -> None:
@@ -52,18 +57,35 @@ class Store:
             size *= length
         if not size:
             return torch.empty(shape, dtype=dtype, device=self.device)
-        if self.used + size <= self.limit:
-            tensor = self._resident(shape, dtype, size)
+        if self.used + size > self.limit:
+            return self._mapped(shape, dtype, size)
+        if self.device.type != "cpu" or size < APART:
+            tensor = torch.empty(shape, dtype=dtype, device=self.device)
             self.used += size
             weakref.finalize(tensor, self._freed, size)
             return tensor
-        return self._mapped(shape, dtype, size)
-
-    def _resident(self, shape: tuple[int, ...], dtype: torch.dtype, size: int) -> torch.Tensor:
-        if self.device.type != "cpu" or size < APART:
-            return torch.empty(shape, dtype=dtype, device=self.device)
         # Not from the heap, in which tensors that live long leave gaps that no other one fits.
-        return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
+        pages = self._pages(size)
+        self.used += len(pages)
+        lease = memoryview(pages)  # lives as long as the tensor's memory is in use
+        weakref.finalize(lease, self._returned, pages)
+        return torch.frombuffer(lease, dtype=dtype, count=size // dtype.itemsize).view(shape)
+
+    def _pages(self, size: int) -> mmap.mmap:
+        """Free memory that is not much larger, or new memory, for which others make room."""
+        fitting = [pages for pages in self._free if size <= len(pages) <= LARGER * size]
+        fitting = [pages for pages in fitting if self.used + len(pages) <= self.limit]
+        if fitting:
+            found = min(fitting, key=len)
+            self._free = [pages for pages in self._free if pages is not found]
+            return found
+        while self._free and self.used + sum(map(len, self._free)) + size > self.limit:
+            self._free.pop(0)
+        return mmap.mmap(-1, size)
+
+    def _returned(self, pages: mmap.mmap) -> None:
+        self.used -= len(pages)
+        self._free.append(pages)
 
     def _freed(self, size: int) -> None:
         self.used -= size

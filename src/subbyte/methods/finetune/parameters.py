@@ -51,6 +51,9 @@ class Rates:
 class LearnedWeight:
     """A weight whose integers and scales are learned.
 
+    It is rounded once for all images of a step. Its gradient reaches integers and scales in the
+    end, by closed formulas: that of integers passes where none is beyond the limits.
+
     Attributes:
         spec: Its integers.
         zero_point: As of the parameters that it starts from.
@@ -66,11 +69,43 @@ class LearnedWeight:
         self.log_scale = nn.Parameter(params.scale.log())
         zero_point = along(params.zero_point, self.signed, spec.axis).to(self.signed.dtype)
         self.low, self.high = spec.low - zero_point, spec.high - zero_point
+        self._value: torch.Tensor | None = None
 
-    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight of these integers and scales, whatever the parameter holds."""
-        rounded: torch.Tensor = _Rounded.apply(self.signed, self.low, self.high)
-        return rounded * along(self.log_scale.exp(), weight, self.spec.axis)
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Round the weight to what has been learned so far."""
+        rounded = self.signed.round().clamp_(self.low, self.high)
+        self._value = rounded.mul_(self._scale()).requires_grad_()
+        if self.signed.grad is not None:
+            self._value.grad = self.signed.grad.zero_()  # whose memory it takes until the end
+
+    def __call__(self, _: torch.Tensor) -> torch.Tensor:
+        """The weight as it was rounded, whatever the parameter holds."""
+        assert self._value is not None
+        return self._value
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Give integers and logarithms of scales the gradients of what the weight has got."""
+        value, self._value = self._value, None
+        if value is None or value.grad is None:
+            return
+        self.signed.grad, axis = value.grad, self.spec.axis
+        gradient = self.signed.grad
+        products = value.mul_(gradient)
+        sums = products.sum() if axis is None else products.movedim(axis, 0).flatten(1).sum(1)
+        sums = sums.reshape(self.log_scale.shape)
+        if self.log_scale.grad is None:
+            self.log_scale.grad = sums
+        else:
+            self.log_scale.grad.copy_(sums)
+        rounded = self.signed.round()
+        beyond = rounded.ne_(torch.clamp(rounded, self.low, self.high))
+        gradient.mul_(self._scale())
+        gradient.addcmul_(gradient, beyond, value=-1)
+
+    def _scale(self) -> torch.Tensor:
+        return along(self.log_scale.detach().exp(), self.signed, self.spec.axis)
 
     def params(self) -> TensorQParams:
         """What has been learned so far."""
@@ -161,12 +196,19 @@ class Parameters:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While it lasts, the simulation computes with these, and gradients reach them."""
+        """While it lasts, the simulation computes with these.
+
+        Gradients reach biases and scales of activations at once, those of weights at its end.
+        """
+        for weight in self.weights.values():
+            weight.begin()
         self._place(True)
         try:
             yield
         finally:
             self._place(False)
+        for weight in self.weights.values():
+            weight.end()
 
     def _place(self, learning: bool) -> None:
         for quantizer, own in self._places:
@@ -213,22 +255,6 @@ def joined(parts: Sequence[torch.Tensor]) -> list[nn.Parameter]:
             part.grad = gradient.view_as(part)
         found.append(whole)
     return found
-
-
-class _Rounded(torch.autograd.Function):
-    """The nearest integers between two limits, with the gradient passing where none is beyond."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        rounded = x.round()
-        inside = rounded.clamp(low, high)
-        ctx.save_for_backward(rounded.ne_(inside))
-        return inside
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (beyond,) = ctx.saved_tensors
-        return torch.addcmul(gradient, gradient, beyond, value=-1), None, None
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -16,6 +16,7 @@ from subbyte.graph.float_model import FloatModel
 from subbyte.graph.output_loss import has_grown
 from subbyte.methods.common.context import Context
 from subbyte.methods.finetune.features import distance, feature_keys, recorded
+from subbyte.methods.finetune.held_out import HeldOut
 from subbyte.methods.finetune.parameters import Parameters, Rates
 from subbyte.methods.finetune.training_data import TuningData
 from subbyte.methods.finetune.training_steps import StepPart, TrainingSteps
@@ -23,8 +24,7 @@ from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
 from subbyte.placement.simulation import Simulation, simulate
 
-IMAGES_JUDGED_AT_ONCE = 32
-PIXELS_IN_MEMORY = 2**18  # whose intermediate results are kept at a time, while it is learned
+PIXELS_IN_MEMORY = 204_800  # whose intermediate results are kept at a time, while it is learned
 STAGE = "tuning the network"
 RATE_FACTORS = (16.0, 4.0, 1.0)  # one after the other until one is good
 CHECKED_AFTER = 4  # after this part of the steps, a factor is given up
@@ -101,16 +101,17 @@ def tune(
     teacher = simulate(float_model, placement, QuantParams())
     at_once, seed = max(1, PIXELS_IN_MEMORY // data.pixels), context.seed + 1
     training = TrainingSteps(teacher, feature_keys(student), data, tuning.batch, at_once, seed)
-    before = _losses(student, data)
+    judging = HeldOut(float_model, data)
+    before = judging.losses(student)
     judged = partial(context.observer.loss, STAGE, "", held_out=True)
     refused: dict[float, str] = {}
     for factor in tuning.rate_factors:
         own = replace(tuning, rates=tuning.rates.times(factor))
         if len(before):
             judged(0, float(before.mean()))
-        why = _learn(student, training, own, data, before, context)
+        why = _learn(student, training, own, judging, before, context)
         if why is None:
-            losses = _losses(student, data)
+            losses = judging.losses(student)
             if len(losses):
                 judged(tuning.steps, float(losses.mean()))
             if not has_grown(before, losses):
@@ -125,7 +126,7 @@ def _learn(
     student: Simulation,
     training: TrainingSteps,
     tuning: Tuning,
-    data: TuningData,
+    judging: HeldOut,
     before: torch.Tensor,
     context: Context,
 ) -> str | None:
@@ -135,8 +136,8 @@ def _learn(
         student: Has what was learned in the end.
         training: What it learns from.
         tuning: How it is done.
-        data: The images.
-        before: The losses of the images held out before.
+        judging: The images held out.
+        before: Their losses before.
         context: Progress, and who takes the losses.
     """
     steps = tuning.steps
@@ -147,8 +148,8 @@ def _learn(
         for step in context.progress.track(range(steps), STAGE):
             adam.zero_grad(set_to_none=False)
             strength, total = tuning.features * (1 - step / steps), 0.0
-            for part in training.at(step):
-                with torch.enable_grad(), parameters.in_place():
+            with torch.enable_grad(), parameters.in_place():
+                for part in training.at(step):
                     loss = _loss(student, part, training.features, strength)
                     if not math.isfinite(float(loss.detach())):
                         return "its loss was not a number"
@@ -159,7 +160,7 @@ def _learn(
             schedule.step()
             if step + 1 == steps // CHECKED_AFTER:
                 parameters.put()
-                if _losses(student, data).sum() > TOO_MUCH * before.sum():
+                if judging.losses(student).sum() > TOO_MUCH * before.sum():
                     return "the loss of images held out had grown fourfold on the way"
     finally:
         parameters.released()
@@ -193,15 +194,3 @@ def _loss(
 
 def _mean(losses: torch.Tensor) -> float | None:
     return float(losses.double().mean()) if len(losses) else None
-
-
-@torch.no_grad()
-def _losses(student: Simulation, data: TuningData) -> torch.Tensor:
-    """The loss of each of the images held out."""
-    losses, loss = [torch.zeros(0)], student.float_model.output_loss.distances
-    for first in range(0, len(data.held_out), IMAGES_JUDGED_AT_ONCE):
-        chosen = data.held_out[first : first + IMAGES_JUDGED_AT_ONCE]
-        args = tuple(data.images(chosen))
-        outputs, targets = student.raw(*args), student.float_model.raw(*args)
-        losses.append(loss(outputs, targets, args).cpu())
-    return torch.cat(losses)

@@ -102,10 +102,10 @@ def solve_layer(
         return None
     best, share = _damped(problem, train, held_out, with_bias)
     problem = problem.damped(share)
-    u, qparams = _integers(best, problem, choose(best), one_scale)
+    u, products, qparams = _integers(best, problem, choose(best), one_scale)
     for _ in range(ROUNDS):
-        u = coordinate_descent(u, problem.h, problem.c, qparams)
-        scale = refit_scales(u, problem.h, problem.c, qparams, one_scale=one_scale)
+        u, products = coordinate_descent(u, products, problem.h, problem.c, qparams)
+        scale = refit_scales(u, products, problem.c, qparams, one_scale=one_scale)
         qparams = replace(qparams, scale=scale)
     found = (u * qparams.scale[:, None]).transpose(1, 2)
     bias = train.bias(found) if with_bias else None
@@ -145,26 +145,35 @@ def _damped(
 
 def _integers(
     w: torch.Tensor, problem: _Problem, qparams: GroupedQParams, one_scale: bool
-) -> tuple[torch.Tensor, GroupedQParams]:
-    """Integers by GPTQ with the best of some scales, and the scales that suit them."""
+) -> tuple[torch.Tensor, torch.Tensor, GroupedQParams]:
+    """Integers by GPTQ with the best of some scales, their products with H, and fitting scales."""
     h, outputs, count = problem.h, w.shape[2], len(SCALE_FACTORS)
     scale = torch.cat([qparams.scale * factor for factor in SCALE_FACTORS], 1)
     many = replace(qparams, scale=scale, zero_point=qparams.zero_point.repeat(1, count))
     u = gptq_round(w.repeat(1, 1, count), h, many)
+    products = h @ u
     c = problem.c.repeat(1, 1, count)
     shape = (-1, count, outputs)
     if one_scale:
-        us, cs = (x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, c))
+        parts = [x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, products, c)]
         tried = [replace(qparams, scale=part) for part in scale.view(shape).unbind(1)]
         scales = [
-            refit_scales(x, h, t, q, one_scale=True) for x, t, q in zip(us, cs, tried, strict=True)
+            refit_scales(*part, q, one_scale=True)
+            for part, q in zip(zip(*parts, strict=True), tried, strict=True)
         ]
-        totals = [float(losses(x, s, h, t).sum()) for x, s, t in zip(us, scales, cs, strict=True)]
+        totals = [
+            float(losses(x, p, s, t).sum()) for x, p, t, s in zip(*parts, scales, strict=True)
+        ]
         best = totals.index(min(totals))
-        return us[best].contiguous(), replace(qparams, scale=scales[best])
-    scale = refit_scales(u, h, c, many, one_scale=False)
-    which = losses(u, scale, h, c).view(shape).argmin(1, keepdim=True)
+        us, its, _ = parts
+        return us[best].contiguous(), its[best].contiguous(), replace(qparams, scale=scales[best])
+    scale = refit_scales(u, products, c, many, one_scale=False)
+    which = losses(u, products, scale, c).view(shape).argmin(1, keepdim=True)
     scale = scale.view(shape).gather(1, which)[:, 0]
-    u = u.view(*u.shape[:2], count, outputs)
-    u = u.gather(2, which[:, None].expand(-1, u.shape[1], -1, -1))[:, :, 0]
-    return u.contiguous(), replace(qparams, scale=scale)
+    u, products = (
+        x.view(*x.shape[:2], count, outputs)
+        .gather(2, which[:, None].expand(-1, x.shape[1], -1, -1))[:, :, 0]
+        .contiguous()
+        for x in (u, products)
+    )
+    return u, products, replace(qparams, scale=scale)

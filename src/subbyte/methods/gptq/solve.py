@@ -42,19 +42,22 @@ def damped_solution(
         weights: (groups, inputs, outputs).
         damping: λ, (groups,).
     """
-    damped = with_damping(h, damping)
+    factor = cholesky(with_damping(h, damping))
     right = c + damping[:, None, None] * weights
-    return torch.cholesky_solve(right.double(), cholesky(damped)).to(weights.dtype)
+    return torch.cholesky_solve(right.to(factor.dtype), factor).to(weights.dtype)
 
 
 def cholesky(h: torch.Tensor) -> torch.Tensor:
-    """The lower triangle L of H = LLᵀ, in float64.
+    """The lower triangle L of H = LLᵀ, in the type of H or, where that has none, in float64.
 
     Where rounding has left H indefinite, as little as helps is added to its diagonal.
     """
+    factor: torch.Tensor
+    factor, wrong = torch.linalg.cholesky_ex(h)
+    if not bool(wrong.any()):
+        return factor
     h = h.double()
     mean = h.diagonal(dim1=1, dim2=2).abs().mean(1)
-    factor: torch.Tensor
     factor, wrong = torch.linalg.cholesky_ex(h)
     more, added = FLOOR, torch.zeros_like(mean)
     while bool(wrong.any()) and more < 1e6:
@@ -71,17 +74,19 @@ def with_damping(h: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
     return damped
 
 
-def losses(u: torch.Tensor, scale: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+def losses(
+    u: torch.Tensor, products: torch.Tensor, scale: torch.Tensor, c: torch.Tensor
+) -> torch.Tensor:
     """wᵀHw − 2wᵀC of w = u · scale, (groups, outputs).
 
     Args:
         u: (groups, inputs, outputs).
+        products: Hu, the same shape.
         scale: (groups, outputs).
-        h: (groups, inputs, inputs).
         c: (groups, inputs, outputs).
     """
-    w = u * scale[:, None]
-    return ((h @ w - 2 * c) * w).sum(1)
+    by_scale = scale[:, None]
+    return ((products * by_scale - 2 * c) * (u * by_scale)).sum(1)
 
 
 def gptq_round(w: torch.Tensor, h: torch.Tensor, qparams: GroupedQParams) -> torch.Tensor:
@@ -122,47 +127,51 @@ def gptq_round(w: torch.Tensor, h: torch.Tensor, qparams: GroupedQParams) -> tor
 
 
 def coordinate_descent(
-    u: torch.Tensor, h: torch.Tensor, c: torch.Tensor, qparams: GroupedQParams, sweeps: int = 1
-) -> torch.Tensor:
+    u: torch.Tensor,
+    products: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    qparams: GroupedQParams,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Each integer in turn at its best, the others as they are; the loss never grows.
 
     Args:
         u: Integers less zero points to begin with, (groups, inputs, outputs).
+        products: Hu, the same shape.
         h: (groups, inputs, inputs), positive definite.
         c: (groups, inputs, outputs).
         qparams: Scales and zero points.
-        sweeps: How often each integer has its turn.
+
+    Returns:
+        The integers less zero points, and Hu of these.
     """
     inputs = u.shape[1]
     scale, z = qparams.scale, qparams.zero_point
     low, high, reciprocal = qparams.low - z, qparams.high - z, 1 / qparams.scale
-    u = u.clone()
-    w = u * scale[:, None]
-    slope = h @ w - c
+    u, products = u.clone(), products.clone()
     diagonal = h.diagonal(dim1=1, dim2=2)
-    for _ in range(sweeps):
-        for start in range(0, inputs, INPUTS_AT_ONCE):
-            end = min(start + INPUTS_AT_ONCE, inputs)
-            here = slope[:, start:end].clone()
-            inner = h[:, start:end, start:end]
-            changes = torch.empty_like(here)
-            for j in range(end - start):
-                k = start + j
-                wanted = torch.addcdiv(w[:, k], here[:, j], diagonal[:, k, None], value=-1)
-                rounded = wanted.mul_(reciprocal).round_().clamp_(low, high)
-                change = (rounded - u[:, k]).mul_(scale)
-                u[:, k] = rounded
-                changes[:, j] = change
-                if j + 1 < end - start:
-                    here[:, j + 1 :] += inner[:, j, j + 1 :, None] * change[:, None]
-            w[:, start:end] += changes
-            slope += h[:, :, start:end] @ changes
-    return u
+    for start in range(0, inputs, INPUTS_AT_ONCE):
+        end = min(start + INPUTS_AT_ONCE, inputs)
+        before = u[:, start:end].clone()
+        slope = products[:, start:end] * scale[:, None] - c[:, start:end]
+        inner = h[:, start:end, start:end]
+        for j in range(end - start):
+            k = start + j
+            wanted = torch.addcdiv(
+                before[:, j] * scale, slope[:, j], diagonal[:, k, None], value=-1
+            )
+            rounded = wanted.mul_(reciprocal).round_().clamp_(low, high)
+            change = (rounded - before[:, j]).mul_(scale)
+            u[:, k] = rounded
+            if j + 1 < end - start:
+                slope[:, j + 1 :] += inner[:, j, j + 1 :, None] * change[:, None]
+        products.baddbmm_(h[:, :, start:end], u[:, start:end] - before)
+    return u, products
 
 
 def refit_scales(
     u: torch.Tensor,
-    h: torch.Tensor,
+    products: torch.Tensor,
     c: torch.Tensor,
     qparams: GroupedQParams,
     *,
@@ -172,12 +181,12 @@ def refit_scales(
 
     Args:
         u: Integers less zero points, (groups, inputs, outputs).
-        h: (groups, inputs, inputs).
+        products: Hu, the same shape.
         c: (groups, inputs, outputs).
         qparams: The scales so far.
         one_scale: All outputs have the same one.
     """
-    over, under = (u * c).sum(1), ((h @ u) * u).sum(1)
+    over, under = (u * c).sum(1), (products * u).sum(1)
     if one_scale:
         over, under = over.sum().expand_as(over), under.sum().expand_as(under)
     new = over / under.clamp(min=1e-30)
