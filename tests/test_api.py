@@ -344,6 +344,7 @@ def test_calibration_that_cannot_be_used(calibration: object, told: str) -> None
     refused(told, calibration=calibration)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "told"),
     [

@@ -9,6 +9,8 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import subbyte
 
 SOURCES = sorted(Path(subbyte.__file__).parent.rglob("*.py"))
@@ -41,6 +43,7 @@ def required() -> set[str]:
     return {distribution(name[0]) for name in found if name}
 
 
+@pytest.mark.slow
 def test_every_import_is_of_a_package_that_is_asked_for() -> None:
     asked, brought = required(), metadata.packages_distributions()
     unasked = {

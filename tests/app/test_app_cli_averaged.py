@@ -26,6 +26,7 @@ def both(own: Own) -> Own:
     return own
 
 
+@pytest.mark.slow
 def test_a_run_says_which_weights_it_took_and_a_key_chooses(both: Own, cli: Cli) -> None:
     file = both.yaml()
     result = cli("run", file, "--out", "last")
@@ -40,6 +41,7 @@ def test_a_run_says_which_weights_it_took_and_a_key_chooses(both: Own, cli: Cli)
     assert "checkpoint_key: ema.module" in (both.path / "mean/experiment.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_quantize_says_it_too_and_export_takes_the_same_key(
     both: Own, cli: Cli, refusal: Refusal
 ) -> None:

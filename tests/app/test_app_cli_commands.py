@@ -45,6 +45,7 @@ def exported(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_export_for_one_runtime(exported: Path, cli: Cli) -> None:
     saved, path = exported.with_name("digits.safetensors"), exported.with_name("own.onnx")
     result = cli("export", "digits", saved, "--out", path, "--target", "onnxruntime", "--quiet")
@@ -199,6 +200,7 @@ def test_help_lists_every_command(cli: Cli) -> None:
     assert all(f"\n  {command} " in listed for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_images_of_a_size_that_the_file_does_not_take(own: Own, cli: Cli, refusal: Refusal) -> None:
     arguments = "net.py:build", "--calibration", "pictures/train", "--out", "q.safetensors"
     assert cli("quantize", *arguments).exit_code == 0

@@ -106,6 +106,7 @@ def test_bad_annotations_are_one_sentence(
     assert says in refusal("run", write(own), "--out", "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

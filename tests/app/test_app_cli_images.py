@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def draw_odd(own: Own) -> None:
     Image.fromarray(pixels).save(bright / "turned.png", exif=exif)
 
 
+@pytest.mark.slow
 def test_odd_images_are_seen_as_they_look(own: Own, cli: Cli) -> None:
     draw_odd(own)
     data = {

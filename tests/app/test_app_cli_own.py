@@ -56,6 +56,7 @@ def test_paths_are_relative_to_the_yaml_and_the_resolved_one_runs_again(
         assert again[key] == variant[key]
 
 
+@pytest.mark.slow
 def test_a_flat_calibration_folder_and_classes_in_the_models_order(own: Own, cli: Cli) -> None:
     (own.path / "classes.txt").write_text("dark\nbright\n")  # the wrong way round for this model
     data = {"calibration": flat(own), "evaluation": "pictures/val", "classes": "classes.txt"}
@@ -94,6 +95,7 @@ def test_a_torchvision_model_with_a_checkpoint_and_preprocessing(own: Own, cli: 
     np.testing.assert_allclose(saved["logits"], np.stack(logits), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_broken_images_can_be_skipped_and_are_reported(own: Own, cli: Cli) -> None:
     cut, text = own.path / "pictures/train/dark/1.png", own.path / "pictures/val/bright/2.png"
     cut.write_bytes(cut.read_bytes()[:200])
@@ -108,6 +110,7 @@ def test_broken_images_can_be_skipped_and_are_reported(own: Own, cli: Cli) -> No
     assert "note: 2 broken images were skipped" in result.stdout
 
 
+@pytest.mark.slow
 def test_calibration_on_the_evaluated_images_is_reported(own: Own, cli: Cli) -> None:
     data = {
         "calibration": "pictures/val",

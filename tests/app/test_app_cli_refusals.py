@@ -179,6 +179,7 @@ def test_more_classes_than_outputs(own: Own, refusal: Refusal) -> None:
     assert "images have 3 classes, but the model has only 2" in refusal("run", own.yaml())
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken(own: Own, refusal: Refusal) -> None:
     file = own.yaml()
     assert "net.py is a file" in refusal("run", file, "--out", "net.py")
@@ -193,6 +194,7 @@ def test_a_place_that_is_taken(own: Own, refusal: Refusal) -> None:
     assert "only variants may change" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     ["variants.w8a8.method={name: range, steps: 9}", "variants.w8a8.regions=[block9]"],

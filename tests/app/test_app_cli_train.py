@@ -93,6 +93,7 @@ def write(folder: Path, root: Path, **changes: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [voc, coco])
 def test_what_is_trained_is_a_checkpoint(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli

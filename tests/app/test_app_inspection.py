@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from onnx_files import Node, proto, rand, saved, whole
@@ -20,6 +21,7 @@ CONSTANTS = {
 }
 
 
+@pytest.mark.slow
 def test_an_onnx_file(tmp_path: Path) -> None:
     """Of fixed batch, and with a layer that stays in float."""
     model = proto(NODES, (1, 4, 6, 8), CONSTANTS, outputs=("maps", "boxes"))

@@ -15,6 +15,7 @@ from subbyte.app import runner
 from subbyte.app.experiment import Experiment
 
 
+@pytest.mark.slow
 def test_a_run_captures_once_and_exports_each_variant_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_what_is_not_installed_is_found_before_work_begins(
     assert not (own.path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_exist_is_found_before_work_begins(
     own: Any, cli: Callable[..., Any]
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_budget_above_the_metric_is_refused(digits: Any) -> None:
         subbyte.search(model, calibration, evaluation, max_drop=100)
 
 
+@pytest.mark.slow
 def test_a_score_of_another_shape_is_refused(digits: Any) -> None:
     model, calibration, evaluation = digits
     with pytest.raises(subbyte.SubbyteError, match="return a number for each"):

@@ -128,6 +128,7 @@ def test_labels_that_a_head_calls_otherwise_are_unknown() -> None:
     assert detectors.label_count(model) is None
 
 
+@pytest.mark.slow
 def test_a_file_is_all_that_a_new_family_needs(
     put: Callable[[str, str], None], tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["resnet18", *(pytest.param(n, marks=pytest.mark.whole) for n in EXPECTED if n != "resnet18")],

@@ -78,6 +78,7 @@ def test_two_layers_by_hand() -> None:
     torch.testing.assert_close(second.weight, torch.tensor([[4.0, -2.0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("groups", "between"),
     [
@@ -183,6 +184,7 @@ class Between(nn.Module):
         return self.second(self.function(self.first(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [

@@ -17,6 +17,7 @@ def test_auto_keeps_its_options() -> None:
     assert methods.resolve(recipe) == Choice("bias_correction", {"judge_ranges": True, "images": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -77,6 +77,7 @@ METHODS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
 def test_it_is_that_of_the_scales_in_the_result(method: dict[str, Any]) -> None:
     def rows(**options: Any) -> list[dict[str, Any]]:
@@ -98,6 +99,7 @@ def test_it_is_that_of_the_scales_in_the_result(method: dict[str, Any]) -> None:
         assert row["sqnr_db"] == pytest.approx(sqnr_db(read[row["layer"]], row), abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qdrop", "lapq"])
 def test_of_a_detector_too(name: str) -> None:
     options = {"max_evaluations": 20} if name == "lapq" else {"steps": 10, "batch": 4}

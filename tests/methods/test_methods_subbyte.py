@@ -129,6 +129,7 @@ def test_what_was_found_is_saved_and_exported(quantized: Simulation, tmp_path: P
     assert float(agreement) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 3, 7])
 def test_few_images(images: int) -> None:
     found = quantize(model(), [IMAGES[:images]], recipe(steps=3))
@@ -242,6 +243,7 @@ class Flat(nn.Module):
         return found
 
 
+@pytest.mark.slow
 def test_what_gives_no_row_an_image_is_fitted_and_it_is_reported_that_nothing_is_tuned() -> None:
     found = quantize(Flat().eval(), BATCHES, recipe())
     assert found.reported["tuning"] == {"kept": False, "why": method.NO_ROWS}

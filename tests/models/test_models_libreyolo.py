@@ -70,6 +70,7 @@ def spread(spec: ModelSpec, batch: Tensor) -> None:
             norm.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_detector_reads_images_and_gives_boxes_as_libreyolo_does(name: str) -> None:
     spec = load(ModelConfig(name=f"libreyolo/{name}", num_classes=1))

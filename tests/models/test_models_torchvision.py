@@ -105,6 +105,7 @@ def test_a_file_in_the_hub_folder_is_not_trusted(hub: Path, tmp_path: Path) -> N
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [

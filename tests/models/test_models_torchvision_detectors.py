@@ -76,6 +76,7 @@ def test_weights_by_name_come_from_the_hub_folder_with_their_classes(hub: Path) 
     assert [spec.classes[i - 1] for i in (1, 18, 90, 12)] == ["person", "dog", "toothbrush", "N/A"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
 def test_every_kind_of_head_tells_its_labels(name: str, tmp_path: Path) -> None:
     state = theirs(name, labels=7).state_dict()

@@ -63,6 +63,7 @@ def made(tmp_path: Path, kind: str) -> tuple[ModelSpec, Any, Any]:
     return load(named(folder)), theirs, transformers.AutoImageProcessor.from_pretrained(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_a_classifier_reads_images_and_gives_logits_as_transformers_does(
     tmp_path: Path, kind: str
@@ -83,6 +84,7 @@ def test_the_way_to_resize_is_the_processors(method: Image.Resampling) -> None:
     assert of_classifier(processor).interpolation == method.name.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_a_detector_gives_boxes_as_its_processor_makes_them(tmp_path: Path, kind: str) -> None:
     spec, theirs, processor = made(tmp_path, kind)

@@ -238,6 +238,7 @@ def counted(x: torch.Tensor) -> Sample:
     return histogram.sample()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0**-60, 2.0**40, 3.7])
 @pytest.mark.parametrize("bits", [3, 8])
 @pytest.mark.parametrize("rule", RULES)

@@ -50,6 +50,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], Sums]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer(case: str) -> None:
     layer, shape, sums_of = CASES[case]

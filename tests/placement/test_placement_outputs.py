@@ -80,6 +80,7 @@ def _expected(
     return scale, round(-low / scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["none", "avg", "n_std", "gauss", "laplace"])
 @pytest.mark.parametrize("from_file", [False, True])
 def test_ranges_by_statistics_of_the_float_model(
@@ -165,6 +166,7 @@ def test_half_a_range_makes_negative_values_0() -> None:
     assert float((found - kept).abs().max()) <= step * 0.51
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restricted", [False, True])
 def test_files_compute_what_the_simulation_does(restricted: bool, tmp_path: Path) -> None:
     grid = {"bits": 8, "symmetric": True, "restricted": restricted, "clip": "avg"}
@@ -246,6 +248,7 @@ def test_accumulators_by_layer_and_their_files(tmp_path: Path) -> None:
         subbyte.export(quantized, tmp_path / "model.onnx", batches()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "match"),
     [

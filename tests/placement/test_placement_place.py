@@ -209,6 +209,7 @@ def test_only_plain_sums_are_quantized(place: Place, bits: Bits) -> None:
     assert bits(placed, "activation") == {"a": 4, "c": 4, "add": 8, "add#2": 8}
 
 
+@pytest.mark.slow
 def test_a_result_that_is_read_in_float_is_quantized_for_some_targets(place: Place) -> None:
     class Patches(Convs):
         def __init__(self) -> None:
@@ -366,6 +367,7 @@ def test_a_reduced_range_holds_for_products_of_activations(place: Place, bits: B
     assert {spec.bits for name, spec in found.items() if name not in factors} == {8}
 
 
+@pytest.mark.slow
 def test_without_activations(place: Place, bits: Bits) -> None:
     placed = place(Residual(), IMAGES, activations=None, first_last=8)
     assert bits(placed, "activation") == {}

@@ -106,6 +106,7 @@ def check_round_trip(
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -157,6 +158,7 @@ def test_float_weights_stay_with_the_model(tmp_path: Path) -> None:
     assert sum(sizes.values()) == sum(weights.values()) + 2 * sum(channels.values()) + 2 * 3
 
 
+@pytest.mark.slow
 def test_metadata_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     overrides = {"body": {"weights": 4}}
@@ -209,6 +211,7 @@ def test_equalized_weights_are_found_again(tmp_path: Path) -> None:
     check_round_trip(quantized_small(equalize=True, method="range"), tmp_path / "a.safetensors")
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     subbyte.save(quantized_small(), path)
@@ -332,6 +335,7 @@ class Around(nn.Module):
         return [y[y > y.mean()] for y in self.body(x)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attributes", "listed", "buffers"])
 @pytest.mark.parametrize("region", [False, True])
 def test_weights_that_are_no_parameters(kind: str, region: bool, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_training_mode_changes_nothing() -> None:
     assert torch.equal(simulation(images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet", "ssd"])
 def test_a_detector_is_called_as_it_was(name: str) -> None:
     model, images = detector(name), pictures()

@@ -32,6 +32,7 @@ def axes(values) -> dict[str, list[str | int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [None, *RUNTIMES])
 def test_the_batch_of_all_inputs(target: str | None, tmp_path: Path) -> None:
     batch, path = (images(3), normal(3, 6, 5)), tmp_path / "model.onnx"

@@ -188,6 +188,7 @@ def test_both_runtimes_compute_what_the_simulation_does(case: str, tmp_path: Pat
             assert min(right) > RIGHT, (target, runtime, right)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("target", [None, "openvino"])
 def test_weights_alone_beside_transpositions(target: str | None, tmp_path: Path) -> None:

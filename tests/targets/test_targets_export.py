@@ -75,6 +75,7 @@ class NamedLikeTheFile(nn.Module):
         return self.conv(x) * self.output + self.input
 
 
+@pytest.mark.slow
 def test_recipe_and_version_come_back(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     recipe = subbyte.Recipe(
@@ -162,6 +163,7 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["file/model.onnx", "."], ids=["under a file", "a folder"])
 def test_a_path_that_cannot_be_written(path: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
@@ -219,6 +221,7 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "bits", "own"),
     [
@@ -279,6 +282,7 @@ def test_the_float_model_by_the_same_way(tmp_path: Path) -> None:
     assert {node.op_type for node in onnx.load(str(files.path)).graph.node} == {"Conv", "Relu"}
 
 
+@pytest.mark.slow
 def test_the_exporter_reads_its_operators_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +297,7 @@ def test_the_exporter_reads_its_operators_once(
     assert (tmp_path / "second.onnx").read_bytes() == (tmp_path / "first.onnx").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Dataclass, Numbers])
 def test_a_file_gives_the_tensors_among_the_outputs(make: type[nn.Module], tmp_path: Path) -> None:
     path, batch = tmp_path / "model.onnx", images()

@@ -62,11 +62,13 @@ def _right(model: nn.Module, folder: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [_some, _put, _added])
 def test_indices_of_32_bits(between: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     _right(Between(between, nn.Conv2d(8, 4, 1)), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -77,6 +77,7 @@ class BatchOfProducts(nn.Module):
         return torch.matmul(F.relu(self.linear(x)), self.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [8, 3])
 def test_it_leaves_the_model_alone_and_computes_the_same(weights: int) -> None:
     quantized = subbyte.quantize(seeded(SideBySide), [images()], subbyte.Recipe(weights=weights))
@@ -100,6 +101,7 @@ def test_float_weights_are_not_held_twice() -> None:
         assert lowered[name] is not parameter  # which stays where it is if the copy is moved
 
 
+@pytest.mark.slow
 def test_global_average_pooling_is_one_operator(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     quantized = deploy(seeded(Pools), images(), path)
@@ -135,6 +137,7 @@ def test_a_matrix_product_with_a_batch_of_weights(tmp_path: Path) -> None:
         assert max(differences(runtime, path, quantized, batch)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_called_quantizers(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     quantized = deploy(seeded(NamedLikeOurs), images(), path)

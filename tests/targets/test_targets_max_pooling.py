@@ -28,6 +28,7 @@ class Same(nn.Module):
         return self.last(torch.cat([pooled, self.side(x)], 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [None, "onnxruntime", "openvino"])
 def test_padding_with_minus_infinity_becomes_the_poolings_own(
     target: str | None, tmp_path: Path

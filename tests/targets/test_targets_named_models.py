@@ -52,6 +52,7 @@ def of_transformers(folder: Path, kind: str) -> ModelSpec:
     return load(ModelConfig(name=f"transformers/{tiny.written(folder, getattr(tiny, kind))}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_a_classifier_gives_in_a_runtime_what_it_gives_simulated(tmp_path: Path, kind: str) -> None:
     spec = of_transformers(tmp_path / kind, kind)

@@ -61,6 +61,7 @@ def nearness(quantized: Simulation, session: qonnx.QonnxSession, batch: Tensor) 
     return decibels(session.run(batch.numpy()), expected, expected, False)
 
 
+@pytest.mark.slow
 def test_it_is_the_simulation_also_when_it_is_cleaned_and_converted(mixed: Mixed) -> None:
     from qonnx.transformation.infer_shapes import InferShapes
     from qonnx.transformation.qonnx_to_qcdq import QuantToQCDQ

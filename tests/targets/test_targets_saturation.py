@@ -87,6 +87,7 @@ def test_eight_bits_saturate(layer: tuple[nn.Conv2d, Tensor]) -> None:
     assert 0.9 < (off == 0).mean() < 1
 
 
+@pytest.mark.slow
 def test_seven_bits_saturate_with_a_zero_point(layer: tuple[nn.Conv2d, Tensor]) -> None:
     positive = bool((layer[0].weight >= 0).all())
     simulated, deployed, largest = sums(layer, weights=7, first_last=None)
@@ -94,6 +95,7 @@ def test_seven_bits_saturate_with_a_zero_point(layer: tuple[nn.Conv2d, Tensor]) 
     assert np.array_equal(simulated, deployed) is not positive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [{}, {"weights": 7}, {"symmetric_weights": False}, {"weights": 6}, {"per_channel": False}],

@@ -36,6 +36,7 @@ def test_weights_alone_make_no_integer_layer(runtime: str, tmp_path: Path) -> No
     assert RUNTIMES[runtime].load(path, 1).int8_ops() == 0
 
 
+@pytest.mark.slow
 @both
 def test_more_threads_give_the_same(runtime: str, digits) -> None:
     _, path = digits(weights=8, activations=8, first_last=None)

@@ -106,6 +106,7 @@ def digit_images() -> torch.Tensor:
     return (pixels[:, None].float() / 255 - 0.305) / 0.376
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("some", [None, 50])
 def test_runtimes_run_all_images_and_the_simulation_some(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, some: int | None

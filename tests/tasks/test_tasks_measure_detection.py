@@ -175,6 +175,7 @@ def test_the_simulation_takes_some_of_the_images(own: ModelSpec, tmp_path: Path)
     assert (tmp_path / "scenes.png").is_file()
 
 
+@pytest.mark.slow
 def test_noise_is_that_against_the_users_own_model(own: ModelSpec, tmp_path: Path) -> None:
     task = opened(own, {"root": coco_set(tmp_path, own.module)})
     float_model = capture(own.module, task.example)

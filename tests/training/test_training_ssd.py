@@ -81,6 +81,7 @@ def _count(model: SSD) -> Mapping[str, float]:
     return {"found": len(found["scores"])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "optimizer", "bfloat16"), [(1, "sgd", False), (3, "adamw", True)]
 )

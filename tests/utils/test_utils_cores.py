@@ -63,6 +63,7 @@ def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
     assert cores.usable(tmp_path / "gone", tmp_path) == HERE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_the_affinity_of_the_process_counts() -> None:
     """Also for threads of runtimes, and for those that decode images."""

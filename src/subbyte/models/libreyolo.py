@@ -146,7 +146,9 @@ def load(config: ModelConfig) -> ModelSpec:
     """
     name, size = named(str(config.name))
     with _quiet():
-        make = getattr(importlib.import_module("libreyolo"), name, None)
+        library = importlib.import_module("libreyolo")
+        # A model is imported when it is asked for, and says itself what it misses.
+        make = getattr(library, name) if name in library.__all__ else None
         if make is None or size not in make.INPUT_SIZES:
             raise SubbyteError(
                 f"the installed libreyolo has no {name} of size {size}: install a newer one "

@@ -50,6 +50,7 @@ def chosen() -> Any:
     return torch.cat([boxes, shares(2, 100, 1), torch.randint(0, 80, (2, 100, 1))], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "keys"),
     [
@@ -83,6 +84,7 @@ def test_classes_that_are_known_decide(name: str) -> None:
     assert decode(found, raw, (64, 64))[1].shape[-1] == 3
 
 
+@pytest.mark.slow
 def test_what_is_no_detector_has_no_sentence() -> None:
     assert proposed(torch.randn(2, 1000), SIZE) is None
     assert proposed(torch.randn(2, 64, 7, 9), SIZE) is None

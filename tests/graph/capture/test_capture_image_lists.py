@@ -54,6 +54,7 @@ def quantized(request: pytest.FixtureRequest) -> Simulation:
     return subbyte.quantize(Levels().eval(), [levels, levels], RANGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_levels_in_a_list_have_the_batch_first(
     quantized: Simulation, tmp_path: Path, name: str

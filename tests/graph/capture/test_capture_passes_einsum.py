@@ -114,6 +114,7 @@ def test_it_computes_what_it_did(name: str) -> None:
         torch.testing.assert_close(float_model(MORE).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_it_is_a_layer(name: str) -> None:
     use, expected = PRODUCTS[name]
@@ -122,6 +123,7 @@ def test_it_is_a_layer(name: str) -> None:
     assert not any(layer.reason for layer in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOAT)
 def test_what_stays_in_float_is_listed_once_with_the_reason(name: str) -> None:
     use, layer, reason = FLOAT[name]

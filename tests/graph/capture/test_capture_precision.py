@@ -39,6 +39,7 @@ def in_type(kind: torch.dtype) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_it_gives_what_the_model_gives_in_its_types(kind: torch.dtype, tmp_path: Path) -> None:
     model, x = in_type(kind), X.to(kind)
@@ -81,6 +82,7 @@ def test_a_model_that_gives_no_floats() -> None:
     assert float((found == model(X.double())).double().mean()) > 0.7
 
 
+@pytest.mark.slow
 def test_a_region_of_a_model_in_half_precision() -> None:
     class Detector(nn.Module):
         def __init__(self) -> None:

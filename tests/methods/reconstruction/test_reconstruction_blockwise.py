@@ -62,6 +62,7 @@ def integers(simulation: Simulation, key: str) -> torch.Tensor:
     return params.integers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"layers": True}, {"fisher": True}])
 def test_the_network_gives_more_of_what_it_gave_in_float(fields: dict[str, Any]) -> None:
     simulation = simulated(residual(), IMAGES)
@@ -120,6 +121,7 @@ def test_a_block_whose_loss_is_no_number_is_left_and_the_others_are_learned() ->
     assert not torch.equal(integers(simulation, "2.weight"), nearest[1])
 
 
+@pytest.mark.slow
 def test_finished_blocks_come_from_the_folder(tmp_path: Path) -> None:
     asked, context = settings(step_sizes=True, drop=0.5), Context(resume=tmp_path)
     first = simulated(residual(), IMAGES, activations=4)
@@ -130,6 +132,7 @@ def test_finished_blocks_come_from_the_folder(tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_drawn() -> None:
     results = []
     for seed in (0, 0, 1):

@@ -54,6 +54,7 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(name: str) -> N
     assert {key: list(tensor.shape) for key, tensor in state.items()} == shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORWARD)
 def test_raw_outputs_are_those_of_plain_functions_of_the_checkpoint(
     name: str, tmp_path: Path

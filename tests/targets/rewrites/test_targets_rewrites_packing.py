@@ -60,6 +60,7 @@ def integers(bits: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_integers_come_back(data: st.DataObject) -> None:

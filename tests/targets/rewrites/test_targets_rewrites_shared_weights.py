@@ -27,6 +27,7 @@ class Scaled(nn.Module):
         return self.out(x) * 8, self.out(self.second(x).relu()) * self.factors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [None, "openvino"])
 @pytest.mark.parametrize("convolution", [True, False])
 def test_factors_of_a_shared_layer(convolution: bool, target: str | None, tmp_path: Path) -> None:
@@ -41,6 +42,7 @@ def test_factors_of_a_shared_layer(convolution: bool, target: str | None, tmp_pa
         torch.testing.assert_close(torch.from_numpy(y), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shared_layer_without_factors_has_one_weight(tmp_path: Path) -> None:
     class Plain(Scaled):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
