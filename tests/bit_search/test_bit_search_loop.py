@@ -82,6 +82,22 @@ def test_what_is_measured_with_noise_is_not_taken_at_its_word() -> None:
     assert missed <= 3
 
 
+class Saturated(MadeUp):
+    """Put together, configurations lose six times as much, up to all there is to lose."""
+
+    def assembled(self, chosen: Chosen) -> Point:
+        loss = 6 * self.loss(chosen)
+        return Point(chosen.loss, min(20, loss), min(0.8, self.slope * loss), 0.01, built=False)
+
+
+def test_what_loses_everything_says_little_of_what_loses_little() -> None:
+    units, bench = made_up(), Saturated(0.02, 50.0, 0.0)
+    search(units, bench, goal(0.01))
+    optimum = cheapest(units, (0.01 / 0.02) ** (1 / 0.8) / 50)
+    assert optimum is not None
+    assert optimum.cost / 1.3 <= bench.built[0].cost <= 1.3 * optimum.cost
+
+
 def test_where_nothing_holds_the_budget_the_one_that_loses_least_is_kept() -> None:
     bench = MadeUp(1000.0, 1.0, 0.0)
     tried, best = search(made_up(), bench, goal(1e-6))

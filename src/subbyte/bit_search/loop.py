@@ -16,7 +16,8 @@ from subbyte.bit_search.choose import Chosen, Unit, cheapest, least_loss
 from subbyte.bit_search.error_model import Point, estimate, expected_for, lost_per_loss
 from subbyte.tasks.metrics.paired import Paired
 
-ASSEMBLED = (1.0, 0.25, 0.06)  # shares of the loss of the cheapest one at which to begin
+# Shares of the loss of the cheapest configuration at which some are put together.
+ASSEMBLED = (1.0, 0.25, 0.06, 0.015, 0.004, 0.001)
 SPARE_ERRORS = 0.5  # standard errors by which less is lost than the budget, where that can be
 MOST_SPARE = 0.5  # of the budget
 SHARES = (0.5, 0.75, 0.25, 0.9)  # of the way between what is good and what is not, in logarithms
@@ -160,14 +161,18 @@ def _cheapest_of_all(units: Sequence[Unit]) -> Chosen:
 
 
 def _assembled(units: Sequence[Unit], bench: Bench, goal: Goal, most: Chosen) -> list[Point]:
-    """A few configurations put together, from the cheapest on until one loses little enough."""
+    """A few configurations put together, from the cheapest on.
+
+    The last one loses about as much as is taken to be left of it when it is built: from
+    configurations that lose everything nothing can be told of those that lose little.
+    """
     points: list[Point] = []
     for share in ASSEMBLED:
         chosen = cheapest(units, share * most.loss)
         if chosen is None or goal.is_over:
             break
         points.append(bench.assembled(chosen))
-        if points[-1].lost <= goal.budget:
+        if points[-1].lost <= goal.gain * goal.budget:
             break
     return [Point(p.expected, p.loss, p.lost, p.error, built=False) for p in points]
 

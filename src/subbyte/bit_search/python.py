@@ -73,7 +73,7 @@ def search(
     activations: Sequence[int] | None = None,
     confidence: float | None = None,
     time_limit: float | None = None,
-    builds: int = 6,
+    builds: int = 8,
     seed: int = 0,
     runtimes: Sequence[str] = ("onnxruntime",),
     recipe: Mapping[str, Any] | None = None,

@@ -53,7 +53,7 @@ class Search(Checked):
     activations: tuple[int, ...] | None = None
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     time_limit: float | None = Field(default=None, gt=0)
-    builds: int = Field(default=6, ge=1)
+    builds: int = Field(default=8, ge=1)
     seed: int = 0
 
     @field_validator("weights", "activations", mode="before")
