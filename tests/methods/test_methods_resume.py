@@ -49,7 +49,7 @@ def recipe(name: str, **fields: Any) -> Recipe:
 
 @pytest.mark.parametrize(
     ("name", "finished", "in_all"),
-    [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6), ("subbyte", 2, 3)],
+    [("qdrop", 2, 3), ("adaround", 1, 3), ("brecq", 4, 6), ("subbyte", 2, 4)],
 )
 def test_it_goes_on_to_the_same_result(
     name: str, finished: int, in_all: int, tmp_path: Path
@@ -70,6 +70,15 @@ def test_it_goes_on_to_the_same_result(
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
     names = [note["block"] for note in again.reported["blocks"]]
     assert names == [note["block"] for note in whole.reported["blocks"]]
+
+
+def test_what_is_finished_is_not_computed_again(tmp_path: Path) -> None:
+    whole = quantize(model(), BATCHES, recipe("subbyte"), resume=tmp_path)
+    again = quantize(model(), BATCHES, recipe("subbyte"), progress=Cutting(0), resume=tmp_path)
+    for key in ("blocks", "tuning"):
+        assert again.reported[key] == whole.reported[key]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
 
 
 def residual() -> nn.Module:

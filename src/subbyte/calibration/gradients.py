@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from subbyte.graph.batch import batch_size, in_chunks
+from subbyte.graph.batch import batch_size, images_of_pixels, in_chunks
 from subbyte.numerics.value_gradients import ValueGradients
 from subbyte.placement.simulation import Simulation
 from subbyte.utils.progress import Progress
 
 IMAGES = 64
-IMAGES_IN_MEMORY = 8  # whose intermediate results are kept at a time
+MOST_IMAGES, FEWEST_IMAGES = 8, 4  # whose intermediate results are kept at a time
+PIXELS_IN_MEMORY = 204_800  # of these, with which they are fewer
 
 
 def value_gradients(
@@ -35,7 +36,9 @@ def value_gradients(
         progress: Shows how far it is.
     """
     found = {key: ValueGradients(*ends) for key, ends in extremes.items()}
-    chunks = list(in_chunks(batches, IMAGES, IMAGES_IN_MEMORY))
+    at_once = images_of_pixels(next(iter(batches), ()), PIXELS_IN_MEMORY)
+    at_once = min(max(at_once, FEWEST_IMAGES), MOST_IMAGES)
+    chunks = list(in_chunks(batches, IMAGES, at_once))
     with ExitStack() as hooks, torch.enable_grad():
         for key, gradients in found.items():
             handle = simulation.quantizer(key).register_forward_hook(_watch(gradients))

@@ -17,6 +17,7 @@ from subbyte.graph.batch import IMAGES_AT_ONCE, in_chunks
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.judged_ranges import are_free, judged_ranges
+from subbyte.methods.common.resume import keep, restore
 from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
@@ -32,6 +33,7 @@ from subbyte.utils.validation import Checked
 STEPS = 120
 PIXELS_SEEN = 24_000_000  # by all steps together
 MULTIPLY_ADDS = 3e12  # forward, of all steps together
+FINISHED = "finished"  # the name under which all is kept in the end
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
@@ -78,6 +80,8 @@ def quantize(
 ) -> QuantParams:
     """Choose all ranges in the float network, fit layer by layer, then tune the whole network.
 
+    What is finished is kept where finished layers are, and taken from there.
+
     Args:
         float_model: The model; it is left as it is.
         placement: What is quantized.
@@ -85,6 +89,24 @@ def quantize(
         options: Of the fit and of the tuning.
         context: Seed, progress, and where finished layers are kept.
     """
+    resume = context.resume
+    kept = None if resume is None else restore(resume, FINISHED, float_model.device)
+    if kept is not None:
+        params, _, reported = kept
+        return params.with_reported(**reported)
+    params = _found(float_model, placement, batches, options, context)
+    if resume is not None:
+        keep(resume, FINISHED, params, dict(params.reported))
+    return params
+
+
+def _found(
+    float_model: FloatModel,
+    placement: Placement,
+    batches: ArgumentsOf,
+    options: Options,
+    context: Context,
+) -> QuantParams:
     params = QuantParams(weight_ranges(float_model, placement, context.progress))
     simulation = simulate(float_model, placement, QuantParams())
     found, seen = activation_ranges(simulation, batches, context.progress)

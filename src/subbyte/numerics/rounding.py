@@ -52,7 +52,7 @@ def in_cache(function: Callable[..., object], *tensors: torch.Tensor) -> None:
     if not all(x.is_contiguous() and x.device.type == "cpu" for x in tensors):
         function(*tensors)
         return
-    for some in zip(*(x.view(-1).split(VALUES_AT_ONCE) for x in tensors), strict=True):
+    for some in zip(*(torch.split(x.view(-1), VALUES_AT_ONCE) for x in tensors), strict=True):
         function(*some)
 
 

@@ -51,6 +51,17 @@ def test_large_tensors_go_back_to_the_system_though_freed_memory_is_kept() -> No
     assert behind.sum() == 1000
 
 
+def test_rows_that_are_put_are_there_in_memory_and_in_a_file(tmp_path: Path) -> None:
+    values = torch.arange(24.0).view(6, 4)
+    for limit in (2**20, 0):
+        store = Store(limit, CPU, tmp_path)
+        whole = store.empty((6, 4), torch.float32).fill_(-1)
+        store.put(whole, slice(2, 5), values.T.contiguous().T[2:5])
+        store.let_go()
+        assert torch.equal(whole[2:5], values[2:5])
+        assert bool((whole[[0, 1, 5]] == -1).all())
+
+
 def test_what_is_gone_makes_room_and_what_is_still_seen_stays() -> None:
     store = Store(2**23, CPU)
     first = store.empty((2**20,), torch.float32).fill_(1)

@@ -19,7 +19,7 @@ def test_gradients_of_integers_and_scales(axis: int | None, in_one: bool) -> Non
     scale, zero = torch.full((count,), 0.2), torch.full((count,), 7, dtype=torch.int32)
     learned = LearnedWeight(quantize_weight(weight, scale, zero, spec), spec)
     with torch.no_grad():
-        learned.signed += 0.9 * torch.randn(weight.shape, generator=generator)
+        learned.signed.add_(0.9 * torch.randn(weight.shape, generator=generator))
     if in_one:
         joined([learned.signed])
         joined([learned.log_scale])
@@ -30,12 +30,12 @@ def test_gradients_of_integers_and_scales(axis: int | None, in_one: bool) -> Non
     assert not bool(inside.all())
     passed = torch.where(inside, signed - signed.detach(), 0.0)
     expected = (rounded.clamp(-7, 8) + passed) * along(log_scale.exp(), weight, axis)
-    (expected * given).sum().backward()
+    torch.autograd.backward((expected * given).sum())
     learned.begin()
     found = learned(weight)
     assert torch.allclose(found.double(), expected, atol=1e-6)
     for share in (0.25, 0.75):  # of a step's images
-        (learned(weight) * given * share).sum().backward()
+        torch.autograd.backward((learned(weight) * given * share).sum())
     learned.end()
     for own, its in ((learned.signed, signed), (learned.log_scale, log_scale)):
         assert own.grad is not None

@@ -39,12 +39,30 @@ class Store:
         self.used = 0
         self._free: list[mmap.mmap] = []  # memory of tensors that are gone
         self._files: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._opened: dict[int, int] = {}  # where a tensor begins in memory → its file
 
     def let_go(self) -> None:
         """Give the memory under files back; what lies there is read again when it is needed."""
         if hasattr(mmap, "MADV_DONTNEED"):
             for pages in self._files:
                 pages.madvise(mmap.MADV_DONTNEED)
+
+    def put(self, whole: torch.Tensor, chosen: slice, rows: torch.Tensor) -> None:
+        """Write some rows of a tensor of this store.
+
+        Into a file they are written as into any: by way of memory the system would note page by
+        page that it changed.
+        """
+        file = self._opened.get(whole.data_ptr())
+        if file is None:
+            whole[chosen] = rows
+            return
+        plain = rows.detach().to("cpu", whole.dtype).contiguous()
+        left = memoryview(plain.reshape(-1).view(torch.uint8).numpy())
+        place = chosen.start * whole.stride(0) * whole.itemsize
+        while left:
+            written = os.pwrite(file, left, place)
+            left, place = left[written:], place + written
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A tensor of this shape, in memory as long as the limit holds.
@@ -95,6 +113,7 @@ class Store:
         try:
             os.posix_fallocate(handle, 0, size)  # a full disk shows here, not while writing
             pages = mmap.mmap(handle, size)
+            file = os.dup(handle)
         except OSError as error:
             raise SubbyteError(
                 f"{Path(name).parent} has no room for {size / 2**20:.0f} MB of activations "
@@ -105,4 +124,11 @@ class Store:
             os.close(handle)
             os.unlink(name)  # the mapping keeps the space as long as the tensor lives
         self._files.add(pages)
-        return torch.frombuffer(pages, dtype=dtype).view(shape)
+        tensor = torch.frombuffer(pages, dtype=dtype).view(shape)
+        self._opened[tensor.data_ptr()] = file
+        weakref.finalize(pages, self._closed, tensor.data_ptr(), file)
+        return tensor
+
+    def _closed(self, place: int, file: int) -> None:
+        self._opened.pop(place, None)
+        os.close(file)

@@ -52,7 +52,7 @@ class Collected:
             if len(self.values) <= i:
                 shape = (self.count, *output.shape[1:])
                 self.values.append(self.store.empty(shape, output.dtype))
-            self.values[i][chosen] = output
+            self.store.put(self.values[i], chosen, output)
         self.store.let_go()
 
 

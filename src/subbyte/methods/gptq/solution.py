@@ -155,17 +155,16 @@ def _integers(
     c = problem.c.repeat(1, 1, count)
     shape = (-1, count, outputs)
     if one_scale:
-        parts = [x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, products, c)]
+        us, its, cs = (x.view(*x.shape[:2], count, outputs).unbind(2) for x in (u, products, c))
         tried = [replace(qparams, scale=part) for part in scale.view(shape).unbind(1)]
         scales = [
-            refit_scales(*part, q, one_scale=True)
-            for part, q in zip(zip(*parts, strict=True), tried, strict=True)
+            refit_scales(x, p, t, q, one_scale=True)
+            for x, p, t, q in zip(us, its, cs, tried, strict=True)
         ]
         totals = [
-            float(losses(x, p, s, t).sum()) for x, p, t, s in zip(*parts, scales, strict=True)
+            float(losses(x, p, s, t).sum()) for x, p, t, s in zip(us, its, cs, scales, strict=True)
         ]
         best = totals.index(min(totals))
-        us, its, _ = parts
         return us[best].contiguous(), its[best].contiguous(), replace(qparams, scale=scales[best])
     scale = refit_scales(u, products, c, many, one_scale=False)
     which = losses(u, products, scale, c).view(shape).argmin(1, keepdim=True)

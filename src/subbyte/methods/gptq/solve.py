@@ -108,7 +108,8 @@ def gptq_round(w: torch.Tensor, h: torch.Tensor, qparams: GroupedQParams) -> tor
     back = order.flip(1)
     h = h.gather(1, back[..., None].expand_as(h)).gather(2, back[:, None].expand_as(h))
     upper = cholesky(h).flip(1, 2)
-    passed = (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).to(w.dtype)
+    del h  # of many inputs it is large
+    passed = upper.div_(upper.diagonal(dim1=1, dim2=2).clone()[:, None]).to(w.dtype)
     u, errors = torch.empty_like(w), torch.empty_like(w)
     scale, z = qparams.scale, qparams.zero_point
     low, high, reciprocal = qparams.low - z, qparams.high - z, 1 / qparams.scale
