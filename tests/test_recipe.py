@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subbyte import Recipe, SubbyteError
-from subbyte.recipe import Choice, Override, choice, method_names, rule_of
+from subbyte.recipe import Choice, Override, choice, fields_of, method_names, recipe_of, rule_of
 
 
 def refusal(**fields: Any) -> str:
@@ -162,3 +162,12 @@ def test_range_rules_of_weights_and_activations() -> None:
 def test_method_names() -> None:
     assert method_names()[0] == "auto"
     assert "range" in method_names()
+
+
+def test_a_recipe_is_given_as_itself_or_by_its_fields() -> None:
+    fields = {"weights": 4, "overrides": {"head": {"weights": 8}}}
+    assert recipe_of(fields) == recipe_of(Recipe(**fields)) == Recipe(**fields)
+    assert recipe_of(None) == Recipe()
+    assert fields_of(Recipe(**fields)) == fields
+    with pytest.raises(SubbyteError, match=r"recipe is 4: give a subbyte\.Recipe or"):
+        recipe_of(4)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from subbyte import methods
 from subbyte.calibration.bias_room import with_room_for_biases
@@ -34,10 +33,11 @@ from subbyte.methods.common.resume import claim, work_of
 from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
+from subbyte.placement.example import check_like_example
 from subbyte.placement.file_metadata import described
 from subbyte.placement.place import place
 from subbyte.placement.simulation import Simulation, simulate
-from subbyte.recipe import Recipe
+from subbyte.recipe import Recipe, recipe_of
 from subbyte.targets.placing import fitted, placed
 from subbyte.utils.allocator import keeping_memory
 from subbyte.utils.arguments import Arguments, image_lists
@@ -49,7 +49,7 @@ from subbyte.version import __version__
 def quantize(
     model: nn.Module | str | Path,
     calibration: Any,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     *,
     progress: Progress | None = None,
     resume: Path | None = None,
@@ -71,7 +71,7 @@ def quantize(
         calibration: An iterable of batches that can be walked again (a list, a `DataLoader`). A
             batch is a tensor, a list of images, a tuple of positional arguments, a mapping
             {"inputs": …, "targets": …}, or a pair (inputs, targets).
-        recipe: What to do; `None` is `Recipe()`.
+        recipe: What to do, or its fields; `None` is `Recipe()`.
         progress: Shows how far the work is.
         resume: A folder to which methods that learn write each finished block; called again with
             the same arguments after it was interrupted, it goes on from there, to the same result.
@@ -85,7 +85,7 @@ def quantize(
             gives is not what `outputs` says.
     """
     started = time.perf_counter()
-    recipe, progress = recipe or Recipe(), progress or Silent()
+    recipe, progress = recipe_of(recipe), progress or Silent()
     check_recipe(recipe)
     model = module_of(model)
     batches = ArgumentsOf(check_calibration(calibration), device_of(model))
@@ -264,12 +264,7 @@ def export(
     args = to_device(read_batch(example).args, device_of(simulation))
     args, _ = simulation.float_model.arguments(args, {})
     args = Arguments(args, image_lists(simulation.example))
-    given, expected = _shapes(args), _shapes(simulation.example)
-    if simulation.region_names == WHOLE and given != expected:
-        raise SubbyteError(
-            f"the example has the shape {given} behind the batch, and the model was captured with "
-            f"{expected}: give a batch like those of the calibration"
-        )
+    check_like_example(simulation, args, "the example")
     written = copy.copy(simulation)  # the model itself keeps its own metadata
     written.metadata = described(simulation, args, classes, preprocessing)
     return files.export(written, Path(path), args, target, postprocess)
@@ -337,12 +332,6 @@ def _label_loss(float_model: FloatModel) -> LabelLoss | None:
 
 def _metadata(recipe: Recipe) -> dict[str, Any]:
     return {"version": __version__, "recipe": recipe.as_dict()}
-
-
-def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
-    """The shapes of the tensors in `args` without their first dimension."""
-    leaves = pytree.tree_leaves(args)
-    return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _method(recipe: Recipe) -> tuple[str, BaseModel]:

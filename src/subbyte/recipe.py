@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -317,3 +318,23 @@ def rule_of(ranges: Named, role: str) -> Choice:
     if isinstance(ranges, dict) and "name" not in ranges:
         return choice(ranges.get(role, "mse"))
     return choice(ranges)
+
+
+def recipe_of(given: Recipe | Mapping[str, Any] | None) -> Recipe:
+    """A recipe, from itself, its fields or nothing; `SubbyteError` where it is none of these."""
+    return given if isinstance(given, Recipe) else Recipe(**fields_of(given))
+
+
+def fields_of(given: Recipe | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields that a recipe was given; `SubbyteError` where it is no recipe or mapping."""
+    if given is None:
+        return {}
+    if isinstance(given, Recipe):
+        return {
+            key: value for key, value in given.as_dict().items() if key in given.model_fields_set
+        }
+    if not isinstance(given, Mapping):
+        raise SubbyteError(
+            f"recipe is {short(given)}: give a subbyte.Recipe or a mapping of its fields"
+        )
+    return dict(given)

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         (["digits", "--set", "runtimes=[onnxruntme]"],
          "unknown runtime 'onnxruntme': did you mean 'onnxruntime'?"),
         (["digits", "--device", "gpu"], "device: 'gpu' is not a device: give cpu or cuda"),
+        (["digits", "--max-drop", "1", "--only", "w8a8"],
+         "--max-drop searches the variant small, which --only leaves out"),
         (["digits", "--resume"], "there is no run of this experiment in runs/digits to resume"),
         (["digits", "--resume", "--out", "gone"], "there is no run in gone to resume"),
     ],

@@ -10,6 +10,7 @@ from subbyte.app import estimate
 from subbyte.app.estimate import Look, look_at, memory, seconds, shorter
 from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
+from subbyte.errors import SubbyteError
 from subbyte.recipe import Recipe
 from subbyte.utils.lines import duration
 from subbyte.utils.progress import Silent
@@ -25,6 +26,12 @@ def test_a_look_counts_operations_and_the_largest_tensor() -> None:
     assert found.largest == 8 * 64 * 4
     assert found.pixels == 64
     assert 0 < found.seconds < 1
+
+
+def test_a_model_that_does_not_run_is_refused() -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))
+    with pytest.raises(SubbyteError, match=r"does not run on a batch of shape .*channels"):
+        look_at(grey, (torch.randn(2, 3, 8, 8),))
 
 
 def test_what_takes_longer_is_expected_to() -> None:

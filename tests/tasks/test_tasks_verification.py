@@ -295,6 +295,10 @@ def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) 
         (lambda: subbyte.evaluate(model, batches[0]), "data is a tuple of 2"),
         (lambda: subbyte.verify(model, path, batches), "Classifier is not a quantized model"),
         (lambda: subbyte.verify(classifier.quantized, tmp_path / "no.onnx", bare), "no file"),
+        (
+            lambda: subbyte.verify(classifier.quantized, path, [x[..., :4] for x in bare]),
+            "captured",
+        ),
     ]
     for call, says in refused:
         with pytest.raises(subbyte.SubbyteError, match=says):

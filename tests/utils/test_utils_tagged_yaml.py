@@ -31,6 +31,18 @@ def test_what_holds_no_pairs_is_refused(rest: str) -> None:
         load_tagged(f"{TAG} {rest}")
 
 
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3", "x: {w8a8: {}, w4a8: {}, w8a8: {bits: 4}}"])
+def test_a_key_that_stands_twice_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(yaml.MarkedYAMLError, match="stands twice") as found:
+        load_tagged(text)
+    assert found.value.problem_mark is not None
+    assert found.value.problem_mark.line == text.count("\n")
+
+
+def test_a_merged_key_may_stand_again() -> None:
+    assert load_tagged("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}")["b"] == {"x": 3, "y": 2}
+
+
 @pytest.mark.parametrize("tag", ["os.system", "subprocess.check_output", "builtins.eval"])
 def test_nothing_is_run(tag: str, tmp_path: Path) -> None:
     with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):

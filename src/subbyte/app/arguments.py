@@ -23,6 +23,8 @@ from subbyte.recipe import Recipe
 from subbyte.training.config import TrainingExperiment
 from subbyte.utils.validation import explain, gathered, refuse
 
+SEARCHED = "small"  # the variant that --max-drop adds
+
 
 def model_config(
     name: str,
@@ -68,6 +70,16 @@ def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
         raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")
     fields: dict[str, Any] = {"weights": int(match[1]), "activations": int(match[2]), "seed": seed}
     return Recipe(**(fields | dict(map(read_setting, settings))))
+
+
+def with_search(only: Sequence[str] | None) -> list[str]:
+    """The variants that run with `--max-drop`; `SubbyteError` where its own is not among them."""
+    if only and SEARCHED not in only:
+        raise SubbyteError(
+            f"--max-drop searches the variant {SEARCHED}, which --only leaves out: leave one of "
+            f"them out, or give --only {SEARCHED} as well"
+        )
+    return list(only or [SEARCHED])
 
 
 def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:

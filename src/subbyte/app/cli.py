@@ -94,8 +94,8 @@ def run(
 
         chosen = [*(settings or []), *([f"device={device}"] if device else [])]
         if max_drop is not None:
-            chosen.insert(0, f"variants.small.search.max_drop={max_drop}")
-            only = only or ["small"]
+            chosen.insert(0, f"variants.{arguments.SEARCHED}.search.max_drop={max_drop}")
+            only = arguments.with_search(only)
         loaded = experiment.load(name, chosen)
         arguments.check_experiment(loaded, only or ())
         check_elsewhere(workers, ray)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from subbyte import methods
 from subbyte.app.setup import Setup
+from subbyte.graph.capture.export import try_model
 from subbyte.methods.subbyte import steps_for
 from subbyte.recipe import Recipe, choice
 from subbyte.utils.lines import duration
@@ -123,11 +125,17 @@ def look_at(model: Any, example: tuple[Any, ...]) -> Look:
     Args:
         model: The float model.
         example: A batch's arguments.
+
+    Raises:
+        SubbyteError: The model does not run on them.
     """
     few = tuple(argument[:LOOKED_AT] for argument in example)
     count = len(few[0])
     with _Largest() as sizes, FlopCounterMode(display=False) as operations:
-        model(*few)
+        if isinstance(model, nn.Module):
+            try_model(model, few)
+        else:
+            model(*few)
     times: list[float] = []
     while len(times) < LOOKS or (len(times) < MOST_LOOKS and sum(times) < LOOKING):
         started = time.perf_counter()

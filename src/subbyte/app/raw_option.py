@@ -12,6 +12,7 @@ from subbyte.data.preprocessing import Preprocessing
 from subbyte.detection import Outputs, preprocessing_of
 from subbyte.errors import SubbyteError
 from subbyte.models import ModelConfig
+from subbyte.utils.tagged_yaml import load_tagged
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -61,7 +62,7 @@ def _fields(text: str) -> dict[Any, Any]:
             f"outputs is {text}: give a mapping, as '{{form: decoded}}', or a YAML file"
         )
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = load_tagged(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SubbyteError(f"{path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -26,7 +26,7 @@ from subbyte.graph.flow import WHOLE
 from subbyte.graph.output_loss import is_logits
 from subbyte.methods.common.resume import claim, work_of
 from subbyte.placement.simulation import Simulation
-from subbyte.recipe import Recipe
+from subbyte.recipe import Recipe, fields_of
 from subbyte.targets import base as runtimes_
 from subbyte.targets import files as target_files
 from subbyte.tasks.evaluation import check_batches, evaluating
@@ -76,7 +76,7 @@ def search(
     builds: int = 8,
     seed: int = 0,
     runtimes: Sequence[str] = ("onnxruntime",),
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> SearchResult:
@@ -103,7 +103,8 @@ def search(
         builds: How many configurations are built at most.
         seed: Of the split of the images.
         runtimes: Where the file is confirmed; empty: in simulation.
-        recipe: Fields of a recipe that hold for all configurations; overrides of bits are pins.
+        recipe: Fields of a recipe that hold for all configurations, or a recipe, of which those
+            count that were given; overrides of bits are pins.
         progress: Shows how far it is.
         resume: A folder in which what is finished is kept, so that a search goes on.
 
@@ -125,7 +126,7 @@ def search(
         "builds": builds,
         "seed": seed,
     }
-    read = read_recipe({**(recipe or {}), "search": asked})
+    read = read_recipe({**fields_of(recipe), "search": asked})
     assert isinstance(read, SearchRecipe)
     runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
     for name in runtimes:

@@ -16,6 +16,7 @@ from subbyte.detectors.letterbox import letterbox_of
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import device_of
 from subbyte.graph.flow import WHOLE
+from subbyte.placement.example import check_like_example
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.targets import about as target_about
 from subbyte.targets import base as targets
@@ -130,6 +131,7 @@ def verify(
     threads = cores.usable()
     sessions = {name: targets.runtime(name).load(path, threads) for name in names}
     if quantized.region_names == WHOLE:
+        check_like_example(quantized, quantized.float_model.arguments(first.args, {})[0], "a batch")
         twin = _twin(quantized, metadata)
         found = side_by_side.whole_models(quantized, twin, sessions, batches, progress)
         example = to_device(first.args, device_of(quantized))
