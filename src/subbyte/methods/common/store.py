@@ -58,7 +58,7 @@ class Store:
             whole[chosen] = rows
             return
         plain = rows.detach().to("cpu", whole.dtype).contiguous()
-        left = memoryview(plain.reshape(-1).view(torch.uint8).numpy())
+        left = plain.reshape(-1).view(torch.uint8).numpy().data
         place = chosen.start * whole.stride(0) * whole.itemsize
         while left:
             written = os.pwrite(file, left, place)
