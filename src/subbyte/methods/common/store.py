@@ -52,6 +52,11 @@ class Store:
 
         Into a file they are written as into any: by way of memory the system would note page by
         page that it changed.
+
+        Args:
+            whole: The tensor.
+            chosen: Which rows.
+            rows: Their values.
         """
         file = self._opened.get(whole.data_ptr())
         if file is None:
