@@ -1,12 +1,14 @@
 """What methods cost, in runs of the float model: `python benchmarks/cost_of_methods.py`.
 
 Processor time of `subbyte.quantize` over that of one image through the float model, so that a
-figure holds for any machine and, roughly, for any network.
+figure holds for any machine and, roughly, for any network. The peak is that of the whole process
+until then, torch, images and earlier methods included.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from typing import Any
 
@@ -49,8 +51,8 @@ def main() -> None:
     look = look_at(spec.module, next(iter(ArgumentsOf(kept, torch.device("cpu")))))
     print(f"{asked.model}, {look.multiply_adds / 1e6:.0f} million multiply-adds, ", end="")
     print(f"{1000 * look.seconds:.2f} ms an image, {asked.images} images")
-    print("| method | runs of the float model | an image | estimated | seconds |")
-    print("|---|---:|---:|---:|---:|")
+    print("| method | runs of the float model | an image | estimated | seconds | peak, MB |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name in asked.methods:
         recipe = Recipe(**RECIPES[name], method=name)
         started = time.process_time()
@@ -59,7 +61,9 @@ def main() -> None:
         runs = taken / look.seconds
         expected = seconds(recipe, look, asked.images) / look.seconds
         each = runs / asked.images
-        print(f"| `{name}` | {runs:.0f} | {each:.0f} | {expected:.0f} | {taken:.0f} |", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        costs = f"{runs:.0f} | {each:.0f} | {expected:.0f} | {taken:.0f} | {peak:.0f}"
+        print(f"| `{name}` | {costs} |", flush=True)
 
 
 if __name__ == "__main__":

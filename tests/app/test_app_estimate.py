@@ -50,7 +50,7 @@ def test_caches_count_up_to_their_limit() -> None:
     few, many, most = (memory(Recipe(weights=4), LOOK, images, 32) for images in (8, 512, 1024))
     assert few < many == most
     plain = memory(Recipe(), LOOK, 512, 32)
-    assert many - plain == pytest.approx(min(2 * 2**30, 3 * 512 * LOOK.largest))
+    assert many - plain == pytest.approx(min(2**30, 3 * 512 * LOOK.largest))
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,18 @@ class Store:
 
         Into a file they are written as into any: by way of memory the system would note page by
         page that it changed.
+
+        Args:
+            whole: The tensor.
+            chosen: Which rows.
+            rows: Their values.
         """
         file = self._opened.get(whole.data_ptr())
         if file is None:
             whole[chosen] = rows
             return
         plain = rows.detach().to("cpu", whole.dtype).contiguous()
-        left = memoryview(plain.reshape(-1).view(torch.uint8).numpy())
+        left = plain.reshape(-1).view(torch.uint8).numpy().data
         place = chosen.start * whole.stride(0) * whole.itemsize
         while left:
             written = os.pwrite(file, left, place)
