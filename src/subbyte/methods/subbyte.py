@@ -33,6 +33,9 @@ STEPS = 120
 PIXELS_SEEN = 64_000_000  # by all steps together
 MULTIPLY_ADDS = 1e13  # forward, of all steps together
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
+# Of a network that gives something for each of many places: most of these are background, which
+# counts next to nothing, and few of the rows that are drawn lie elsewhere.
+ROWS_OF_DENSE = 20_480  # of a layer, of all images together
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
 
@@ -41,7 +44,8 @@ class Options(Checked):
 
     Attributes:
         images: Of the calibration, that layers are fitted to (the first ones).
-        positions: Rows taken of each, at least.
+        positions: Rows taken of each, at least. Of detectors and other networks that give something
+            for each of many places, 20,480 of all images together, at least.
         steps: Of the tuning; `None`: 120, or as many as look at 64 million pixels or as take 10¹³
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller.
         longer: How many times as many steps, where `steps` is not given.
@@ -97,7 +101,9 @@ def quantize(
     data = training_data(float_model, images, options.images, held_out_images)
     if data is not None:
         images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once
-    settings = LayerwiseSettings(int(options.cache_memory * 2**30), Sampling(options.positions))
+    rows = ROWS_OF_DENSE if data is not None and data.dense else 0
+    sampling = Sampling(options.positions, total=rows)
+    settings = LayerwiseSettings(int(options.cache_memory * 2**30), sampling)
     params = quantize_layers(float_model, placement, params, images, settings, context)
     give_back()
     if options.steps == 0:

@@ -27,12 +27,15 @@ class TuningData:
         lists: Which of them the model takes as a list of images.
         held_out: Images that are not learned from and judge instead.
         multiply_adds: Of the network for one image, forward.
+        dense: Whether the network gives something for each of many places of an image, as detectors
+            do.
     """
 
     inputs: list[torch.Tensor]
     lists: list[bool]
     held_out: torch.Tensor
     multiply_adds: float
+    dense: bool = False
 
     @property
     def count(self) -> int:
@@ -100,7 +103,8 @@ def training_data(
     if not all(isinstance(x, torch.Tensor) and len(x) == count for x in leaves):
         return None
     multiply_adds = counter.get_total_flops() / 2 / count
-    return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
+    dense = any(leaf.dim() > 2 for leaf in leaves)
+    return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds, dense)
 
 
 def _arguments(found: list[torch.Tensor], lists: list[bool]) -> Arguments:

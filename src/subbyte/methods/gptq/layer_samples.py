@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,10 +30,12 @@ class Sampling:
     Attributes:
         least: At least so many of each image.
         share: At least so many of all images for each input of the layer.
+        total: At least so many of all images.
     """
 
     least: int = 16
     share: int = 8
+    total: int = 0
 
 
 @dataclass
@@ -90,7 +93,8 @@ def collect_samples(
     exact = values.exact_part([layer.node, *[x.node for x in branches], *fresh])
     given = values.quantized_part([Operand(layer.node, 0), *branches])
     count = exact.count
-    each = rows_wanted(layer.matrices.shape[2], count, sampling.least, sampling.share)
+    least = max(sampling.least, math.ceil(sampling.total / max(count, 1)))
+    each = rows_wanted(layer.matrices.shape[2], count, least, sampling.share)
     samples = LayerSamples(*[HessianAccumulator.none(layer.matrices) for _ in range(2)])
     collected = Collected(values.store, count)
     for i, chosen in enumerate(chunks(count)):
