@@ -62,8 +62,8 @@ class OutputLoss:
             1990). `images` are the images' numbers, on which what is drawn depends.
         by_column: Whether each column of some outputs is to be judged by itself, because nothing is
             known of them.
-        energy: `(targets, args)` → a scalar: what `mean` divides errors by, so that means of batches
-            with much and with little in them can be added; `None`: it does not.
+        energy: `(targets, args)` → a scalar: what `mean` divides errors by, so that the means
+            of batches with much and with little in them can be added; `None`: it does not.
     """
 
     distances: Callable[[Any, Any, Args], Tensor]

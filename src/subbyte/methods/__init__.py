@@ -50,8 +50,15 @@ class Method(Protocol):
         """
 
 
-def resolve(recipe: Recipe) -> Choice:
+def resolve(recipe: Recipe, float_model: FloatModel | None = None) -> Choice:
     """The method that a recipe asks for, with its options; for `auto` the one that suits its bits.
+
+    At 8 bits that also depends on the model: of a detector whose outputs are known, nearly all
+    places are background, and what rounds well in the mean over them is not what keeps the objects.
+
+    Args:
+        recipe: The recipe.
+        float_model: The model; `None`: one of which nothing is known.
 
     Raises:
         SubbyteError: There is no method of this name.
@@ -61,8 +68,12 @@ def resolve(recipe: Recipe) -> Choice:
         raise unknown("method", asked.name, method_names())
     if asked.name != "auto":
         return asked
-    name = BELOW_8 if (recipe.lowest_bits() or 8) < 8 else AT_8
-    return Choice(name, {"judge_ranges": True, **asked.options})
+    options = {"judge_ranges": True, **asked.options}
+    if (recipe.lowest_bits() or 8) < 8:
+        return Choice(BELOW_8, options)
+    if float_model is not None and float_model.output_loss.energy is not None:
+        return Choice(BELOW_8, {"steps": 0, **options})
+    return Choice(AT_8, options)
 
 
 def method(name: str) -> Method:

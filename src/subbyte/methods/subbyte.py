@@ -21,7 +21,7 @@ from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
 from subbyte.methods.gptq.chunks import held_out_images
-from subbyte.methods.gptq.layer_samples import Sampling
+from subbyte.methods.gptq.layer_samples import sampling_for
 from subbyte.methods.gptq.layerwise import LayerwiseSettings, quantize_layers
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
@@ -33,9 +33,6 @@ STEPS = 120
 PIXELS_SEEN = 64_000_000  # by all steps together
 MULTIPLY_ADDS = 1e13  # forward, of all steps together
 NO_ROWS = "images differ in size, or what the model gives is not one row an image"
-# Of a network that gives something for each of many places: most of these are background, which
-# counts next to nothing, and few of the rows that are drawn lie elsewhere.
-ROWS_OF_DENSE = 20_480  # of a layer, of all images together
 FEWER = 1.5  # power of the share of STEPS, where large images get fewer, by which rates go down
 
 
@@ -44,8 +41,8 @@ class Options(Checked):
 
     Attributes:
         images: Of the calibration, that layers are fitted to (the first ones).
-        positions: Rows taken of each, at least. Of detectors and other networks that give something
-            for each of many places, 20,480 of all images together, at least.
+        positions: Rows taken of each, at least. Of detectors whose outputs are known 20,480 of all
+            images together, at least.
         steps: Of the tuning; `None`: 120, or as many as look at 64 million pixels or as take 10¹³
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller.
         longer: How many times as many steps, where `steps` is not given.
@@ -101,8 +98,7 @@ def quantize(
     data = training_data(float_model, images, options.images, held_out_images)
     if data is not None:
         images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once
-    rows = ROWS_OF_DENSE if data is not None and data.dense else 0
-    sampling = Sampling(options.positions, total=rows)
+    sampling = sampling_for(float_model.output_loss, options.positions)
     settings = LayerwiseSettings(int(options.cache_memory * 2**30), sampling)
     params = quantize_layers(float_model, placement, params, images, settings, context)
     give_back()

@@ -27,15 +27,12 @@ class TuningData:
         lists: Which of them the model takes as a list of images.
         held_out: Images that are not learned from and judge instead.
         multiply_adds: Of the network for one image, forward.
-        dense: Whether the network gives something for each of many places of an image, as detectors
-            do.
     """
 
     inputs: list[torch.Tensor]
     lists: list[bool]
     held_out: torch.Tensor
     multiply_adds: float
-    dense: bool = False
 
     @property
     def count(self) -> int:
@@ -103,8 +100,7 @@ def training_data(
     if not all(isinstance(x, torch.Tensor) and len(x) == count for x in leaves):
         return None
     multiply_adds = counter.get_total_flops() / 2 / count
-    dense = any(leaf.dim() > 2 for leaf in leaves)
-    return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds, dense)
+    return TuningData(inputs, lists, held_out(len(inputs[0])), multiply_adds)
 
 
 def _arguments(found: list[torch.Tensor], lists: list[bool]) -> Arguments:
