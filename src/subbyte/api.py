@@ -165,7 +165,7 @@ def quantize_captured(
         images=image_lists(float_model.example),
         change=one_size(float_model.original),
     )
-    name, options = _method(recipe, float_model)
+    name, options = _method(recipe, float_model.output_loss.of_objects)
     captured = float_model
     float_model = prepared(float_model, batches, recipe, progress)
     placement = placed(float_model, recipe)
@@ -345,9 +345,9 @@ def _shapes(args: tuple[Any, ...]) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape[1:]) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def _method(recipe: Recipe, float_model: FloatModel | None = None) -> tuple[str, BaseModel]:
+def _method(recipe: Recipe, detector: bool = False) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
-    method = methods.resolve(recipe, float_model)
+    method = methods.resolve(recipe, detector=detector)
     return method.name, methods.method(method.name).Options(**method.options)
 
 

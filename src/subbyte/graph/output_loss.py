@@ -72,6 +72,11 @@ class OutputLoss:
     by_column: Callable[[Any], bool] = lambda _: False
     energy: Callable[[Any, Args], Tensor] | None = None
 
+    @property
+    def of_objects(self) -> bool:
+        """Whether it says of a detector what its objects are; all else is background."""
+        return self.energy is not None
+
 
 def squared(terms: Terms) -> OutputLoss:
     """The loss that is the sum of all terms' squared errors, by the energy of the float ones.

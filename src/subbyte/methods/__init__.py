@@ -50,15 +50,15 @@ class Method(Protocol):
         """
 
 
-def resolve(recipe: Recipe, float_model: FloatModel | None = None) -> Choice:
+def resolve(recipe: Recipe, *, detector: bool = False) -> Choice:
     """The method that a recipe asks for, with its options; for `auto` the one that suits its bits.
 
-    At 8 bits that also depends on the model: of a detector whose outputs are known, nearly all
-    places are background, and what rounds well in the mean over them is not what keeps the objects.
+    At 8 bits that also depends on the model: nearly all places are background to a detector, and
+    what is right in the mean over them is not what keeps its objects.
 
     Args:
         recipe: The recipe.
-        float_model: The model; `None`: one of which nothing is known.
+        detector: Whether the model is a detector whose outputs are known.
 
     Raises:
         SubbyteError: There is no method of this name.
@@ -71,7 +71,7 @@ def resolve(recipe: Recipe, float_model: FloatModel | None = None) -> Choice:
     options = {"judge_ranges": True, **asked.options}
     if (recipe.lowest_bits() or 8) < 8:
         return Choice(BELOW_8, options)
-    if float_model is not None and float_model.output_loss.energy is not None:
+    if detector:
         return Choice(BELOW_8, {"steps": 0, **options})
     return Choice(AT_8, options)
 

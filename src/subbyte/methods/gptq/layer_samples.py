@@ -24,6 +24,9 @@ from subbyte.methods.gptq.order import Operand
 from subbyte.methods.gptq.region_values import Collected, RegionValues
 
 ROWS_OF_DETECTORS = 20_480  # of a layer, of all images together
+# Of the mean weight, what each row counts besides: where a fit may do anything with the background,
+# scores rise there, which the weights, being of first order, do not see.
+BACKGROUND = 0.3
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def sampling_for(loss: OutputLoss, least: int = Sampling.least) -> Sampling:
         loss: The network's output loss.
         least: At least so many rows of each image.
     """
-    if loss.energy is None:
+    if not loss.of_objects:
         return Sampling(least)
     return Sampling(least, total=ROWS_OF_DETECTORS, by_weight=True)
 
@@ -126,6 +129,7 @@ def collect_samples(
         total = positions(target, layer.geometry)
         wanted, weights = each * (chosen.stop - chosen.start), _weights(layer, chosen, count)
         if sampling.by_weight and weights is not None and wanted < total:
+            weights = (weights + BACKGROUND * weights.mean()) / (1 + BACKGROUND)
             rows, factors = drawn_by_weight(weights, wanted, generator)
         else:
             rows = torch.randperm(total, generator=generator).to(target.device)[:wanted]
