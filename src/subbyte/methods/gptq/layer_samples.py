@@ -128,6 +128,7 @@ def collect_samples(
             target = target + (rest.pop(0) - others[0])
         total = positions(target, layer.geometry)
         wanted, weights = each * (chosen.stop - chosen.start), _weights(layer, chosen, count)
+        factors: torch.Tensor | None
         if sampling.by_weight and weights is not None and wanted < total:
             weights = (weights + BACKGROUND * weights.mean()) / (1 + BACKGROUND)
             rows, factors = drawn_by_weight(weights, wanted, generator)
