@@ -58,9 +58,9 @@ def measured(name: str, all_bits: list[str], seed: int, folder: Path) -> list[Ro
         seed: Of the images and of what is random.
         folder: Where the run's folder is made.
     """
-    variants = {}
+    variants: dict[str, Row] = {}
     for bits in all_bits:
-        widths = {"weights": int(bits[1]), "activations": int(bits[3])}
+        widths: Row = {"weights": int(bits[1]), "activations": int(bits[3])}
         variants[f"{bits} auto"] = widths
         for rule in RULES:
             variants[f"{bits} {rule}"] = {**widths, "method": "range", "ranges": rule}

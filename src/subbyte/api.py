@@ -165,7 +165,7 @@ def quantize_captured(
         images=image_lists(float_model.example),
         change=one_size(float_model.original),
     )
-    name, options = _method(recipe)
+    name, options = _method(recipe, float_model.output_loss.of_objects)
     captured = float_model
     float_model = prepared(float_model, batches, recipe, progress)
     placement = placed(float_model, recipe)
@@ -334,9 +334,9 @@ def _metadata(recipe: Recipe) -> dict[str, Any]:
     return {"version": __version__, "recipe": recipe.as_dict()}
 
 
-def _method(recipe: Recipe) -> tuple[str, BaseModel]:
+def _method(recipe: Recipe, detector: bool = False) -> tuple[str, BaseModel]:
     """Name and options of the method that a recipe asks for; `SubbyteError` if it has no such."""
-    method = methods.resolve(recipe)
+    method = methods.resolve(recipe, detector=detector)
     return method.name, methods.method(method.name).Options(**method.options)
 
 

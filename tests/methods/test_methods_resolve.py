@@ -38,6 +38,14 @@ def test_auto_is_chosen_by_the_fewest_bits(fields: dict[str, Any], expected: str
     assert quantized.metadata["method"] == expected
 
 
+def test_auto_fits_a_detector_layer_by_layer_at_8_bits_too() -> None:
+    found = methods.resolve(Recipe(), detector=True)
+    assert found == Choice("subbyte", {"steps": 0, "judge_ranges": True})
+    assert methods.resolve(Recipe(weights=4), detector=True) == methods.resolve(Recipe(weights=4))
+    asked = Recipe(method="bias_correction")
+    assert methods.resolve(asked, detector=True) == methods.resolve(asked)
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(SubbyteError, match=r"unknown method 'rang': did you mean 'range'\?"):
         methods.resolve(Recipe(method="rang"))

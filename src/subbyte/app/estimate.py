@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from subbyte import methods
 from subbyte.app.setup import Setup
 from subbyte.graph.capture.export import try_model
+from subbyte.graph.float_model import FloatModel
 from subbyte.methods.subbyte import steps_for
 from subbyte.recipe import Recipe, choice
 from subbyte.utils.lines import duration
@@ -46,12 +47,14 @@ class Look:
         largest: Bytes of its largest tensor for an image.
         multiply_adds: Of an image, forward.
         pixels: Of an image.
+        detector: Whether it is one whose outputs are known.
     """
 
     seconds: float
     largest: int
     multiply_adds: float
     pixels: int
+    detector: bool = False
 
 
 def expected(setup: Setup, names: Sequence[str], *, one_by_one: bool = True) -> list[str]:
@@ -145,7 +148,8 @@ def look_at(model: Any, example: tuple[Any, ...]) -> Look:
         times.append(time.perf_counter() - started)
     pixels = few[0][0].shape[-1] * few[0][0].shape[-2] if few[0][0].dim() > 1 else 1
     flops = operations.get_total_flops()
-    return Look(min(times) / count, sizes.bytes // count, flops / 2 / count, pixels)
+    detector = isinstance(model, FloatModel) and model.output_loss.of_objects
+    return Look(min(times) / count, sizes.bytes // count, flops / 2 / count, pixels, detector)
 
 
 def seconds(recipe: Recipe, look: Look, images: int) -> float:
@@ -156,7 +160,7 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
         look: At its model.
         images: Of the calibration.
     """
-    asked = methods.resolve(recipe)
+    asked = methods.resolve(recipe, detector=look.detector)
     options: Any = methods.method(asked.name).Options(**asked.options)
     taken = min(images, getattr(options, "images", images))
     runs = float(PASSES.get(asked.name, LEARNING) * taken)
@@ -182,7 +186,7 @@ def memory(recipe: Recipe, look: Look, images: int, batch: int) -> float:
         images: Of the calibration.
         batch: Images a batch.
     """
-    asked = methods.resolve(recipe)
+    asked = methods.resolve(recipe, detector=look.detector)
     options: Any = methods.method(asked.name).Options(**asked.options)
     limit = getattr(options, "cache_memory", 0.0) * 2**30
     cached = min(limit, 3.0 * look.largest * min(images, getattr(options, "images", images)))

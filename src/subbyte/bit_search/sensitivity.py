@@ -15,7 +15,7 @@ from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, batch_size, in_chunks, is
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.methods.gptq.chunks import chunks
-from subbyte.methods.gptq.layer_samples import Sampling
+from subbyte.methods.gptq.layer_samples import sampling_for
 from subbyte.methods.gptq.layerwise import LayerwiseSettings
 from subbyte.methods.gptq.widths import LayerWidths, solve_widths
 from subbyte.numerics.qparams import QuantParams, TensorQParams
@@ -166,7 +166,8 @@ def measure(
         simulate(float_model, placement, QuantParams()), batches, progress
     )
     params = QuantParams({t.key: found[t.key] for t in placement.of_role("activation")})
-    settings, context = LayerwiseSettings(CACHE_BYTES, Sampling()), Context(recipe.seed, progress)
+    settings = LayerwiseSettings(CACHE_BYTES, sampling_for(float_model.output_loss))
+    context = Context(recipe.seed, progress)
     specs = {
         t.key: {
             bits: QSpec(bits, recipe.weights_symmetric(bits), t.spec.axis)

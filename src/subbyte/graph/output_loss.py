@@ -62,12 +62,20 @@ class OutputLoss:
             1990). `images` are the images' numbers, on which what is drawn depends.
         by_column: Whether each column of some outputs is to be judged by itself, because nothing is
             known of them.
+        energy: `(targets, args)` → a scalar: what `mean` divides errors by, so that the means
+            of batches with much and with little in them can be added; `None`: it does not.
     """
 
     distances: Callable[[Any, Any, Args], Tensor]
     mean: Callable[[Any, Any, Args], Tensor]
     random_sum: Callable[[Any, Args, range], Tensor]
     by_column: Callable[[Any], bool] = lambda _: False
+    energy: Callable[[Any, Args], Tensor] | None = None
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether it says of a detector what its objects are; all else is background."""
+        return self.energy is not None
 
 
 def squared(terms: Terms) -> OutputLoss:
@@ -98,7 +106,11 @@ def squared(terms: Terms) -> OutputLoss:
             return unknown.random_sum(outputs, args, images)
         return signed_sum([term.values * term.costs.sqrt() for term in found], images)
 
-    return OutputLoss(distances, mean, drawn)
+    def energy(targets: Any, args: Args) -> Tensor:
+        found = terms(targets, targets, args)
+        return torch.tensor(float(batch_size(args))) if found is None else _energy_of(found)
+
+    return OutputLoss(distances, mean, drawn, energy=energy)
 
 
 def loss_of_outputs() -> OutputLoss:

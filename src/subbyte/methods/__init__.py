@@ -50,8 +50,15 @@ class Method(Protocol):
         """
 
 
-def resolve(recipe: Recipe) -> Choice:
+def resolve(recipe: Recipe, *, detector: bool = False) -> Choice:
     """The method that a recipe asks for, with its options; for `auto` the one that suits its bits.
+
+    At 8 bits that also depends on the model: nearly all places are background to a detector, and
+    what is right in the mean over them is not what keeps its objects.
+
+    Args:
+        recipe: The recipe.
+        detector: Whether the model is a detector whose outputs are known.
 
     Raises:
         SubbyteError: There is no method of this name.
@@ -61,8 +68,12 @@ def resolve(recipe: Recipe) -> Choice:
         raise unknown("method", asked.name, method_names())
     if asked.name != "auto":
         return asked
-    name = BELOW_8 if (recipe.lowest_bits() or 8) < 8 else AT_8
-    return Choice(name, {"judge_ranges": True, **asked.options})
+    options = {"judge_ranges": True, **asked.options}
+    if (recipe.lowest_bits() or 8) < 8:
+        return Choice(BELOW_8, options)
+    if detector:
+        return Choice(BELOW_8, {"steps": 0, **options})
+    return Choice(AT_8, options)
 
 
 def method(name: str) -> Method:

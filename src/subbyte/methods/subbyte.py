@@ -22,7 +22,7 @@ from subbyte.methods.finetune.parameters import Rates
 from subbyte.methods.finetune.training_data import TuningData, training_data
 from subbyte.methods.finetune.tune import RATE_FACTORS, Outcome, Tuning, tune
 from subbyte.methods.gptq.chunks import held_out_images
-from subbyte.methods.gptq.layer_samples import Sampling
+from subbyte.methods.gptq.layer_samples import sampling_for
 from subbyte.methods.gptq.layerwise import LayerwiseSettings, quantize_layers
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
@@ -43,7 +43,8 @@ class Options(Checked):
 
     Attributes:
         images: Of the calibration, that layers are fitted to (the first ones).
-        positions: Rows taken of each, at least.
+        positions: Rows taken of each, at least. Of detectors whose outputs are known 20,480 of all
+            images together, at least.
         steps: Of the tuning; `None`: 120, or as many as look at 24 million pixels or as take 3·10¹²
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller
             and a step has half as many images.
@@ -120,7 +121,8 @@ def _found(
     data = training_data(float_model, images, options.images, held_out_images)
     if data is not None:
         images = data.chunks(IMAGES_AT_ONCE)  # so that they are in memory once
-    settings = LayerwiseSettings(int(options.cache_memory * 2**30), Sampling(options.positions))
+    sampling = sampling_for(float_model.output_loss, options.positions)
+    settings = LayerwiseSettings(int(options.cache_memory * 2**30), sampling)
     params = quantize_layers(float_model, placement, params, images, settings, context)
     give_back()
     if options.steps == 0:

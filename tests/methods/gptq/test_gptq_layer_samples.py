@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from subbyte import Recipe, quantize
 from subbyte.methods.common.samples import as_matrices, geometry_of
 from subbyte.methods.common.store import Store
-from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, Sampling, collect_samples
+from subbyte.methods.gptq.layer_samples import (
+    LayerSamples,
+    SampledLayer,
+    Sampling,
+    collect_samples,
+    drawn_by_weight,
+)
 from subbyte.methods.gptq.order import LayerOrder
 from subbyte.methods.gptq.region_values import RegionValues
 
@@ -95,3 +102,31 @@ def test_rows_count_by_their_weights() -> None:
 def test_weights_of_other_images_are_not_used() -> None:
     samples, _, _ = samples_of_last(Sum(), X, torch.arange(20.0)[:, None])
     assert samples.train.count == 40
+
+
+def test_rows_drawn_by_weight_give_in_the_mean_what_all_rows_give() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.rand(10_000, generator=generator) * 1e-3
+    weights[torch.randperm(10_000, generator=generator)[:50]] = 20.0  # the few that matter
+    values = torch.randn(10_000, generator=generator).square()
+    expected = float((weights.double() * values).mean())
+    found, by_chance = [], []
+    for _ in range(200):
+        rows, factors = drawn_by_weight(weights, 400, generator)
+        assert float(factors.max()) <= 2 * float(weights.mean()) * (1 + 1e-6)
+        found.append(float((factors * values[rows]).mean()))
+        rows = torch.randperm(10_000, generator=generator)[:400]
+        by_chance.append(float((weights[rows] * values[rows]).mean()))
+    assert sum(found) / 200 == pytest.approx(expected, rel=0.02)
+    spread, spread_by_chance = (
+        torch.tensor(x).sub(expected).square().mean().sqrt() for x in (found, by_chance)
+    )
+    assert spread < 0.2 * spread_by_chance
+
+
+def test_rows_of_which_none_counts_are_drawn_by_chance() -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows, factors = drawn_by_weight(torch.zeros(100), 50, generator)
+    assert not factors.any()
+    assert len(set(rows.tolist())) > 40
+    assert int(rows.max()) > 90

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from subbyte.graph.batch import batch_size
 from subbyte.methods.finetune.features import energies_of, recorded
 from subbyte.methods.finetune.training_data import TuningData
 from subbyte.placement.simulation import Simulation
 
 KEPT = 2**27  # bytes, of the first steps
+WEIGHED = 32  # images whose energy says what that of an image is
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class StepPart:
         features: What its blocks read.
         energies: Of each of the features.
         share: Of the step's images.
+        energy: Of the outputs, in that of as many usual images; 1 where the loss knows none.
     """
 
     args: list[Any]
@@ -36,6 +39,7 @@ class StepPart:
     features: list[torch.Tensor]
     energies: list[torch.Tensor]
     share: float
+    energy: float
 
     @property
     def size(self) -> int:
@@ -77,6 +81,7 @@ class TrainingSteps:
         self._begun: list[tuple[torch.Tensor, torch.Tensor]] = []  # images, and what draws began at
         self._kept: dict[int, list[StepPart]] = {}
         self._room = KEPT
+        self._usual = self._usual_energy()
 
     def at(self, step: int) -> Iterator[StepPart]:
         """The parts of a step, one after the other; the first student takes steps in order."""
@@ -103,7 +108,30 @@ class TrainingSteps:
     def _part(self, args: list[Any], share: float) -> StepPart:
         with recorded(self._teacher, self.features) as expected:
             targets = self._teacher.raw(*args)
-        return StepPart(args, targets, expected, energies_of(expected), share)
+        energy = self._energy(targets, args) / self._usual
+        return StepPart(args, targets, expected, energies_of(expected), share, energy)
+
+    def _energy(self, targets: Any, args: list[Any]) -> float:
+        """The mean energy of an image's outputs; 1 where the loss knows none."""
+        energy = self._teacher.float_model.output_loss.energy
+        if energy is None:
+            return 1.0
+        return float(energy(targets, tuple(args))) / batch_size(tuple(args))
+
+    @torch.no_grad()
+    def _usual_energy(self) -> float:
+        """That of an image.
+
+        An image in which a detector finds next to nothing would count as much as any other if the
+        errors in it were compared with what is found in it.
+        """
+        if self._teacher.float_model.output_loss.energy is None:
+            return 1.0
+        images, total = self._data.learned[:WEIGHED], 0.0
+        for part in torch.split(images, self._at_once):
+            args = self._data.images(part)
+            total += self._energy(self._teacher.raw(*args), args) * len(part)
+        return max(total / len(images), 1e-12)
 
 
 def _batches(images: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

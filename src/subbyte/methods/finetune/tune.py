@@ -189,6 +189,7 @@ def _loss(
         loss = student.float_model.output_loss.mean(
             student.raw(*part.args), part.targets, tuple(part.args)
         )
+    loss = loss * part.energy
     return loss + strength * distance(found, part.features, part.energies) if found else loss
 
 
