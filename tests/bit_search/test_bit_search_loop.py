@@ -95,7 +95,7 @@ def test_what_loses_everything_says_little_of_what_loses_little() -> None:
     search(units, bench, goal(0.01))
     optimum = cheapest(units, (0.01 / 0.02) ** (1 / 0.8) / 50)
     assert optimum is not None
-    assert optimum.cost / 1.3 <= bench.built[0].cost <= 1.3 * optimum.cost
+    assert bench.built[0].cost <= 1.3 * optimum.cost
 
 
 def test_where_nothing_holds_the_budget_the_one_that_loses_least_is_kept() -> None:
@@ -134,3 +134,12 @@ def test_an_estimate_is_between_what_was_measured_and_what_the_loss_makes_likely
     lost, error = estimate(points[1], points)
     assert 0.002 < lost < 0.010
     assert error < 0.004
+
+
+def test_the_first_is_no_larger_than_four_bits_everywhere() -> None:
+    """Tuning leaves a hundredth of what is lost, not a sixth: a guess by that is too careful."""
+    units = made_up()
+    bench = MadeUp(10.0, 0.01, 0.0)
+    search(units, bench, goal(0.001))
+    of_four = sum(o.cost for unit in units for o in unit.options if o.weights == 4)
+    assert bench.built[0].cost <= of_four

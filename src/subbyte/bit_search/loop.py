@@ -24,6 +24,7 @@ SHARES = (0.5, 0.75, 0.25, 0.9)  # of the way between what is good and what is n
 # Standard errors by which less is taken to be lost where the next configuration is chosen: one that
 # loses too much says more of what is between than another one that loses little.
 OPTIMISM = 1.0
+FIRST_BITS = 4  # the first configuration may lose as much as weights of so many bits everywhere
 TINY = 1e-9
 ENOUGH = 0.004  # share of the cost below which a cheaper configuration is not worth a build
 
@@ -185,8 +186,11 @@ def _next(state: _State, least: Chosen, most: Chosen) -> Chosen | None:
     bad = [one.chosen.loss for one in state.tried if one not in good and one.chosen.loss > low]
     high = min(bad, default=float("inf"))
     best = min(good, key=lambda one: one.cost, default=None)
-    for wanted in _proposals(_wanted(state, least, most), low, high, (least, most)):
-        chosen = cheapest(state.units, wanted) or least
+    wanted = _wanted(state, least, most)
+    if not state.tried:
+        wanted = max(wanted, min(_uniform_loss(state.units), most.loss))
+    for limit in _proposals(wanted, low, high, (least, most)):
+        chosen = cheapest(state.units, limit) or least
         if any(chosen.bits == one.chosen.bits for one in state.tried):
             continue
         if best is not None and best.chosen.cost - chosen.cost < ENOUGH * best.cost:
@@ -233,6 +237,20 @@ def _wanted(state: _State, least: Chosen, most: Chosen) -> float:
             return most.loss
         loss = aim / slope
     return min(max(expected_for(points, loss), least.loss), most.loss)
+
+
+def _uniform_loss(units: Sequence[Unit]) -> float:
+    """The sum of layers' losses with 4 bits everywhere, or as many as there are below.
+
+    How much is left of a loss when a network is tuned differs twentyfold between networks, so that
+    the first guess may be far too careful. That 4 bits are about right is known of most.
+    """
+    losses = [
+        [(o.weights, o.activations or 0, -o.loss) for o in unit.options if o.weights is not None]
+        for unit in units
+    ]
+    narrow = [[o for o in options if o[0] <= FIRST_BITS] for options in losses]
+    return sum(-max(options)[2] for options in narrow if options)
 
 
 def _told(state: _State, i: int) -> str:
