@@ -10,6 +10,7 @@ from subbyte.app import estimate
 from subbyte.app.estimate import Look, look_at, memory, seconds, shorter
 from subbyte.app.experiment import Experiment
 from subbyte.app.setup import set_up
+from subbyte.bit_search.settings import read_recipe
 from subbyte.errors import SubbyteError
 from subbyte.recipe import Recipe
 from subbyte.utils.lines import duration
@@ -44,6 +45,15 @@ def test_what_takes_longer_is_expected_to() -> None:
     assert seconds(plain, LOOK, 256) == seconds(plain, LOOK, 512) / 2
     # `subbyte` takes 1,024 images at most.
     assert seconds(auto, LOOK, 1024) == seconds(auto, LOOK, 5000)
+
+
+def test_a_search_builds_several_within_its_time() -> None:
+    one = seconds(Recipe(weights=4, method={"name": "subbyte", "longer": 4}), LOOK, 512)
+    assert one > seconds(Recipe(weights=4), LOOK, 512)
+    asked = read_recipe({"search": {"max_drop": 1, "builds": 3}})
+    assert seconds(asked, LOOK, 512) == pytest.approx(4 * one)
+    limited = read_recipe({"search": {"max_drop": 1, "builds": 3, "time_limit": 0.5}})
+    assert seconds(limited, LOOK, 512) == 30
 
 
 def test_caches_count_up_to_their_limit() -> None:

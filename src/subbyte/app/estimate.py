@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from subbyte import methods
 from subbyte.app.setup import Setup
+from subbyte.bit_search.settings import SearchRecipe
 from subbyte.graph.capture.export import try_model
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.subbyte import steps_for
@@ -160,6 +161,11 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
         look: At its model.
         images: Of the calibration.
     """
+    if isinstance(recipe, SearchRecipe):
+        # Measuring layers takes about as long as building a configuration.
+        whole = (recipe.search.builds + 1) * seconds(recipe.base(), look, images)
+        limit = recipe.search.time_limit
+        return whole if limit is None else min(whole, 60 * limit)
     asked = methods.resolve(recipe, detector=look.detector)
     options: Any = methods.method(asked.name).Options(**asked.options)
     taken = min(images, getattr(options, "images", images))
@@ -168,6 +174,7 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
         steps, batch = options.steps, options.batch
         if steps is None:
             steps, batch = steps_for(look.pixels, look.multiply_adds, batch)
+            steps = round(options.longer * steps)
         runs += OF_A_TUNING_STEP * steps * batch
     elif asked.name == "lapq":
         runs += options.max_evaluations * taken
