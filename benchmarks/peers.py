@@ -20,8 +20,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,15 @@ def peers(setup: Setup, source: Path, folder: Path) -> tuple[dict[str, Path], di
     """The peers' files, and how long each took."""
     images = [image[None] for batch in inputs_of(setup) for image in batch]
     files, seconds = {}, {}
-    for peer, write in (("nncf", rivals.nncf), ("quantize_static", rivals.quantize_static)):
+    writers: dict[str, Callable[..., None]] = {
+        "nncf": rivals.nncf,
+        "quantize_static": rivals.quantize_static,
+    }
+    if isinstance(setup.module, RawDetector):
+        writers["nncf, mixed"] = partial(rivals.nncf, mixed=True)
+    for peer, write in writers.items():
         started = time.perf_counter()
-        files[peer] = folder / f"{peer}.onnx"
+        files[peer] = folder / f"{peer.replace(', ', '_')}.onnx"
         with rivals.silent():
             write(source, files[peer], images)
         seconds[peer] = time.perf_counter() - started

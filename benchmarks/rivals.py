@@ -90,11 +90,28 @@ def quantize_static(
     )
 
 
-def nncf(path: Path, out: Path, images: list[np.ndarray], transformer: bool = False) -> None:
-    """By `nncf.quantize` with its defaults, or its settings for transformers."""
+def nncf(
+    path: Path,
+    out: Path,
+    images: list[np.ndarray],
+    transformer: bool = False,
+    mixed: bool = False,
+) -> None:
+    """By `nncf.quantize` with its defaults, or its settings for transformers.
+
+    Args:
+        path: The float file; one of an old opset is brought to one that has scales by channel.
+        out: The file to write.
+        images: Of the calibration.
+        transformer: With its settings for transformers.
+        mixed: With asymmetric activations, as it advises for networks that are not of ReLUs.
+    """
     import nncf as tool
 
     settings: dict[str, Any] = {"model_type": tool.ModelType.TRANSFORMER} if transformer else {}
+    if mixed:
+        settings["preset"] = tool.QuantizationPreset.MIXED
+    path = _new_enough(path, out)
     data = tool.Dataset([{_input(path): image} for image in images])
     model = tool.quantize(onnx.load(str(path)), data, **settings)
     # Its int8 activations in front of a Reshape make ONNX Runtime 1.32 fail at opset 21, when it
