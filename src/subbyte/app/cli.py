@@ -31,6 +31,7 @@ from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
     Classes,
+    ClassesFile,
     Device,
     Images,
     Json,
@@ -227,6 +228,8 @@ def export(
     postprocess: Annotated[
         bool, typer.Option(help="Whether a detector's file gives boxes.")
     ] = True,
+    classes: ClassesFile = None,
+    preprocessing: PreprocessingYaml = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one target.
@@ -241,9 +244,10 @@ def export(
         arguments.check_target(target)
         models.check(config)
         arguments.check_quantized(quantized)
+        known = arguments.known_of_images(classes, preprocessing)
         from subbyte.app import commands
 
-        notes = commands.export_model(config, quantized, out, target, postprocess)
+        notes = commands.export_model(config, quantized, out, target, postprocess, known)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
             print_notes(list(notes))
@@ -255,9 +259,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Class folders, a detector's data set, digits or digit-scenes.")
     ],
-    classes: Annotated[
-        Path | None, typer.Option(help="A file with one class folder a line, or imagenet.")
-    ] = None,
+    classes: ClassesFile = None,
     runtime: RuntimeName = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
