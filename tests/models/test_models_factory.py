@@ -183,10 +183,10 @@ def test_a_file_without_a_function_is_told_which_it_has(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("raise SystemExit\nclass Net: ...\ndef build(): ...\ndef _own(): ...\n")
     for config in (ModelConfig(name=str(path)), ModelConfig(factory=f"{path}:")):
-        with pytest.raises(SubbyteError, match="write .*mine.py:FUNCTION.*it has Net, build$"):
+        with pytest.raises(SubbyteError, match=r"write .*mine\.py:FUNCTION.*it has Net, build$"):
             check(config)
     path.write_text("def build(:\n")
-    with pytest.raises(SubbyteError, match="mine.py is not valid Python: .*line 1"):
+    with pytest.raises(SubbyteError, match=r"mine\.py is not valid Python: .*line 1"):
         check(ModelConfig(name=str(path)))
-    with pytest.raises(SubbyteError, match="gone.py' does not exist"):
+    with pytest.raises(SubbyteError, match=r"gone\.py' does not exist"):
         check(ModelConfig(name="gone.py"))

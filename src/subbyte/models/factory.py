@@ -84,7 +84,10 @@ def names_no_function(file: str) -> SubbyteError:
     """The error for a Python file without a function, with those that it has; it does not run."""
     path = Path(file).expanduser()
     if not path.is_file():
-        return SubbyteError(f"factory file '{path.resolve()}' does not exist")
+        return SubbyteError(
+            f"factory file '{path.resolve()}' does not exist, and '{file}' names no function: "
+            "write my_model.py:build"
+        )
     try:
         body = ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError) as error:
