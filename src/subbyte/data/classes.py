@@ -151,7 +151,7 @@ def _as_named(folders: Sequence[str], known: Sequence[str]) -> ClassOrder | None
         raise SubbyteError(
             f"class folder '{strangers[0]}' is not one of the model's {len(known)} classes "
             f"({_some(known)}): rename it, or list the model's classes in order, named as the "
-            "folders are, in a file and give it as data.classes"
+            "folders are, in a file and give it as data.classes (on the command line: --classes)"
         )
     return ClassOrder(
         tuple(known), {f: number for f, number in found.items() if number is not None}
@@ -169,7 +169,7 @@ def _as_imagenet(folders: Sequence[str], outputs: int) -> ClassOrder | None:
             f"class folder '{strangers[0]}' is not one of ImageNet's {outputs} classes, by whose "
             "WordNet ids most class folders are named: rename it or take it out, or list the "
             "model's classes in order, named as the folders are, in a file and give it as "
-            "data.classes"
+            "data.classes (on the command line: --classes)"
         )
     return ClassOrder(tuple(numbers), numbers)
 
@@ -181,14 +181,15 @@ def _alphabetical(
         raise SubbyteError(
             f"class folder '{min(empty)}' holds no images: "
             "remove it if it is not a class, or list all classes in a file and give it as "
-            "data.classes"
+            "data.classes (on the command line: --classes)"
         )
     if len(folders) != outputs:
         raise SubbyteError(
             f"there are {len(folders)} class folders ({_some(folders)}), but the model has "
             f"{outputs} outputs, and nothing says which folder is which output"
             f"{_stray(folders, outputs)}: list all of the model's classes in order, one class "
-            "folder's name a line, in a file and give it as data.classes"
+            "folder's name a line, in a file and give it as data.classes (on the command line: "
+            "--classes)"
         )
     note = None
     if known:
