@@ -35,7 +35,7 @@ from subbyte.models.onnx.model import is_onnx
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
 from subbyte.placement.file_metadata import described
-from subbyte.placement.place import place
+from subbyte.placement.place import check_overrides, place
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe
 from subbyte.targets.placing import fitted, placed
@@ -166,6 +166,7 @@ def quantize_captured(
         change=one_size(float_model.original),
     )
     name, options = _method(recipe)
+    check_overrides(recipe, float_model)  # before images run
     captured = float_model
     float_model = prepared(float_model, batches, recipe, progress)
     placement = placed(float_model, recipe)

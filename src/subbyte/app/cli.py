@@ -17,6 +17,7 @@ from subbyte.app import (
     compare_command,
     diagnose_command,
     import_command,
+    inspect_command,
     report_command,
     sensitivity_command,
     targets_command,
@@ -317,29 +318,7 @@ def predict(
             print_table(predicted(predictions))
 
 
-@app.command()
-def inspect(
-    model: ModelName,
-    pretrained: Weights = None,
-    checkpoint: Checkpoint = None,
-    checkpoint_key: CheckpointKey = None,
-    as_json: Json = False,
-) -> None:
-    """Print the inputs, outputs, layers and regions of a model.
-
-    Example: subbyte inspect detector.onnx
-    """
-    with _guarded():
-        from subbyte.app import arguments, inspection
-
-        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, None)
-        found = inspection.inspect_model(config)
-        if as_json:
-            print_json(found)
-        else:
-            typer.echo("\n".join(inspection.lines(found)))
-
-
+app.add_typer(inspect_command.app)
 app.add_typer(compare_command.app)
 app.add_typer(report_command.app)
 app.add_typer(sensitivity_command.app)

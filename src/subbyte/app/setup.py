@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +13,13 @@ from subbyte import api, models
 from subbyte.app import tracking
 from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
+from subbyte.app.inspection import example_of, size_of_input
 from subbyte.app.loading import load_model
+from subbyte.data.batches import to_device
+from subbyte.detectors.raw_outputs import RawDetector
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
+from subbyte.models import ModelSpec
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
 from subbyte.targets import files as target_files
@@ -82,6 +87,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     spec.module.to(experiment.device)
     asked = _asked(experiment)
     kind = task_for(spec, experiment.data, own=experiment.model.name is None)
+    _check_names(experiment, spec, progress)
     task, data = kind.open_task(asked, spec, progress)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)
@@ -115,6 +121,33 @@ def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCaptu
     return FloatCapture(model, seconds)
 
 
+def _check_names(experiment: Experiment, spec: ModelSpec, progress: Progress) -> None:
+    """Refuse overrides that name no layer of a raw network before its images are read.
+
+    Only of a network whose input has one size whatever the images are: its layers are then those
+    of the capture that the run makes.
+    """
+    module = spec.module
+    recipes = [recipe for recipe in experiment.variants.values() if recipe.overrides]
+    if not isinstance(module, RawDetector) or size_of_input(module) is None or not recipes:
+        return
+    with progress.working("looking for the layers of overrides"):
+        found = api.capture(module, to_device(example_of(spec), torch.device(experiment.device)))
+    for name, recipe in experiment.variants.items():
+        if recipe.regions is None:
+            with prefixed(f"variants.{name}"):
+                check_overrides(recipe, found)
+
+
+@contextmanager
+def prefixed(name: str) -> Iterator[None]:
+    """What is refused meanwhile is refused of `name`."""
+    try:
+        yield
+    except SubbyteError as error:
+        raise SubbyteError(f"{name}: {error}") from None
+
+
 def _asked(experiment: Experiment) -> Asked:
     return Asked(
         data=experiment.data,
@@ -132,13 +165,11 @@ def _captured(
     """The float models of an experiment; refuses recipes that cannot be put on them."""
     found: dict[Regions, FloatCapture] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
-        try:
+        with prefixed(f"variants.{name}"):
             api.check_recipe(recipe)
             if recipe.regions not in found:
                 found[recipe.regions] = capture(module, task, recipe.regions)
             check_overrides(recipe, found[recipe.regions].model)
-        except SubbyteError as error:
-            raise SubbyteError(f"variants.{name}: {error}") from None
     return found
 
 
