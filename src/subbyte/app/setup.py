@@ -15,7 +15,11 @@ from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
 from subbyte.app.inspection import example_of, size_of_input
 from subbyte.app.loading import load_model
+from subbyte.bit_search import budget
+from subbyte.bit_search.settings import SearchRecipe
+from subbyte.data import image_roots
 from subbyte.data.batches import to_device
+from subbyte.data.images import image_files
 from subbyte.detectors.raw_outputs import RawDetector
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
@@ -79,6 +83,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         SubbyteError: Anything that would make the run fail later.
     """
     check_experiment(experiment, only)  # before weights are downloaded in vain
+    _check_split(experiment, only, _most_images(experiment))
     tracking.check(experiment.log)
     for name in experiment.runtimes:
         targets.runtime(name).version()
@@ -89,6 +94,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     kind = task_for(spec, experiment.data, own=experiment.model.name is None)
     _check_names(experiment, spec, progress)
     task, data = kind.open_task(asked, spec, progress)
+    _check_split(experiment, only, task.data.evaluation.images)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)
     target_files.check_boxes(experiment.runtimes, captured[None].model, task.postprocess)
@@ -135,17 +141,34 @@ def _check_names(experiment: Experiment, spec: ModelSpec, progress: Progress) ->
         found = api.capture(module, to_device(example_of(spec), torch.device(experiment.device)))
     for name, recipe in experiment.variants.items():
         if recipe.regions is None:
-            with prefixed(f"variants.{name}"):
+            with _prefixed(f"variants.{name}"):
                 check_overrides(recipe, found)
 
 
 @contextmanager
-def prefixed(name: str) -> Iterator[None]:
+def _prefixed(name: str) -> Iterator[None]:
     """What is refused meanwhile is refused of `name`."""
     try:
         yield
     except SubbyteError as error:
         raise SubbyteError(f"{name}: {error}") from None
+
+
+def _check_split(experiment: Experiment, only: tuple[str, ...], images: int | None) -> None:
+    """Refuse searches that so many evaluation images are too few for; `None`: not known."""
+    for name, recipe in experiment.variants.items():
+        if images is not None and isinstance(recipe, SearchRecipe) and name in (only or (name,)):
+            with _prefixed(f"variants.{name}"):
+                budget.split(images, recipe.search.seed)
+
+
+def _most_images(experiment: Experiment) -> int | None:
+    """How many evaluation images there are at most, by what can be seen before they are opened."""
+    data = experiment.data
+    counts = [] if data.evaluation_images is None else [data.evaluation_images]
+    if data.name is None and models.is_classifier(experiment.model):
+        counts.append(len(image_files(image_roots(data)[1])))
+    return min(counts, default=None)
 
 
 def _asked(experiment: Experiment) -> Asked:
@@ -165,7 +188,7 @@ def _captured(
     """The float models of an experiment; refuses recipes that cannot be put on them."""
     found: dict[Regions, FloatCapture] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
-        with prefixed(f"variants.{name}"):
+        with _prefixed(f"variants.{name}"):
             api.check_recipe(recipe)
             if recipe.regions not in found:
                 found[recipe.regions] = capture(module, task, recipe.regions)
