@@ -299,7 +299,8 @@ def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
     sentence = saved.metadata.get("detector")
     if sentence is not None and not isinstance(model, RawDetector):
         model = of_sentence(model, sentence)
-    float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
+    with saved_file.of_same(saved):
+        float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
     saved_file.check_same(saved, float_model.fingerprints)
     float_model = equalized(float_model) if recipe.equalize else float_model
     float_model = balanced(float_model, saved_file.factors_of(saved))
