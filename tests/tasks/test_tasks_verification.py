@@ -283,9 +283,18 @@ def test_what_does_not_fit_a_file_is_refused(
 def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) -> None:
     model, path, batches = classifier.model, classifier.path, classifier.batches
     bare = [x for x, _ in batches]
+    one_hot = [(x, torch.nn.functional.one_hot(y, 3).float()) for x, y in batches]
+    floats = [(x, y.float()) for x, y in batches]
+    named = [{"inputs": x, "targets": y.float()} for x, y in batches]
     wrong = [(x, y + 9) for x, y in batches]
     refused = [
         (lambda: subbyte.evaluate(model, bare), "a batch has no labels"),
+        (
+            lambda: subbyte.evaluate(model, one_hot),
+            r"whole numbers.* \[\d+, 3\] of float32.*argmax",
+        ),
+        (lambda: subbyte.evaluate(path, floats), r"whole numbers.* of float32: give labels.long"),
+        (lambda: subbyte.evaluate(model, named), r"whole numbers.* of float32: give labels.long"),
         (lambda: subbyte.evaluate(model, wrong), "and the model has 3 classes"),
         (lambda: subbyte.evaluate(model, "digits"), "give labelled batches"),
         (lambda: subbyte.evaluate(None, batches), "the model is a NoneType"),

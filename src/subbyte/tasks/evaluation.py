@@ -195,12 +195,31 @@ def check_batches(data: Any, name: str = "data") -> Any:
 
 def _kind(batch: Batch) -> str:
     kind = kind_of(batch.targets)
+    if kind is None and (labels := _strange_labels(batch)) is not None:
+        helps = "labels.argmax(1)" if labels.dim() == 2 else "labels.long()"
+        raise SubbyteError(
+            "labels are whole numbers, that of the class for each image, and these are a tensor "
+            f"{list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}: give {helps}"
+        )
     if kind is None:
         raise SubbyteError(
             'a batch has no labels: give pairs (inputs, targets) or {"inputs": …, "targets": …} '
             "with a number of the class for each image, or a dictionary of boxes and labels"
         )
     return kind
+
+
+def _strange_labels(batch: Batch) -> torch.Tensor | None:
+    """What stands in the place of labels and is none: numbers with fractions, or one-hot ones."""
+    targets: Any = batch.targets
+    if targets is None and len(batch.args) == 2:  # a pair, taken for two inputs
+        targets = batch.args[1]
+    try:
+        labels = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    fits = labels.dim() in (1, 2) and len(labels) == batch.size
+    return labels if fits else None
 
 
 @torch.no_grad()
