@@ -52,8 +52,7 @@ def _of_classifiers(results: Mapping[str, Any]) -> Iterator[str]:
     least = AGREES["classification"]
     yield (
         f"a runtime that agrees with the simulation on {least} and more computes the same: the "
-        " rest are values at the edge between two integers; less may be a fault of "
-        "the runtime"
+        "rest are values at the edge between two integers; less may be a fault of the runtime"
     )
     known = [
         (entry["agreement_with_float"], entry["name"], entry.get("images"))
