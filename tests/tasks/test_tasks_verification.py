@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -91,6 +92,21 @@ def test_evaluate_gives_the_share_of_right_answers(classifier: Exported) -> None
     found = subbyte.evaluate(classifier.path, batches)
     assert found.metrics["top1"] == pytest.approx(top1(run, batches))
     assert found.runtime == "onnxruntime"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_of_a_fixed_batch_is_run_batch_by_batch(
+    classifier: Exported, tmp_path: Path, runtime: str
+) -> None:
+    """Of 3 images at once: 8 are two batches of it and a third that is filled up."""
+    proto = onnx.load(classifier.path)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    found = subbyte.evaluate(tmp_path / "fixed.onnx", classifier.batches, runtime=runtime)
+    free = subbyte.evaluate(classifier.path, classifier.batches, runtime=runtime)
+    assert found.metrics == free.metrics
+    assert found.images == 24
 
 
 def test_the_modules_modes_are_left_as_they_were(classifier: Exported) -> None:
