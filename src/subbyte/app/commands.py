@@ -15,6 +15,7 @@ from subbyte.app.arguments import KnownOfImages, check_output, check_target
 from subbyte.app.estimate import look_at, sentences
 from subbyte.app.loading import load_model
 from subbyte.data.batches import ArgumentsOf
+from subbyte.data.few_images import note_on_few
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import device_of
@@ -23,6 +24,7 @@ from subbyte.placement.file_metadata import described
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets import files as target_files
+from subbyte.targets.onnx.own_batch import of_own_batch
 from subbyte.tasks.base import OnnxFile, task_file
 from subbyte.tasks.evaluation import evaluating
 from subbyte.utils import machine
@@ -91,6 +93,7 @@ def quantize_model(
     return api.layers(quantized), [
         *spec.notes,
         *batches.notes,
+        *note_on_few(batches.images),
         *quantized.reported.get("target", ()),
     ]
 
@@ -195,4 +198,5 @@ def _file(path: Path, runtime: str) -> OnnxFile:
             "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
-    return OnnxFile(path, metadata, lambda: verify.runtime(runtime).load(path, machine.threads()))
+    load = verify.runtime(runtime).load
+    return OnnxFile(path, metadata, lambda: of_own_batch(load(path, machine.threads()), path))

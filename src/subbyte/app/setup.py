@@ -19,6 +19,7 @@ from subbyte.bit_search import budget
 from subbyte.bit_search.settings import SearchRecipe
 from subbyte.data import image_roots
 from subbyte.data.batches import to_device
+from subbyte.data.few_images import note_on_few
 from subbyte.data.images import image_files
 from subbyte.detectors.raw_outputs import RawDetector
 from subbyte.errors import SubbyteError
@@ -207,6 +208,7 @@ def _notes(experiment: Experiment, task: Task) -> list[str]:
         )
     if data.skipped:
         notes.append(f"{len(data.skipped)} broken images were skipped")
+    notes.extend(note_on_few(data.calibration.images))
     notes.extend(data.notes)
     if machine.has_vnni() is False:
         notes.append(
