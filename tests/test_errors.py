@@ -29,4 +29,6 @@ def test_the_fewest_edits_of_the_key_alone_decide() -> None:
     assert "did you mean 'data.preprocessing.crop'?" in told
     # One letter of six differs, and what stands before the key does not make others alike.
     assert "did you mean 'a.b.one'?" in str(unknown("key", "a.b.on", ["a.b.one", "a.b.two"]))
+    known = ["executorch", "onnxruntime", "openvino", "qonnx", "tensorrt"]
+    assert "did you mean 'onnxruntime'?" in str(unknown("runtime", "onnxrt", known))
     assert "did you mean" not in str(unknown("key", "a.b.xyz", ["a.b.one", "a.b.two"]))

@@ -33,8 +33,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     shared = len(parent) if all(known_name.startswith(parent) for known_name in lowered) else 0
     tails = {known_name[shared:]: known_name for known_name in lowered}
     near = difflib.get_close_matches(asked[shared:], tails, n=5, cutoff=0.5)
-    # Of names that are as near, people get the beginning right.
-    near.sort(key=lambda tail: (_edits(tail, asked[shared:]), -_alike(tail, asked[shared:])))
+    # People get the beginning right, of names that they shorten as well.
+    near.sort(key=lambda tail: _edits(tail, asked[shared:]) - _alike(tail, asked[shared:]))
     hint = f": did you mean '{lowered[tails[near[0]]]}'?" if near else ""
     shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
     return SubbyteError(f"unknown {kind} '{name}'{hint} (known: {shown})")
