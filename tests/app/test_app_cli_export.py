@@ -51,7 +51,9 @@ def test_images_are_prepared_as_those_of_the_calibration(
     cli: Cli, own: Own, refusal: Refusal
 ) -> None:
     rest = "--calibration", "pictures/train", "--preprocessing", PLAIN, "--set", "method=range"
-    assert cli("quantize", *MODEL, *rest, "--out", "q.safetensors").exit_code == 0
+    result = cli("quantize", *MODEL, *rest, "--out", "q.safetensors")
+    assert result.exit_code == 0
+    assert "8 calibration images are very few" in " ".join(result.stdout.split())
     export = "export", *MODEL[:1], "q.safetensors", *MODEL[1:], "--out", "q.onnx"
     other = "--preprocessing", PLAIN.replace("std: [0.5, 0.5, 0.5]", "std: [1, 1, 1]")
     assert "q.safetensors was calibrated on images that were prepared otherwise" in refusal(
