@@ -67,6 +67,7 @@ def test_bits_at_the_edges(bits: int | None) -> None:
         ({"ranges": {"name": 3}}, "{'name': 3} has no name"),
         ({"ranges": {"name": "mse", "q": 2}}, "'q'"),
         ({"ranges": {"name": "minmax", "p": 2}}, "it takes none"),
+        ({"method": "gptq"}, "give {name: subbyte, steps: 0}"),
         ({"method": "rnage"}, "unknown method 'rnage': did you mean 'range'?"),
         ({"method": 3}, "method"),
         ({"method": {"steps": 3}}, "{'steps': 3} has no name"),

@@ -35,7 +35,7 @@ from subbyte.numerics.qparams import QuantParams
 from subbyte.placement import saved_file
 from subbyte.placement.example import check_like_example
 from subbyte.placement.file_metadata import described
-from subbyte.placement.place import place
+from subbyte.placement.place import check_overrides, place
 from subbyte.placement.simulation import Simulation, simulate
 from subbyte.recipe import Recipe, recipe_of
 from subbyte.targets.placing import fitted, placed
@@ -166,6 +166,7 @@ def quantize_captured(
         change=one_size(float_model.original),
     )
     name, options = _method(recipe, float_model.output_loss.of_objects)
+    check_overrides(recipe, float_model)  # before images run
     captured = float_model
     float_model = prepared(float_model, batches, recipe, progress)
     placement = placed(float_model, recipe)
@@ -293,7 +294,8 @@ def load(model: nn.Module | str | Path, path: str | Path) -> Simulation:
     sentence = saved.metadata.get("detector")
     if sentence is not None and not isinstance(model, RawDetector):
         model = of_sentence(model, sentence)
-    float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
+    with saved_file.of_same(saved):
+        float_model = capture(model, to_device(saved.example, device_of(model)), recipe.regions)
     saved_file.check_same(saved, float_model.fingerprints)
     float_model = equalized(float_model) if recipe.equalize else float_model
     float_model = balanced(float_model, saved_file.factors_of(saved))

@@ -28,12 +28,30 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> SubbyteError:
     """
     names = sorted(known)
     lowered = {known_name.lower(): known_name for known_name in names}
-    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    # Of names that are alike, people get the beginning right.
-    near.sort(key=lambda known_name: -_alike(known_name, name.lower()))
-    hint = f" did you mean '{lowered[near[0]]}'?" if near else ""
+    asked, parent = name.lower(), name.lower()[: name.rfind(".") + 1]
+    # What all names begin with says nothing of which is meant.
+    shared = len(parent) if all(known_name.startswith(parent) for known_name in lowered) else 0
+    tails = {known_name[shared:]: known_name for known_name in lowered}
+    near = difflib.get_close_matches(asked[shared:], tails, n=5, cutoff=0.5)
+    # People get the beginning right, of names that they shorten as well.
+    near.sort(key=lambda tail: _edits(tail, asked[shared:]) - _alike(tail, asked[shared:]))
+    hint = f": did you mean '{lowered[tails[near[0]]]}'?" if near else ""
     shown = ", ".join(names[:12]) + (f", … {len(names)} in all" if len(names) > 12 else "")
-    return SubbyteError(f"unknown {kind} '{name}':{hint} (known: {shown})")
+    return SubbyteError(f"unknown {kind} '{name}'{hint} (known: {shown})")
+
+
+def _edits(first: str, second: str) -> int:
+    """How many letters are put in, left out, changed, or swapped with the next one."""
+    rows = [list(range(len(second) + 1))]
+    for i, letter in enumerate(first, 1):
+        row = [i]
+        for j, other in enumerate(second, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == second[j - 2] and other == first[i - 2]:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def _alike(first: str, second: str) -> int:

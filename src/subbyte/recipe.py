@@ -14,6 +14,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_
 from subbyte.errors import SubbyteError, unknown
 from subbyte.utils.validation import Checked, gathered, refuse, short, told
 
+# What a name stands for that people look for and that no method has.
+INSTEAD = {"gptq": "{name: subbyte, steps: 0}, which rounds as GPTQ does and learns nothing more"}
+
 
 def _bits(value: Any) -> Any:
     if value is None or (type(value) is int and 2 <= value <= 8):
@@ -51,6 +54,13 @@ def choice(value: Named) -> Choice:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise SubbyteError(f"{value!r} has no name: write it as {{name: NAME, option: value}}")
     return Choice(value["name"], {key: v for key, v in value.items() if key != "name"})
+
+
+def unknown_method(name: str) -> SubbyteError:
+    """The error for a method that does not exist."""
+    if name.lower() in INSTEAD:
+        return SubbyteError(f"'{name}' is no method by itself: give {INSTEAD[name.lower()]}")
+    return unknown("method", name, method_names())
 
 
 def method_names() -> list[str]:
@@ -269,7 +279,7 @@ class Recipe(Checked):
     def _available(cls, value: Named) -> Named:
         name = choice(value).name
         if name not in method_names():
-            raise unknown("method", name, method_names())
+            raise unknown_method(name)
         return value
 
     @field_validator("target")

@@ -115,7 +115,7 @@ def test_quantize_takes_pictures_of_any_sizes_where_it_is_told_how(
     rest = "pictures/train", "--set", "method=range", "--out", "q.safetensors"
     message = refusal(*quantize, *rest)
     assert "a batch needs one size" in message
-    assert "to subbyte quantize --preprocessing '{resize: 256, crop: 224}'" in message
+    assert "on the command line: --preprocessing '{resize: 256, crop: 224}'" in message
     prepared = "--preprocessing", "{resize: 16, crop: [12, 16], mean: [0, 0, 0], std: [1, 1, 1]}"
     result = cli(*quantize, *rest, *prepared)
     assert result.exit_code == 0, result.stderr

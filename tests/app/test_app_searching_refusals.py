@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from subbyte.app.experiment import Experiment
 from subbyte.errors import SubbyteError
+
+if TYPE_CHECKING:
+    from .conftest import Own, Refusal
 
 BASE: dict[str, Any] = {"model": {"name": "digits"}, "data": {"name": "digits"}}
 
@@ -54,3 +57,32 @@ def test_a_search_is_read_back_from_what_is_written() -> None:
     )
     again = Experiment(**yaml.safe_load(dump(given)))
     assert again == given
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        # Neither the weights nor the names of classes are looked for before.
+        ({"name": "resnet18", "weights": "IMAGENET1K_V1"}, {"root": "pictures"}),
+        ({"factory": "net.py:fails"}, {"root": "pictures", "evaluation_images": 8}),
+    ],
+)
+def test_too_few_images_are_found_before_the_model_is_opened(
+    own: Own, refusal: Refusal, model: dict[str, Any], data: dict[str, Any]
+) -> None:
+    own.rewrite("def build", "def fails():\n    raise KeyError\n\n\ndef build")
+    own.yaml(model=model, data=data, variants={"small": {"search": {"max_drop": 1}}})
+    message = refusal("run", "my.yaml", "--out", "out")
+    assert "variants.small: a search splits the evaluation images in two, and 8 are too" in message
+
+
+def test_too_few_images_are_found_before_the_model_is_captured(own: Own, refusal: Refusal) -> None:
+    """Of a user's own model, whose images are counted when they are opened."""
+    own.rewrite(
+        "        x = torch.relu", "        assert float(x.sum()) < 1e9\n        x = torch.relu"
+    )
+    own.yaml()
+    assert "cannot capture" in refusal("run", "my.yaml", "--out", "out")
+    own.yaml(variants={"small": {"search": {"max_drop": 1}}})
+    message = refusal("run", "my.yaml", "--out", "out")
+    assert "and 8 are too few: give at least 40" in message

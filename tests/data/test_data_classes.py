@@ -136,7 +136,7 @@ def test_what_cannot_be_told_is_refused(refuses: Refuses) -> None:
     for known in (None, CIFAR):
         with refuses(told):
             class_order(seven, 10, known=known)
-    with refuses("in a file and give it as data.classes"):
+    with refuses("in a file and give it as data.classes (on the command line: --classes)"):
         class_order(seven, 10)
     with refuses("have 7 classes, but the model has only 6"):
         class_order(seven, 6)

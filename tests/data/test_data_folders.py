@@ -84,3 +84,14 @@ def test_missing_folders_and_files(pets: Path, draw: Draw, refuses: Refuses) -> 
         image_roots(DataConfig(calibration=file, evaluation=pets))
     with refuses(f"data.evaluation {pets / 'none'} does not exist"):
         image_roots(DataConfig(calibration=pets, evaluation=pets / "none"))
+
+
+def test_folders_of_splits_are_not_classes(pets: Path, refuses: Refuses) -> None:
+    with refuses(f"are those of splits and not of classes: give {pets / 'val'}"):
+        list_evaluation(pets)
+
+
+def test_a_class_may_be_called_as_a_split(tmp_path: Path, draw: Draw) -> None:
+    for name in ("train", "bus"):
+        draw(tmp_path / name / "0.png")
+    assert list_evaluation(tmp_path)[1] == ("bus", "train")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from subbyte.errors import SubbyteError
-from subbyte.models import ModelConfig, load
+from subbyte.models import ModelConfig, check, load
 
 MODEL = """\
 from dataclasses import dataclass
@@ -176,3 +176,17 @@ def test_a_file_that_does_not_import_names_its_line(file: Path, code: str, says:
     file.write_text(code)
     assert says in refusal(f"{file}:build")
     assert "_subbyte_factory_my_model" not in sys.modules
+
+
+def test_a_file_without_a_function_is_told_which_it_has(tmp_path: Path) -> None:
+    """By its text alone: it does not run."""
+    path = tmp_path / "mine.py"
+    path.write_text("raise SystemExit\nclass Net: ...\ndef build(): ...\ndef _own(): ...\n")
+    for config in (ModelConfig(name=str(path)), ModelConfig(factory=f"{path}:")):
+        with pytest.raises(SubbyteError, match=r"write .*mine\.py:FUNCTION.*it has Net, build$"):
+            check(config)
+    path.write_text("def build(:\n")
+    with pytest.raises(SubbyteError, match=r"mine\.py is not valid Python: .*line 1"):
+        check(ModelConfig(name=str(path)))
+    with pytest.raises(SubbyteError, match=r"gone\.py' does not exist"):
+        check(ModelConfig(name="gone.py"))

@@ -351,3 +351,12 @@ def test_weights_that_are_no_parameters(kind: str, region: bool, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in zip(quantized(x), found, strict=True))
     with pytest.raises(SubbyteError, match="made from another model: 2 tensors differ"):
         subbyte.load(made(1), path)
+
+
+def test_a_model_that_does_not_take_the_files_images_is_another_one(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    path = tmp_path / "s.safetensors"
+    subbyte.save(subbyte.quantize(net, [torch.randn(8, 4)], subbyte.Recipe(method="range")), path)
+    with pytest.raises(SubbyteError, match=r"s\.safetensors was made from another model") as caught:
+        subbyte.load(torch.nn.Linear(3, 3), path)
+    assert "give batches" not in str(caught.value)

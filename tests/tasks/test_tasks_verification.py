@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -91,6 +92,21 @@ def test_evaluate_gives_the_share_of_right_answers(classifier: Exported) -> None
     found = subbyte.evaluate(classifier.path, batches)
     assert found.metrics["top1"] == pytest.approx(top1(run, batches))
     assert found.runtime == "onnxruntime"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_file_of_a_fixed_batch_is_run_batch_by_batch(
+    classifier: Exported, tmp_path: Path, runtime: str
+) -> None:
+    """Of 3 images at once: 8 are two batches of it and a third that is filled up."""
+    proto = onnx.load(classifier.path)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    found = subbyte.evaluate(tmp_path / "fixed.onnx", classifier.batches, runtime=runtime)
+    free = subbyte.evaluate(classifier.path, classifier.batches, runtime=runtime)
+    assert found.metrics == free.metrics
+    assert found.images == 24
 
 
 def test_the_modules_modes_are_left_as_they_were(classifier: Exported) -> None:
@@ -283,9 +299,18 @@ def test_what_does_not_fit_a_file_is_refused(
 def test_bad_input_of_evaluate_and_verify(classifier: Exported, tmp_path: Path) -> None:
     model, path, batches = classifier.model, classifier.path, classifier.batches
     bare = [x for x, _ in batches]
+    one_hot = [(x, torch.nn.functional.one_hot(y, 3).float()) for x, y in batches]
+    floats = [(x, y.float()) for x, y in batches]
+    named = [{"inputs": x, "targets": y.float()} for x, y in batches]
     wrong = [(x, y + 9) for x, y in batches]
     refused = [
         (lambda: subbyte.evaluate(model, bare), "a batch has no labels"),
+        (
+            lambda: subbyte.evaluate(model, one_hot),
+            r"whole numbers.* \[\d+, 3\] of float32.*argmax",
+        ),
+        (lambda: subbyte.evaluate(path, floats), r"whole numbers.* of float32: give labels.long"),
+        (lambda: subbyte.evaluate(model, named), r"whole numbers.* of float32: give labels.long"),
         (lambda: subbyte.evaluate(model, wrong), "and the model has 3 classes"),
         (lambda: subbyte.evaluate(model, "digits"), "give labelled batches"),
         (lambda: subbyte.evaluate(None, batches), "the model is a NoneType"),

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from subbyte import detection, models, targets
 from subbyte.app.experiment import Experiment, read_setting
+from subbyte.data.classes import listed_classes
 from subbyte.data.config import BUNDLED, BUNDLED_SCENES
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError, unknown
@@ -159,6 +161,25 @@ def preprocessing_of(text: str | None) -> Preprocessing | None:
         return Preprocessing(**{str(key): value for key, value in fields.items()})
     except ValidationError as error:
         raise explain(error, Preprocessing, "preprocessing") from None
+
+
+@dataclass(frozen=True)
+class KnownOfImages:
+    """What a command line says of the images that a file takes.
+
+    Attributes:
+        classes: Names in the order of the outputs; `None`: nothing is said.
+        preprocessing: How images are prepared; `None`: nothing is said.
+    """
+
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+
+
+def known_of_images(classes: Path | None, preprocessing: str | None) -> KnownOfImages:
+    """What `--classes` and `--preprocessing` of `export` say."""
+    names = None if classes is None else listed_classes(classes, "classes")
+    return KnownOfImages(names, preprocessing_of(preprocessing))
 
 
 def check_target(target: str | None) -> None:

@@ -17,6 +17,7 @@ from subbyte.app import (
     compare_command,
     diagnose_command,
     import_command,
+    inspect_command,
     report_command,
     sensitivity_command,
     targets_command,
@@ -31,6 +32,7 @@ from subbyte.app.options import (
     Checkpoint,
     CheckpointKey,
     Classes,
+    ClassesFile,
     Device,
     Images,
     Json,
@@ -227,6 +229,8 @@ def export(
     postprocess: Annotated[
         bool, typer.Option(help="Whether a detector's file gives boxes.")
     ] = True,
+    classes: ClassesFile = None,
+    preprocessing: PreprocessingYaml = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a quantized model as ONNX, for ONNX Runtime and OpenVINO or, faster, for one target.
@@ -241,9 +245,10 @@ def export(
         arguments.check_target(target)
         models.check(config)
         arguments.check_quantized(quantized)
+        known = arguments.known_of_images(classes, preprocessing)
         from subbyte.app import commands
 
-        notes = commands.export_model(config, quantized, out, target, postprocess)
+        notes = commands.export_model(config, quantized, out, target, postprocess, known)
         if not quiet:
             typer.echo(f"{out}: {out.stat().st_size} bytes")
             print_notes(list(notes))
@@ -255,9 +260,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="Class folders, a detector's data set, digits or digit-scenes.")
     ],
-    classes: Annotated[
-        Path | None, typer.Option(help="A file with one class folder a line, or imagenet.")
-    ] = None,
+    classes: ClassesFile = None,
     runtime: RuntimeName = None,
     batch_size: BatchSize = 64,
     as_json: Json = False,
@@ -315,29 +318,7 @@ def predict(
             print_table(predicted(predictions))
 
 
-@app.command()
-def inspect(
-    model: ModelName,
-    pretrained: Weights = None,
-    checkpoint: Checkpoint = None,
-    checkpoint_key: CheckpointKey = None,
-    as_json: Json = False,
-) -> None:
-    """Print the inputs, outputs, layers and regions of a model.
-
-    Example: subbyte inspect detector.onnx
-    """
-    with _guarded():
-        from subbyte.app import arguments, inspection
-
-        config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, None)
-        found = inspection.inspect_model(config)
-        if as_json:
-            print_json(found)
-        else:
-            typer.echo("\n".join(inspection.lines(found)))
-
-
+app.add_typer(inspect_command.app)
 app.add_typer(compare_command.app)
 app.add_typer(report_command.app)
 app.add_typer(sensitivity_command.app)

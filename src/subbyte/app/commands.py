@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,20 @@ import torch
 from torch.utils import _pytree as pytree
 
 from subbyte import api, models
-from subbyte.app.arguments import check_output, check_target
+from subbyte.app.arguments import KnownOfImages, check_output, check_target
 from subbyte.app.estimate import look_at, sentences
 from subbyte.app.loading import load_model
 from subbyte.data.batches import ArgumentsOf
+from subbyte.data.few_images import note_on_few
 from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import device_of
 from subbyte.models import ModelConfig
+from subbyte.placement.file_metadata import described
 from subbyte.recipe import Recipe
 from subbyte.targets import base as verify
 from subbyte.targets import files as target_files
+from subbyte.targets.onnx.own_batch import of_own_batch
 from subbyte.tasks.base import OnnxFile, task_file
 from subbyte.tasks.evaluation import evaluating
 from subbyte.utils import machine
@@ -90,6 +93,7 @@ def quantize_model(
     return api.layers(quantized), [
         *spec.notes,
         *batches.notes,
+        *note_on_few(batches.images),
         *quantized.reported.get("target", ()),
     ]
 
@@ -100,6 +104,7 @@ def export_model(
     out: Path,
     target: str | None = None,
     postprocess: bool = True,
+    known: KnownOfImages | None = None,
 ) -> tuple[str, ...]:
     """Write a saved quantized model; return what the file does not have, as sentences.
 
@@ -109,6 +114,11 @@ def export_model(
         out: The file to write.
         target: What it is for; `None`: the recipe's target, or all runtimes.
         postprocess: A detector with the whole way from images to boxes, else its raw outputs.
+        known: Of the classes and of how images are prepared.
+
+    Raises:
+        SubbyteError: What is known does not fit the model, or the images of the calibration were
+            prepared otherwise.
     """
     check_target(target)
     simulation = api.load(models.load(config).module, quantized)
@@ -120,7 +130,23 @@ def export_model(
             lambda x: torch.zeros_like(x, device="cpu") if isinstance(x, torch.Tensor) else x,
             simulation.example,
         )
+    if known is not None and known != KnownOfImages():
+        _check_prepared(quantized, simulation.metadata, known.preprocessing)
+        simulation.metadata = described(simulation, example, known.classes, known.preprocessing)
     return target_files.export(simulation, out, example, target, postprocess)
+
+
+def _check_prepared(
+    quantized: Path, metadata: Mapping[str, Any], given: Preprocessing | None
+) -> None:
+    """Refuse another preprocessing than that of the calibration, if the saved file has one."""
+    saved = metadata.get("preprocessing")
+    if given is None or not isinstance(saved, dict) or given.as_classifiers() == saved:
+        return
+    raise SubbyteError(
+        f"{quantized} was calibrated on images that were prepared otherwise ({saved}): leave "
+        "--preprocessing out, and the file takes images in the same way"
+    )
 
 
 def evaluate_model(
@@ -172,4 +198,5 @@ def _file(path: Path, runtime: str) -> OnnxFile:
             "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
-    return OnnxFile(path, metadata, lambda: verify.runtime(runtime).load(path, machine.threads()))
+    load = verify.runtime(runtime).load
+    return OnnxFile(path, metadata, lambda: of_own_batch(load(path, machine.threads()), path))

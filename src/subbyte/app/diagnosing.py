@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ def diagnose_saved(
     spec = models.load(config)
     simulation = api.load(spec.module.to(device), quantized)
     prepared = simulation.metadata.get("preprocessing")
+    if simulation.metadata.get("detector") is not None:  # the file says what a raw network gives
+        spec = replace(spec, module=simulation.float_model.original, task="detection")
     own = None
     if spec.preprocessing is None and isinstance(prepared, dict):
         own = Preprocessing(**prepared)

@@ -11,20 +11,27 @@ from torch.utils import _pytree as pytree
 
 from subbyte import api
 from subbyte.app.loading import load_model
-from subbyte.data.preprocessing import Preprocessing, output_size
+from subbyte.data.preprocessing import Preprocessing, as_pair, output_size
 from subbyte.detection import Outputs
 from subbyte.detectors.common.one_stage import size_of
 from subbyte.detectors.raw.images import letterbox_of
 from subbyte.detectors.raw.propose import proposed
 from subbyte.detectors.raw_outputs import RawDetector
+from subbyte.graph.float_model import qualified
 from subbyte.models import ModelConfig, ModelSpec
 from subbyte.models.onnx.module import OnnxModule
 
 BATCH, SIDE = 2, 224
 
 
-def inspect_model(config: ModelConfig) -> dict[str, Any]:
+def inspect_model(
+    config: ModelConfig, preprocessing: Preprocessing | None = None
+) -> dict[str, Any]:
     """Run a model once and capture it.
+
+    Args:
+        config: The model.
+        preprocessing: Of a raw network with outputs: how images become its input.
 
     Returns:
         Its `task`; `inputs` and `outputs` (of a raw network those of the network), each with
@@ -36,7 +43,7 @@ def inspect_model(config: ModelConfig) -> dict[str, Any]:
     Raises:
         SubbyteError: The model cannot be loaded, run or captured.
     """
-    spec = load_model(config)
+    spec = load_model(config, preprocessing)
     args = example_of(spec)
     captured = api.capture(spec.module, args)
     run: Any = spec.module
@@ -76,7 +83,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"regions: {', '.join(regions)}"
     for layer in found["layers"]:
         reason = f", in float: {layer['reason']}" if layer["reason"] else ""
-        yield f"layer {layer['name']} ({layer['operation']}){reason}"
+        name = qualified(layer["region"], layer["name"])  # as overrides take it
+        yield f"layer {name} ({layer['operation']}){reason}"
     if found["outputs_are"] is not None:
         keys = ", ".join(
             f"{key}: {json.dumps(value)}" for key, value in found["outputs_are"].items()
@@ -108,9 +116,23 @@ def example_of(spec: ModelSpec) -> tuple[Any, ...]:
     if isinstance(module, OnnxModule):
         shapes = [shape or (None, 3, None, None) for shape in module.input_shapes]
         return tuple(torch.rand(_filled(shape)) for shape in shapes)
+    if isinstance(module, RawDetector) and (size := size_of_input(module)) is not None:
+        return (list(torch.rand(BATCH, 3, *size)),)
     preprocessing = spec.preprocessing or Preprocessing()
     images = torch.rand(BATCH, preprocessing.channels, *output_size((SIDE, SIDE), preprocessing))
     return (images,) if spec.task == "classification" else (list(images),)
+
+
+def size_of_input(module: RawDetector) -> tuple[int, int] | None:
+    """Height and width of a raw network's input, where they do not depend on the images."""
+    prepared = module.preprocessing
+    whole = prepared.letterbox or (prepared.resize if isinstance(prepared.resize, tuple) else None)
+    if whole is not None:
+        return as_pair(whole)
+    if isinstance(module.network, OnnxModule) and len(module.network.input_shapes) == 1:
+        height, width = (*(module.network.input_shapes[0] or ()), None, None, None, None)[2:4]
+        return None if height is None or width is None else (height, width)
+    return None
 
 
 def _filled(shape: tuple[int | None, ...]) -> list[int]:

@@ -56,6 +56,10 @@ OutputsYaml = Annotated[
         "--outputs", metavar="YAML", help="Of a raw network, as '{form: decoded}', or a file."
     ),
 ]
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option("--classes", help="A file with one class a line, or imagenet."),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(help="Search for the smallest file that loses at most so many points."),

@@ -75,7 +75,6 @@ def run(
     """
     progress = progress or Silent()
     setup = set_up(experiment, only, progress)
-    searching.check_split(setup)
     with open_folder(setup.experiment, out, resume) as folder, interruptible(folder, only):
         for sentence in [*folder.changes, f"results in {folder.path}"]:
             tell(sentence)

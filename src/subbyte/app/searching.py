@@ -21,7 +21,7 @@ from subbyte.bit_search.costs import file_bytes
 from subbyte.bit_search.latency import Profiles, layer_times, side_by_side
 from subbyte.bit_search.settings import Search, SearchRecipe, shown
 from subbyte.data.batches import ArgumentsOf
-from subbyte.errors import BudgetMissedError, SubbyteError
+from subbyte.errors import BudgetMissedError
 from subbyte.graph.float_model import Regional
 from subbyte.placement.simulation import Simulation
 from subbyte.recipe import Recipe
@@ -32,21 +32,6 @@ from subbyte.tasks.measure import Alone
 from subbyte.tasks.metrics.paired import Paired
 from subbyte.utils import cores, files, machine
 from subbyte.utils.progress import Progress
-
-
-def check_split(setup: Setup) -> None:
-    """Refuse searches that the evaluation images are too few for.
-
-    Raises:
-        SubbyteError: A variant searches and there are too few.
-    """
-    for name in setup.variants:
-        recipe = setup.experiment.variants[name]
-        if isinstance(recipe, SearchRecipe):
-            try:
-                budget.split(setup.task.data.evaluation.images, recipe.search.seed)
-            except SubbyteError as error:
-                raise SubbyteError(f"variants.{name}: {error}") from None
 
 
 def search_variant(

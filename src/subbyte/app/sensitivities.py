@@ -11,11 +11,14 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from subbyte import api, models
+from subbyte import api
+from subbyte.app.loading import load_model
 from subbyte.bit_search import sensitivity
 from subbyte.bit_search.sensitivity import LayerLoss, Sensitivity
 from subbyte.data.batches import ArgumentsOf, read_batch, to_device
+from subbyte.data.preprocessing import Preprocessing
 from subbyte.errors import SubbyteError
+from subbyte.graph.batch import EVERY
 from subbyte.models import ModelConfig
 from subbyte.recipe import Recipe
 from subbyte.tasks.base import task_file
@@ -25,6 +28,7 @@ from subbyte.utils.progress import Progress
 COLUMNS = ("layer", "role", "bits", "loss", "residual", "count")
 MOST = 0.5  # of the loss at the fewest bits, which the layers to protect have together
 FEW = 5  # layers that the sentence names at most
+FEWEST_JUDGES = 8  # images, with fewer of which nothing is said of what to protect
 
 
 def measure_model(
@@ -36,6 +40,7 @@ def measure_model(
     batch_size: int,
     seed: int,
     device: str,
+    preprocessing: Preprocessing | None = None,
     progress: Progress,
 ) -> tuple[Sensitivity, list[str]]:
     """Measure a model on a folder of images.
@@ -48,6 +53,7 @@ def measure_model(
         batch_size: Images a batch.
         seed: Of the choice of images.
         device: "cpu" or "cuda".
+        preprocessing: Of images, instead of that of the weights.
         progress: Shows how far it is.
 
     Returns:
@@ -55,9 +61,15 @@ def measure_model(
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise SubbyteError(f"device is '{device}', but there is no CUDA device here: give cpu")
-    spec = models.load(config)
+    spec = load_model(config, preprocessing)
     spec.module.to(device)
-    asked = {"images": images, "seed": seed, "batch_size": batch_size}
+    asked = {
+        "images": images,
+        "seed": seed,
+        "batch_size": batch_size,
+        # A raw network's is a part of its detector.
+        "preprocessing": preprocessing if spec.outputs is None else None,
+    }
     batches, _ = task_file(spec.task).calibration(calibration, spec, asked, device, progress)
     first = to_device(read_batch(next(iter(batches))).args, torch.device(device))
     with progress.working("capturing the model"):
@@ -91,8 +103,8 @@ def table(measured: Sensitivity) -> Table:
     """A row for each tensor, a column for each width; what each loses alone."""
     widths = sorted({bits for one in measured.tensors for bits in one.losses})
     found = Table(
-        caption=f"what each tensor, quantized alone, adds to the output loss; {measured.images} "
-        "calibration images",
+        caption=f"what each tensor, quantized alone, adds to the output loss; calibration images: "
+        f"solved with {measured.solved}, judged on {measured.images}",
         caption_justify="left",
     )
     for name in ("layer", "role"):
@@ -100,7 +112,7 @@ def table(measured: Sensitivity) -> Table:
     for name in ("weights", *(f"{bits} bits" for bits in widths)):
         found.add_column(name, justify="right", no_wrap=True)
     for one in measured.tensors:
-        if len(one.losses) > 1:
+        if one.role == "weight" or len(one.losses) > 1:
             losses = (_short(one.losses.get(bits)) for bits in widths)
             found.add_row(escape(one.layer), one.role, f"{one.count or ''}", *losses)
     return found
@@ -108,9 +120,15 @@ def table(measured: Sensitivity) -> Table:
 
 def advice(measured: Sensitivity) -> str:
     """Which layers to protect: those few that have most of what is lost at the fewest bits."""
-    weights = [one for one in measured.of_role("weight") if len(one.losses) > 1]
+    weights = measured.of_role("weight")
     if not weights:
-        return "no weight was measured at several widths, so that nothing tells which to protect"
+        return "the model has no layer with a weight that can be quantized"
+    if measured.images < FEWEST_JUDGES:
+        return (
+            f"{measured.images} image{'s' * (measured.images > 1)} to judge on are too few to say "
+            f"which layers to protect: give {EVERY * FEWEST_JUDGES} calibration images or more, of "
+            "which a fifth judges"
+        )
     bits = min(min(one.losses) for one in weights)
     ordered = sorted(weights, key=lambda one: -one.losses[min(one.losses)])
     total = sum(one.losses[min(one.losses)] for one in weights)

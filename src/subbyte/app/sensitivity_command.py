@@ -19,6 +19,8 @@ from subbyte.app.options import (
     Images,
     Json,
     ModelName,
+    OutputsYaml,
+    PreprocessingYaml,
     Quiet,
     Weights,
 )
@@ -37,6 +39,8 @@ def sensitivity(
     checkpoint: Checkpoint = None,
     checkpoint_key: CheckpointKey = None,
     num_classes: Classes = None,
+    preprocessing: PreprocessingYaml = None,
+    outputs: OutputsYaml = None,
     widths: Annotated[str, typer.Option(help="Bits of weights to try.")] = "2,3,4,5,6,8",
     activations: Annotated[str, typer.Option(help="Bits of activations to try.")] = "8",
     images: Images = 512,
@@ -52,9 +56,11 @@ def sensitivity(
     """
     with guarded():
         from subbyte import models
-        from subbyte.app import arguments
+        from subbyte.app import arguments, raw_option
 
         config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
+        prepared = arguments.preprocessing_of(preprocessing)
+        config = raw_option.with_outputs(config, outputs, prepared)
         chosen = {"weights": widths_of(widths), "activations": widths_of(activations)}
         if out is not None:
             arguments.check_output(out)
@@ -70,6 +76,7 @@ def sensitivity(
             batch_size=batch_size,
             seed=seed,
             device=device,
+            preprocessing=prepared,
             progress=progress_of(as_json or quiet),
         )
         if out is not None:

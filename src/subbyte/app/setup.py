@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +13,18 @@ from subbyte import api, models
 from subbyte.app import tracking
 from subbyte.app.arguments import check_experiment
 from subbyte.app.experiment import Experiment
+from subbyte.app.inspection import example_of, size_of_input
 from subbyte.app.loading import load_model
+from subbyte.bit_search import budget
+from subbyte.bit_search.settings import SearchRecipe
+from subbyte.data import image_roots
+from subbyte.data.batches import to_device
+from subbyte.data.few_images import note_on_few
+from subbyte.data.images import image_files
+from subbyte.detectors.raw_outputs import RawDetector
 from subbyte.errors import SubbyteError
 from subbyte.graph.float_model import FloatModel
+from subbyte.models import ModelSpec
 from subbyte.placement.place import check_overrides
 from subbyte.targets import base as targets
 from subbyte.targets import files as target_files
@@ -74,6 +84,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         SubbyteError: Anything that would make the run fail later.
     """
     check_experiment(experiment, only)  # before weights are downloaded in vain
+    _check_split(experiment, only, _most_images(experiment))
     tracking.check(experiment.log)
     for name in experiment.runtimes:
         targets.runtime(name).version()
@@ -82,7 +93,9 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     spec.module.to(experiment.device)
     asked = _asked(experiment)
     kind = task_for(spec, experiment.data, own=experiment.model.name is None)
+    _check_names(experiment, spec, progress)
     task, data = kind.open_task(asked, spec, progress)
+    _check_split(experiment, only, task.data.evaluation.images)
     with progress.working("capturing the model"):
         captured = _captured(experiment, spec.module, task)
     target_files.check_boxes(experiment.runtimes, captured[None].model, task.postprocess)
@@ -115,6 +128,50 @@ def capture(module: torch.nn.Module, task: Task, regions: Regions) -> FloatCaptu
     return FloatCapture(model, seconds)
 
 
+def _check_names(experiment: Experiment, spec: ModelSpec, progress: Progress) -> None:
+    """Refuse overrides that name no layer of a raw network before its images are read.
+
+    Only of a network whose input has one size whatever the images are: its layers are then those
+    of the capture that the run makes.
+    """
+    module = spec.module
+    recipes = [recipe for recipe in experiment.variants.values() if recipe.overrides]
+    if not isinstance(module, RawDetector) or size_of_input(module) is None or not recipes:
+        return
+    with progress.working("looking for the layers of overrides"):
+        found = api.capture(module, to_device(example_of(spec), torch.device(experiment.device)))
+    for name, recipe in experiment.variants.items():
+        if recipe.regions is None:
+            with _prefixed(f"variants.{name}"):
+                check_overrides(recipe, found)
+
+
+@contextmanager
+def _prefixed(name: str) -> Iterator[None]:
+    """What is refused meanwhile is refused of `name`."""
+    try:
+        yield
+    except SubbyteError as error:
+        raise SubbyteError(f"{name}: {error}") from None
+
+
+def _check_split(experiment: Experiment, only: tuple[str, ...], images: int | None) -> None:
+    """Refuse searches that so many evaluation images are too few for; `None`: not known."""
+    for name, recipe in experiment.variants.items():
+        if images is not None and isinstance(recipe, SearchRecipe) and name in (only or (name,)):
+            with _prefixed(f"variants.{name}"):
+                budget.split(images, recipe.search.seed)
+
+
+def _most_images(experiment: Experiment) -> int | None:
+    """How many evaluation images there are at most, by what can be seen before they are opened."""
+    data = experiment.data
+    counts = [] if data.evaluation_images is None else [data.evaluation_images]
+    if data.name is None and models.is_classifier(experiment.model):
+        counts.append(len(image_files(image_roots(data)[1])))
+    return min(counts, default=None)
+
+
 def _asked(experiment: Experiment) -> Asked:
     return Asked(
         data=experiment.data,
@@ -132,13 +189,11 @@ def _captured(
     """The float models of an experiment; refuses recipes that cannot be put on them."""
     found: dict[Regions, FloatCapture] = {None: capture(module, task, None)}
     for name, recipe in experiment.variants.items():
-        try:
+        with _prefixed(f"variants.{name}"):
             api.check_recipe(recipe)
             if recipe.regions not in found:
                 found[recipe.regions] = capture(module, task, recipe.regions)
             check_overrides(recipe, found[recipe.regions].model)
-        except SubbyteError as error:
-            raise SubbyteError(f"variants.{name}: {error}") from None
     return found
 
 
@@ -153,6 +208,7 @@ def _notes(experiment: Experiment, task: Task) -> list[str]:
         )
     if data.skipped:
         notes.append(f"{len(data.skipped)} broken images were skipped")
+    notes.extend(note_on_few(data.calibration.images))
     notes.extend(data.notes)
     if machine.has_vnni() is False:
         notes.append(

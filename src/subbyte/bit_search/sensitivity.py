@@ -14,7 +14,7 @@ from subbyte.data.batches import ArgumentsOf
 from subbyte.graph.batch import EVERY, IMAGES_AT_ONCE, batch_size, in_chunks, is_held_out
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
-from subbyte.methods.gptq.chunks import chunks
+from subbyte.methods.gptq.chunks import chunks, held_out_images
 from subbyte.methods.gptq.layer_samples import sampling_for
 from subbyte.methods.gptq.layerwise import LayerwiseSettings
 from subbyte.methods.gptq.widths import LayerWidths, solve_widths
@@ -66,11 +66,13 @@ class Sensitivity:
 
     Attributes:
         tensors: In the order in which the graphs read them.
-        images: On how many calibration images.
+        images: On how many calibration images losses were measured: those that are held out.
+        solved: With how many calibration images weights were solved; 0: not known.
     """
 
     tensors: tuple[LayerLoss, ...]
     images: int
+    solved: int = 0
 
     def of_role(self, role: str) -> list[LayerLoss]:
         """Those of weights, or of activations."""
@@ -78,7 +80,8 @@ class Sensitivity:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data from which `read` gives the same again."""
-        return {"images": self.images, "tensors": [vars(tensor) for tensor in self.tensors]}
+        tensors = [vars(tensor) for tensor in self.tensors]
+        return {"images": self.images, "solved": self.solved, "tensors": tensors}
 
 
 def read(plain: Mapping[str, Any]) -> Sensitivity:
@@ -98,7 +101,7 @@ def read(plain: Mapping[str, Any]) -> Sensitivity:
         )
         for tensor in plain["tensors"]
     ]
-    return Sensitivity(tuple(tensors), plain["images"])
+    return Sensitivity(tuple(tensors), plain["images"], plain.get("solved", 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +202,9 @@ def measure(
         ]
     order = {tensor.key: i for i, tensor in enumerate(placement.tensors)}
     measured.sort(key=lambda one: order[one.key])
-    return Sensitivity(tuple(measured), run.images), solved
+    fitted = sum(batch_size(args) for args in images)
+    fitted -= len(held_out_images(fitted))
+    return Sensitivity(tuple(measured), run.images, fitted), solved
 
 
 def loss_of(float_model: FloatModel, batches: ArgumentsOf) -> Callable[[Simulation], float]:

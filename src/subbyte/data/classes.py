@@ -78,35 +78,53 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
+def listed_classes(given: Path, key: str = "data.classes") -> tuple[str, ...]:
+    """The classes that a file lists, or ImageNet's by the name "imagenet".
+
+    Args:
+        given: A text file with one class a line, or "imagenet".
+        key: What errors call it.
+
+    Raises:
+        SubbyteError: As `read_classes`.
+    """
+    built_in = given == IMAGENET and not given.exists()
+    return imagenet_classes() if built_in else read_classes(given, key)
+
+
+def read_classes(path: Path, key: str = "data.classes") -> tuple[str, ...]:
     """The class names in a text file, one per line, in the order of the model's outputs.
 
-    Raises `SubbyteError` if the file cannot be read as text, is empty, has an empty line between
-    others, or names a class twice.
+    Args:
+        path: The file.
+        key: What errors call it.
+
+    Raises:
+        SubbyteError: The file cannot be read as text, is empty, has an empty line between others,
+            or names a class twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SubbyteError(
-            f"data.classes {path} cannot be read: give a text file with one class per line"
+            f"{key} {path} cannot be read: give a text file with one class per line"
         ) from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names:
-        raise SubbyteError(f"data.classes {path} is empty: give one class per line")
+        raise SubbyteError(f"{key} {path} is empty: give one class per line")
     seen: set[str] = set()
     for number, name in enumerate(names, 1):
         if not name or name in seen:
             fault = f"repeats '{name}'" if name else "is empty"
             raise SubbyteError(
-                f"line {number} of data.classes {path} {fault}: each line must name another class"
+                f"line {number} of {key} {path} {fault}: each line must name another class"
             )
         seen.add(name)
     return names
 
 
 def _as_listed(folders: Sequence[str], outputs: int, given: Path) -> ClassOrder:
-    built_in = given == IMAGENET and not given.exists()
-    names = imagenet_classes() if built_in else read_classes(given)
+    names = listed_classes(given)
     numbers = {name: i for i, name in enumerate(names)}
     stranger = next((folder for folder in folders if folder not in numbers), None)
     if stranger is not None:
@@ -133,7 +151,7 @@ def _as_named(folders: Sequence[str], known: Sequence[str]) -> ClassOrder | None
         raise SubbyteError(
             f"class folder '{strangers[0]}' is not one of the model's {len(known)} classes "
             f"({_some(known)}): rename it, or list the model's classes in order, named as the "
-            "folders are, in a file and give it as data.classes"
+            "folders are, in a file and give it as data.classes (on the command line: --classes)"
         )
     return ClassOrder(
         tuple(known), {f: number for f, number in found.items() if number is not None}
@@ -151,7 +169,7 @@ def _as_imagenet(folders: Sequence[str], outputs: int) -> ClassOrder | None:
             f"class folder '{strangers[0]}' is not one of ImageNet's {outputs} classes, by whose "
             "WordNet ids most class folders are named: rename it or take it out, or list the "
             "model's classes in order, named as the folders are, in a file and give it as "
-            "data.classes"
+            "data.classes (on the command line: --classes)"
         )
     return ClassOrder(tuple(numbers), numbers)
 
@@ -163,14 +181,15 @@ def _alphabetical(
         raise SubbyteError(
             f"class folder '{min(empty)}' holds no images: "
             "remove it if it is not a class, or list all classes in a file and give it as "
-            "data.classes"
+            "data.classes (on the command line: --classes)"
         )
     if len(folders) != outputs:
         raise SubbyteError(
             f"there are {len(folders)} class folders ({_some(folders)}), but the model has "
             f"{outputs} outputs, and nothing says which folder is which output"
             f"{_stray(folders, outputs)}: list all of the model's classes in order, one class "
-            "folder's name a line, in a file and give it as data.classes"
+            "folder's name a line, in a file and give it as data.classes (on the command line: "
+            "--classes)"
         )
     note = None
     if known:

@@ -296,6 +296,6 @@ def _mixed_sizes(
     return SubbyteError(
         f"{name} is {size[1]} pixels wide and {size[0]} high, {other} is {other_size[1]} wide and "
         f"{other_size[0]} high, and a batch needs one size: "
-        "give data.preprocessing.resize and data.preprocessing.crop (to subbyte quantize "
-        "--preprocessing '{resize: 256, crop: 224}')"
+        "give data.preprocessing.resize and data.preprocessing.crop (on the command "
+        "line: --preprocessing '{resize: 256, crop: 224}')"
     )

@@ -10,6 +10,9 @@ from subbyte.data.config import DataConfig
 from subbyte.data.images import image_files, subfolders
 from subbyte.errors import SubbyteError
 
+CALIBRATED = ("train", "training", "calib", "calibration")  # folders that are not evaluated
+SPLITS = (*CALIBRATED, "val", "valid", "validation", "test", "testing")
+
 
 @dataclass(frozen=True)
 class FolderListing:
@@ -68,6 +71,12 @@ def list_evaluation(folder: Path) -> tuple[FolderListing, tuple[str, ...]]:
         raise SubbyteError(
             f"evaluation folder {folder} has no class folders: "
             "give one that holds a folder of images for each class"
+        )
+    if all(name.lower() in SPLITS and subfolders(folder / name) for name in names):
+        evaluated = [name for name in names if name.lower() not in CALIBRATED] or names
+        raise SubbyteError(
+            f"the folders in evaluation folder {folder} are those of splits and not of classes: "
+            f"give {' or '.join(str(folder / name) for name in evaluated)}"
         )
     listing = _listed(folder, "evaluation")
     outside = [path for path, name in zip(listing.paths, listing.folders, strict=True) if not name]

@@ -16,6 +16,7 @@ LEAST = 0.05  # of what all layers add, which it has at least
 NEGLIGIBLE = 30.0  # dB of the outputs, from which on nothing needs to be mended
 MOSTLY = 0.67  # of what a layer adds, which its weight or what it reads has alone
 FULL = 8  # bits
+CLIPPED = 0.01  # of a tensor's values, from which on its range is too narrow
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,13 @@ def _of_operation(layer: LayerErrors) -> _Mend:
     (tensor,) = layer.activations
     if tensor.bits < FULL:
         return _Mend(f"it has {tensor.bits} bits", "give it more bits")
-    return _Mend(
-        f"it is quantized to {tensor.bits} bits for a sum or a pooling",
-        "use wider or narrower ranges, or more calibration images",
-    )
+    cause = f"it is quantized to {tensor.bits} bits for what reads it"
+    if tensor.clipped is not None:
+        cause += f", and {tensor.clipped:.1%} of its values are clipped"
+    if (tensor.clipped or 0.0) > CLIPPED:
+        return _Mend(cause, "use wider ranges, as ranges: {activations: minmax}")
+    rule = "ranges: {activations: {name: percentile, percentile: 99.9}}"
+    return _Mend(cause, f"use narrower ranges, as {rule}, whose steps are finer")
 
 
 def _is_unlike(tensor: QuantizedActivation) -> bool:

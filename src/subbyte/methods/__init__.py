@@ -14,12 +14,11 @@ from typing import Any, Protocol, cast
 from pydantic import BaseModel
 
 from subbyte.data.batches import ArgumentsOf
-from subbyte.errors import unknown
 from subbyte.graph.float_model import FloatModel
 from subbyte.methods.common.context import Context
 from subbyte.numerics.qparams import QuantParams
 from subbyte.placement.placement import Placement
-from subbyte.recipe import Choice, Recipe, choice, method_names
+from subbyte.recipe import Choice, Recipe, choice, method_names, unknown_method
 
 # What `auto` stands for at 8 bits, where rounding to nearest is good enough, and below.
 AT_8, BELOW_8 = "bias_correction", "subbyte"
@@ -65,7 +64,7 @@ def resolve(recipe: Recipe, *, detector: bool = False) -> Choice:
     """
     asked = choice(recipe.method)
     if asked.name not in method_names():
-        raise unknown("method", asked.name, method_names())
+        raise unknown_method(asked.name)
     if asked.name != "auto":
         return asked
     options = {"judge_ranges": True, **asked.options}

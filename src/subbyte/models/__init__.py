@@ -200,6 +200,8 @@ def _family(name: str) -> families.ModelFamily:
     for family in _without_libraries():
         if name in family.names():
             return family
+    if name.endswith(factory.FILE):
+        raise factory.names_no_function(name)
     if f"{TIMM}{name.partition('.')[0]}" in timm_family.names():
         raise SubbyteError(f"unknown model '{name}': timm has one, so write {TIMM}{name}")
     raise unknown(

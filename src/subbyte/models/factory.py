@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -19,6 +20,9 @@ from subbyte.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+FILE = ".py"
 
 
 def load(config: ModelConfig) -> ModelSpec:
@@ -63,6 +67,8 @@ def source_of(factory: str) -> tuple[str, str]:
     Raises:
         SubbyteError: `factory` names no function, or a file that does not exist.
     """
+    if factory.removesuffix(":").endswith(FILE):
+        raise names_no_function(factory.removesuffix(":"))
     source, _, function = factory.rpartition(":")
     if not source or not function.isidentifier():
         raise SubbyteError(
@@ -72,6 +78,27 @@ def source_of(factory: str) -> tuple[str, str]:
     if source.endswith(".py") and not Path(source).resolve().is_file():
         raise SubbyteError(f"factory file '{Path(source).resolve()}' does not exist")
     return source, function
+
+
+def names_no_function(file: str) -> SubbyteError:
+    """The error for a Python file without a function, with those that it has; it does not run."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        return SubbyteError(
+            f"factory file '{path.resolve()}' does not exist, and '{file}' names no function: "
+            "write my_model.py:build"
+        )
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError) as error:
+        return SubbyteError(f"{file} is not valid Python: {' '.join(str(error).split())}")
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    known = [node.name for node in body if isinstance(node, kinds) and node.name[0] != "_"]
+    has = f"it has {', '.join(known)}" if known else "it has no function or class"
+    return SubbyteError(
+        f"model {file} is a file and names no function: write {file}:FUNCTION, as factory in an "
+        f"experiment; {has}"
+    )
 
 
 def _folder(source: str) -> Path:

@@ -145,10 +145,24 @@ def check_overrides(recipe: Recipe, float_model: FloatModel) -> None:
         names += [name for its in operations for name in its]
     for pattern in recipe.overrides:
         if not any(re.fullmatch(pattern, name) for name in names):
+            whole = _with_region(pattern, float_model)
+            if whole is not None:
+                raise SubbyteError(
+                    f"unknown layer in overrides '{pattern}': write '{whole}', for the name of a "
+                    "layer begins with its region's"
+                )
             raise SubbyteError(
                 f"{unknown('layer in overrides', pattern, names)}; an override is a regular "
                 "expression that must match the whole name of at least one layer"
             )
+
+
+def _with_region(pattern: str, float_model: FloatModel) -> str | None:
+    """A pattern that matches the name of a layer within its region, as a pattern of the whole."""
+    for region, layers in float_model.layers.items():
+        if region and any(re.fullmatch(pattern, layer.name) for layer in layers):
+            return rf"{re.escape(region)}\.{pattern}"
+    return None
 
 
 def _part(float_model: FloatModel, region: str, recipe: Recipe) -> RegionGraph:

@@ -10,7 +10,8 @@ knows that it was given the same model.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,19 @@ def read(path: Path) -> SavedModel:
         {key.removeprefix("grid."): value for key, value in about["sqnr_db"].items()},
         tensors,
     )
+
+
+@contextmanager
+def of_same(saved: SavedModel) -> Iterator[None]:
+    """What cannot be captured with a file's example is another model than the file's."""
+    try:
+        yield
+    except SubbyteError as error:
+        reason = str(error).partition("; give batches")[0]
+        raise SubbyteError(
+            f"{saved.path} was made from another model, or with images of another size, for "
+            f"{reason}; give the float model that was quantized"
+        ) from error
 
 
 def check_same(saved: SavedModel, fingerprints: Mapping[str, str]) -> None:

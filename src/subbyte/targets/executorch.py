@@ -240,9 +240,11 @@ def _notes(
         notes.append("the file gives the network's raw outputs, because it cannot hold boxes")
     if floats:
         hint = "" if simulation.placement.recipe.target else " (quantize with target: executorch)"
+        one = len(floats) == 1
+        have, its, it = ("layer has", "its", "it") if one else ("layers have", "their", "them")
         notes.append(
-            f"{len(floats)} quantized layers have float kernels, because XNNPACK wants their "
-            f"results quantized or has no kernel for them{hint}: {', '.join(floats)}"
+            f"{len(floats)} quantized {have} float kernels, because XNNPACK wants {its} "
+            f"results quantized or has no kernel for {it}{hint}: {', '.join(floats)}"
         )
     if delegates != 1 or others:
         named = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))

@@ -22,6 +22,7 @@ from subbyte.methods.common.label_loss import check_logits
 from subbyte.targets import base as targets
 from subbyte.targets import files as target_files
 from subbyte.targets import names
+from subbyte.targets.onnx.own_batch import of_own_batch
 from subbyte.tasks.base import OnnxFile, arrays, task_file
 from subbyte.tasks.detector_runs import check_detector, run_file, simulated
 from subbyte.tasks.labelled import (
@@ -134,7 +135,8 @@ def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:
 
 def _of_file(path: Path, data: Any, runtime: str, progress: Progress) -> Evaluation:
     metadata = target_files.read_metadata(path)
-    file = OnnxFile(path, metadata, lambda: targets.runtime(runtime).load(path, cores.usable()))
+    load = targets.runtime(runtime).load
+    file = OnnxFile(path, metadata, lambda: of_own_batch(load(path, cores.usable()), path))
     if isinstance(data, str | Path):
         return _in_folder(file, str(data), runtime, progress)
     batches = check_batches(data)
@@ -166,7 +168,9 @@ def _in_folder(file: OnnxFile, source: str, runtime: str, progress: Progress) ->
     loaded = OnnxFile(
         file.path,
         metadata,
-        lambda: targets.runtime(runtime).load(file.path, machine.threads()),
+        lambda: of_own_batch(
+            targets.runtime(runtime).load(file.path, machine.threads()), file.path
+        ),
     )
     found = task_file(name).evaluate(loaded, source, None, BATCH_SIZE, progress)
     return Evaluation(
@@ -195,12 +199,31 @@ def check_batches(data: Any, name: str = "data") -> Any:
 
 def _kind(batch: Batch) -> str:
     kind = kind_of(batch.targets)
+    if kind is None and (labels := _strange_labels(batch)) is not None:
+        helps = "labels.argmax(1)" if labels.dim() == 2 else "labels.long()"
+        raise SubbyteError(
+            "labels are whole numbers, that of the class for each image, and these are a tensor "
+            f"{list(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}: give {helps}"
+        )
     if kind is None:
         raise SubbyteError(
             'a batch has no labels: give pairs (inputs, targets) or {"inputs": …, "targets": …} '
             "with a number of the class for each image, or a dictionary of boxes and labels"
         )
     return kind
+
+
+def _strange_labels(batch: Batch) -> torch.Tensor | None:
+    """What stands in the place of labels and is none: numbers with fractions, or one-hot ones."""
+    targets: Any = batch.targets
+    if targets is None and len(batch.args) == 2:  # a pair, taken for two inputs
+        targets = batch.args[1]
+    try:
+        labels = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    fits = labels.dim() in (1, 2) and len(labels) == batch.size
+    return labels if fits else None
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def answers(outputs: Logits) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's confidence interval for a share (Wilson 1927).
+    """Wilson's confidence interval for a share (Wilson 1927), in which the share itself lies.
 
     Args:
         share: In [0, 1].
@@ -72,7 +72,8 @@ def interval(share: float, images: int, confidence: float = 0.95) -> tuple[float
     centre = (share + z * z / (2 * images)) / (1 + z * z / images)
     half = z / (1 + z * z / images)
     half *= math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 one end is the share itself, which rounding misses by a last digit.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def agreement(first: Logits, second: Logits) -> float:

@@ -23,6 +23,7 @@ from subbyte.app.report.page.learning import Learning, learning_of
 from subbyte.app.report.page.objects import FoundObjects, objects_of
 from subbyte.app.report.page.pictures import Album, Gallery, galleries
 from subbyte.app.report.page.reading import SIMULATION, RunRecord, read_runs
+from subbyte.app.report.reading import AGREES
 from subbyte.utils import files
 from subbyte.version import __version__
 
@@ -38,9 +39,11 @@ METRICS = {
     "top1": "the share of images whose first answer is right",
     "AP": "COCO's average precision, over classes and over IoUs from 0.50 to 0.95",
 }
-AGREES = {  # what it counts, and below how many per cent something is odd
-    "classification": ("on which share of images the first answers", 98),
-    "detection": ("which share of detections (same class, IoU of at least 0.9)", 95),
+COUNTS = {  # what agreement counts
+    "classification": "on which share of images the first answers",
+    "detection": (
+        "which share of detections (same class, IoU of at least 0.9; low scores differ more)"
+    ),
 }
 
 
@@ -158,7 +161,7 @@ def _about(runs: Sequence[RunRecord], lines: Sequence[answer.Row]) -> dict[str, 
     front = {run.name: f"{run.name}: " if several else "" for run in runs}
     metric = next((run.metric for run in runs if run.results), "metric")
     task = next((run.task for run in runs if run.task), "")
-    agrees, least = AGREES.get(task, ("which share of the answers", 98))
+    agrees, least = (COUNTS.get(task, "which share of the answers"), AGREES.get(task, 98))
     notes = [front[run.name] + note for run in runs for note in run.results.get("notes", [])]
     broken = [run for run in runs if run.missing]
     return {
