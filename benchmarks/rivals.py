@@ -125,9 +125,12 @@ def _new_enough(path: Path, out: Path) -> Path:
     model = onnx.load(str(path))
     if model.opset_import[0].version >= PER_CHANNEL:
         return path
-    newer = out.with_suffix(".newer.onnx")
-    onnx.save(onnx.version_converter.convert_version(model, PER_CHANNEL), str(newer))
-    return newer
+    newer = onnx.version_converter.convert_version(model, PER_CHANNEL)
+    for node in newer.graph.node:
+        if node.op_type == "Resize" and len(node.input) == 4:
+            node.input[2] = ""  # scales, which opset 11 has empty beside sizes
+    onnx.save(newer, str(out.with_suffix(".newer.onnx")))
+    return out.with_suffix(".newer.onnx")
 
 
 def _input(path: Path) -> str:
