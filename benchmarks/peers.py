@@ -38,6 +38,7 @@ from subbyte.app.setup import Setup, set_up
 from subbyte.bit_search.latency import side_by_side
 from subbyte.data.batches import ArgumentsOf
 from subbyte.detectors.raw_outputs import RawDetector, of_sentence
+from subbyte.errors import SubbyteError
 from subbyte.progress import Silent
 from subbyte.targets import base as targets
 
@@ -216,7 +217,11 @@ def theirs(name: str, peer: str, file: Path, setup: Setup, seconds: float | None
             network = of_sentence(network, setup.module.sentence())
         else:
             network = nn.Sequential(network, First())
-        found = subbyte.evaluate(network.eval(), setup.task.data.evaluation)
+        try:
+            found = subbyte.evaluate(network.eval(), setup.task.data.evaluation)
+        except SubbyteError as error:  # a peer's file may be none that the runtime runs
+            row[runtime] = {"metric": None, "failed": str(error)}
+            continue
         row[runtime] = {"metric": found.metrics[setup.task.primary_metric]}
     return row
 
@@ -263,7 +268,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         cells = [row["network"], row["tool"]]
         for runtime in RUNTIMES:
             found = row[runtime]
-            cells += [f"{100 * found['metric']:.2f}", f"{found['ms']:.3g}" if "ms" in found else ""]
+            metric = "fails" if found["metric"] is None else f"{100 * found['metric']:.2f}"
+            cells += [metric, f"{found['ms']:.3g}" if "ms" in found else ""]
         cells += [f"{row['bytes'] / 1000:,.0f}"]
         cells += ["" if row["seconds"] is None else f"{row['seconds']:.0f}"]
         yield f"| {' | '.join(cells)} |"
