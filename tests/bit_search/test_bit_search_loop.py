@@ -143,3 +143,23 @@ def test_the_first_is_no_larger_than_four_bits_everywhere() -> None:
     search(units, bench, goal(0.001))
     of_four = sum(o.cost for unit in units for o in unit.options if o.weights == 4)
     assert bench.built[0].cost <= of_four
+
+
+def test_eight_bits_everywhere_are_tried_before_layers_in_float() -> None:
+    """Float costs four times as much; with 8 bits nothing is lost, with 7 everything."""
+    options = (
+        Option(2, None, 2.0, 1.0),
+        Option(8, None, 8.0, 0.1),
+        Option(None, None, 32.0, 0.0),
+    )
+    units = [Unit(f"layer{i}", options) for i in range(6)]
+
+    class Cliff(MadeUp):
+        def lost(self, chosen: Chosen) -> float:
+            return 0.5 if any(o.weights == 2 for o in chosen.options) else 0.0
+
+    bench = Cliff(1.0, 1.0, 0.0)
+    _, best = search(units, bench, goal(0.01))
+    assert best is not None
+    assert best.cost == 48
+    assert all(None not in [o.weights for o in one.options] for one in bench.built)

@@ -96,6 +96,15 @@ class Chosen:
         return sum(option.loss for option in self.options)
 
 
+def widest(units: Sequence[Unit]) -> Chosen:
+    """The most bits of everything that may be on integers, in its cheapest form."""
+
+    def rank(option: Option) -> tuple[int, int, float]:
+        return option.weights or 0, option.activations or 0, -option.cost
+
+    return Chosen(tuple(max(unit.options, key=rank) for unit in units))
+
+
 def cheapest(units: Sequence[Unit], most_loss: float) -> Chosen | None:
     """The options of the least cost whose losses sum up to no more than `most_loss`.
 

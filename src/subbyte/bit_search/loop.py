@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from subbyte.bit_search.choose import Chosen, Unit, cheapest, least_loss
+from subbyte.bit_search.choose import Chosen, Unit, cheapest, least_loss, widest
 from subbyte.bit_search.error_model import Point, estimate, expected_for, lost_per_loss
 from subbyte.tasks.metrics.paired import Paired
 
@@ -190,13 +190,24 @@ def _next(state: _State, least: Chosen, most: Chosen) -> Chosen | None:
     if not state.tried:
         wanted = max(wanted, min(_uniform_loss(state.units), most.loss))
     for limit in _proposals(wanted, low, high, (least, most)):
-        chosen = cheapest(state.units, limit) or least
+        chosen = _no_dearer(cheapest(state.units, limit) or least, state)
         if any(chosen.bits == one.chosen.bits for one in state.tried):
             continue
         if best is not None and best.chosen.cost - chosen.cost < ENOUGH * best.cost:
             continue
         return chosen
     return None
+
+
+def _no_dearer(chosen: Chosen, state: _State) -> Chosen:
+    """A configuration, or 8 bits everywhere, while nothing is known of these and they are cheaper.
+
+    They nearly always hold a budget. Layers in float, which may cost more, are for where they do
+    not.
+    """
+    whole = widest(state.units)
+    known = any(one.chosen.bits == whole.bits for one in state.tried)
+    return chosen if known or chosen.cost <= whole.cost else whole
 
 
 def _proposals(
