@@ -33,17 +33,6 @@ def digits() -> tuple[nn.Module, Batches, Batches]:
     return spec.module.eval(), both[0], both[1]
 
 
-class Told(Silent):
-    """Progress that keeps what was begun."""
-
-    def __init__(self) -> None:
-        self.descriptions: list[str] = []
-
-    def track(self, items: Any, description: str, total: int | None = None) -> Any:
-        self.descriptions.append(description)
-        return super().track(items, description, total)
-
-
 @pytest.mark.slow
 def test_a_search_gives_a_model_and_its_proof(digits: Any) -> None:
     model, calibration, evaluation = digits
@@ -166,24 +155,6 @@ def test_a_time_limit_that_passes_at_once_is_missed(digits: Any) -> None:
         subbyte.search(
             model, calibration, evaluation, max_drop=1, time_limit=1e-9, weights=[8], runtimes=()
         )
-
-
-@pytest.mark.slow
-def test_the_time_is_looked_at_while_layers_are_measured(digits: Any) -> None:
-    model, calibration, evaluation = digits
-    begun = Told()
-    with pytest.raises(BudgetMissedError, match="passed before any configuration"):
-        subbyte.search(
-            model,
-            calibration,
-            evaluation,
-            max_drop=1,
-            time_limit=1e-9,
-            runtimes=(),
-            progress=begun,
-            **FAST,
-        )
-    assert begun.descriptions == ["observing activations"]
 
 
 @pytest.mark.slow

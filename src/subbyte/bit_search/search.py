@@ -112,10 +112,7 @@ def run(asked: Asked) -> Found | None:
     deadline = None
     if asked.search.time_limit is not None:
         deadline = time.monotonic() + 60 * asked.search.time_limit
-    try:
-        bench = _Bench(asked, deadline)
-    except TimeoutError:
-        return None
+    bench = _Bench(asked)
     units = bench.units()
     confidence = asked.search.confidence
     sure = 0.0 if confidence is None else NormalDist().inv_cdf(confidence)
@@ -141,9 +138,8 @@ class _Bench:
         measured: What each layer loses.
     """
 
-    def __init__(self, asked: Asked, deadline: float | None) -> None:
+    def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self._deadline = deadline
         self.folder = asked.folder
         self.kept: dict[str, Any] = {"assembled": {}, "tried": {}}
         if self.folder is not None and (self.folder / CACHE).is_file():
@@ -287,7 +283,7 @@ class _Bench:
             asked.batches,
             lambda layer: recipes.weight_widths(asked.base, layer, asked.search),
             asked.search.activation_widths,
-            asked.progress if self._deadline is None else Limited(asked.progress, self._deadline),
+            asked.progress,
         )
         path = self._measured_path
         if path is not None:
@@ -348,39 +344,6 @@ class Named:
     def working(self, description: str) -> AbstractContextManager[object]:
         """As `Progress.working`."""
         return self.progress.working(f"{self.told}: {description}")
-
-
-@dataclass(frozen=True)
-class Limited:
-    """Progress of work that ends when its time has passed.
-
-    Attributes:
-        progress: Shows it.
-        deadline: By `time.monotonic`.
-    """
-
-    progress: Progress
-    deadline: float
-
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield `items` unchanged, as `Progress.track` does.
-
-        Args:
-            items: What is looped over.
-            description: What is done.
-            total: How many items there are.
-
-        Raises:
-            TimeoutError: The time has passed.
-        """
-        for item in self.progress.track(items, description, total):
-            if time.monotonic() >= self.deadline:
-                raise TimeoutError
-            yield item
-
-    def working(self, description: str) -> AbstractContextManager[object]:
-        """As `Progress.working`."""
-        return self.progress.working(description)
 
 
 def _key(units: Sequence[Unit], chosen: Chosen) -> str:
