@@ -30,6 +30,7 @@ from subbyte.app.experiment import Experiment
 from subbyte.models.config import ModelConfig
 from subbyte.numerics import ranges
 
+torch.manual_seed(0)  # else a value may lie between two integers by chance
 model = models.load(ModelConfig(name="lenet")).module
 images = torch.rand(8, 1, 28, 28)
 found = {"lenet": [n for group in models.names().values() for n in group if n == "lenet"]}
