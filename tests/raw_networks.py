@@ -9,6 +9,11 @@ from torch import nn
 
 from subbyte.detection import Outputs
 
+# What the command line says of the network "dfl", and sizes of pictures for it.
+OUTPUTS = "{form: levels, bins: 4, strides: [8, 16], point: half, score: 0.05}"
+LETTERBOX = "{letterbox: 64, place: corner, fill: 10, mean: [0, 0, 0], std: [1, 1, 1]}"
+SIZES = ((40, 60), (64, 48), (30, 90))
+
 CLASSES = 3
 STRIDES = (8, 16)
 

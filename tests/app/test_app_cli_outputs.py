@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from annotated import coco_of_sizes
-from raw_networks import network, sentence
+from raw_networks import LETTERBOX, OUTPUTS, SIZES, network, sentence
 from subbyte.detection import Preprocessing
 from subbyte.detectors.raw_outputs import raw_detector
 
@@ -28,9 +28,6 @@ def build():
 def boxes(outputs, size):
     return outputs
 """
-OUTPUTS = "{form: levels, bins: 4, strides: [8, 16], point: half, score: 0.05}"
-LETTERBOX = "{letterbox: 64, place: corner, fill: 10, mean: [0, 0, 0], std: [1, 1, 1]}"
-SIZES = ((40, 60), (64, 48), (30, 90))
 QUANTIZE = ("quantize", "net.py:build", "--calibration", "coco", "--out", "q.safetensors")
 
 
