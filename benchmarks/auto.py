@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from peers import NETWORKS
+from peers import NETWORKS, fields_of
 
 from subbyte.app.experiment import Experiment
 from subbyte.app.runner import run
@@ -64,10 +63,8 @@ def measured(name: str, all_bits: list[str], seed: int, folder: Path) -> list[Ro
         variants[f"{bits} auto"] = widths
         for rule in RULES:
             variants[f"{bits} {rule}"] = {**widths, "method": "range", "ranges": rule}
-    entry = {"name": name, **NETWORKS[name].experiment, "variants": variants, "seed": seed}
-    text = json.dumps({**entry, "runtimes": [RUNTIME]})
-    given = json.loads(text.replace("DATA", os.environ.get("SUBBYTE_DATA", "DATA")))
-    _, results = run(Experiment.model_validate(given), folder / "run")
+    fields = fields_of(name, variants=variants, seed=seed, runtimes=[RUNTIME])
+    _, results = run(Experiment.model_validate(fields), folder / "run")
     rows = []
     for found in (results["float"], *results["variants"]):
         metrics = found["deployed"][RUNTIME]["metrics"]

@@ -122,16 +122,24 @@ def main() -> None:
     print(*table(rows), sep="\n")
 
 
+def fields_of(name: str, **more: Any) -> dict[str, Any]:
+    """The fields of a network's experiment, and more, with the folder of the data in them."""
+    text = json.dumps({"name": name, **NETWORKS[name].experiment, **more})
+    fields: dict[str, Any] = json.loads(
+        text.replace("DATA", os.environ.get("SUBBYTE_DATA", "DATA"))
+    )
+    return fields
+
+
 def measured(name: str, folder: Path) -> list[Row]:
     """The rows of one network: float, ours, the peers."""
     network = NETWORKS[name]
     variants = {"w8a8": {"weights": 8, "activations": 8}, "w4a8": {"weights": 4, "activations": 8}}
-    text = json.dumps({"name": name, **network.experiment, "variants": variants})
-    text = text.replace("DATA", os.environ.get("SUBBYTE_DATA", "DATA"))
-    experiment = Experiment.model_validate({**json.loads(text), "runtimes": list(RUNTIMES)})
+    fields = fields_of(name, variants=variants, runtimes=list(RUNTIMES))
+    experiment = Experiment.model_validate(fields)
     path, results = run(experiment, folder / "run")
     setup = set_up(experiment, (), Silent())
-    given = None if network.file is None else json.loads(text)["model"]["onnx"]
+    given = None if network.file is None else fields["model"]["onnx"]
     source = Path(given) if given is not None else path / "float" / "model.onnx"
     files, seconds = peers(setup, source, folder)
     rows = [ours(name, entry) for entry in (results["float"], *results["variants"])]

@@ -22,9 +22,8 @@ from subbyte.graph.float_model import device_of
 from subbyte.models import ModelConfig
 from subbyte.placement.file_metadata import described
 from subbyte.recipe import Recipe
-from subbyte.targets import base as verify
 from subbyte.targets import files as target_files
-from subbyte.targets.onnx.own_batch import of_own_batch
+from subbyte.targets.onnx.own_batch import load_for_any_batch
 from subbyte.tasks.base import OnnxFile, task_file
 from subbyte.tasks.evaluation import evaluating
 from subbyte.utils import machine
@@ -198,5 +197,4 @@ def _file(path: Path, runtime: str) -> OnnxFile:
             "export has written, or give preprocessing to subbyte.export in Python"
         )
     metadata = {"task": "classification", **metadata}
-    load = verify.runtime(runtime).load
-    return OnnxFile(path, metadata, lambda: of_own_batch(load(path, machine.threads()), path))
+    return OnnxFile(path, metadata, lambda: load_for_any_batch(runtime, path, machine.threads()))

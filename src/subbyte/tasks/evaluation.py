@@ -22,7 +22,7 @@ from subbyte.methods.common.label_loss import check_logits
 from subbyte.targets import base as targets
 from subbyte.targets import files as target_files
 from subbyte.targets import names
-from subbyte.targets.onnx.own_batch import of_own_batch
+from subbyte.targets.onnx.own_batch import load_for_any_batch
 from subbyte.tasks.base import OnnxFile, arrays, task_file
 from subbyte.tasks.detector_runs import check_detector, run_file, simulated
 from subbyte.tasks.labelled import (
@@ -135,8 +135,7 @@ def _of_module(model: nn.Module, data: Any, progress: Progress) -> Evaluation:
 
 def _of_file(path: Path, data: Any, runtime: str, progress: Progress) -> Evaluation:
     metadata = target_files.read_metadata(path)
-    load = targets.runtime(runtime).load
-    file = OnnxFile(path, metadata, lambda: of_own_batch(load(path, cores.usable()), path))
+    file = OnnxFile(path, metadata, lambda: load_for_any_batch(runtime, path, cores.usable()))
     if isinstance(data, str | Path):
         return _in_folder(file, str(data), runtime, progress)
     batches = check_batches(data)
@@ -168,9 +167,7 @@ def _in_folder(file: OnnxFile, source: str, runtime: str, progress: Progress) ->
     loaded = OnnxFile(
         file.path,
         metadata,
-        lambda: of_own_batch(
-            targets.runtime(runtime).load(file.path, machine.threads()), file.path
-        ),
+        lambda: load_for_any_batch(runtime, file.path, machine.threads()),
     )
     found = task_file(name).evaluate(loaded, source, None, BATCH_SIZE, progress)
     return Evaluation(

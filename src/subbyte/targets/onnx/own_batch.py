@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from subbyte.targets import base as targets
 from subbyte.targets.base import Session
 
 
@@ -41,14 +42,15 @@ class OwnBatch:
         return self.session.int8_ops()
 
 
-def of_own_batch(session: Session, path: Path) -> Session:
-    """A session that takes batches of any size, whatever size the file's own has.
+def load_for_any_batch(runtime: str, path: Path, threads: int) -> Session:
+    """Load a file so that it takes batches of any size, whatever size its own has.
 
     Args:
-        session: The file's, in a runtime.
+        runtime: What runs it.
         path: The file.
+        threads: How many it runs on.
     """
-    size = own_batch(path)
+    session, size = targets.runtime(runtime).load(path, threads), own_batch(path)
     return session if size is None else OwnBatch(session, size)
 
 
