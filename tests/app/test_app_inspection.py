@@ -48,6 +48,23 @@ def test_a_model_by_name() -> None:
     assert {layer["region"] for layer in found["layers"]} == {""}
 
 
+def test_images_have_the_size_that_the_preprocessing_gives(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("""
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+""")
+    prepared = "{resize: 40, crop: [20, 24]}"
+    command = ["inspect", f"{path}:net", "--json", "--preprocessing", prepared]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert [x["shape"] for x in found["inputs"]] == [["N", 3, 20, 24]]
+    assert [x["shape"] for x in found["outputs"]] == [["N", 2, 18, 22]]
+
+
 def test_a_file_that_is_not_there() -> None:
     result = CliRunner().invoke(app, ["inspect", "none.onnx"])
     assert result.exit_code == 2

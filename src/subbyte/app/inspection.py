@@ -31,7 +31,8 @@ def inspect_model(
 
     Args:
         config: The model.
-        preprocessing: Of a raw network with outputs: how images become its input.
+        preprocessing: Of images: it says how large they are, and how those of a raw network with
+            outputs become its input.
 
     Returns:
         Its `task`; `inputs` and `outputs` (of a raw network those of the network), each with
@@ -44,7 +45,7 @@ def inspect_model(
         SubbyteError: The model cannot be loaded, run or captured.
     """
     spec = load_model(config, preprocessing)
-    args = example_of(spec)
+    args = example_of(spec, preprocessing)
     captured = api.capture(spec.module, args)
     run: Any = spec.module
     if isinstance(run, RawDetector):  # its network alone, for the batch that this reads
@@ -110,16 +111,16 @@ def _said(outputs: Outputs) -> dict[str, Any]:
     return outputs.model_dump(mode="json", exclude_defaults=True)
 
 
-def example_of(spec: ModelSpec) -> tuple[Any, ...]:
-    """Arguments of the size that a model asks for, or of a usual one."""
-    module = spec.module
+def example_of(spec: ModelSpec, preprocessing: Preprocessing | None = None) -> tuple[Any, ...]:
+    """Arguments of the size that a model asks for, or of that of its images, or of a usual one."""
+    module, prepared = spec.module, preprocessing or spec.preprocessing or Preprocessing()
+    size = output_size((SIDE, SIDE), prepared)
     if isinstance(module, OnnxModule):
         shapes = [shape or (None, 3, None, None) for shape in module.input_shapes]
-        return tuple(torch.rand(_filled(shape)) for shape in shapes)
-    if isinstance(module, RawDetector) and (size := size_of_input(module)) is not None:
-        return (list(torch.rand(BATCH, 3, *size)),)
-    preprocessing = spec.preprocessing or Preprocessing()
-    images = torch.rand(BATCH, preprocessing.channels, *output_size((SIDE, SIDE), preprocessing))
+        return tuple(torch.rand(_filled(shape, size)) for shape in shapes)
+    if isinstance(module, RawDetector) and (own := size_of_input(module)) is not None:
+        return (list(torch.rand(BATCH, 3, *own)),)
+    images = torch.rand(BATCH, prepared.channels, *size)
     return (images,) if spec.task == "classification" else (list(images),)
 
 
@@ -135,9 +136,10 @@ def size_of_input(module: RawDetector) -> tuple[int, int] | None:
     return None
 
 
-def _filled(shape: tuple[int | None, ...]) -> list[int]:
+def _filled(shape: tuple[int | None, ...], size: tuple[int, int]) -> list[int]:
+    """A shape whose free sizes have a value: of 4 dimensions images of this size."""
     rank = len(shape)
-    usual = [BATCH, *([3] if rank == 4 else []), *[SIDE] * rank][:rank]
+    usual = [BATCH, 3, *size] if rank == 4 else [BATCH, *[SIDE] * rank][:rank]
     behind = [other if n is None else n for n, other in zip(shape[1:], usual[1:], strict=True)]
     return [BATCH, *behind]
 
