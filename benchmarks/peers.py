@@ -2,6 +2,7 @@
 
     uv run --group benchmarks python benchmarks/peers.py --json peers.json
     uv run --group benchmarks python benchmarks/peers.py digits resnet20
+    uv run --group benchmarks python benchmarks/peers.py mobilenet_v2 --quark quark/bin/python
 
 W8A8 by each tool's defaults (`nncf.quantize` of the ONNX file; `quantize_static` as ONNX Runtime
 advises for CPUs: u8 activations, s8 weights per channel), and W4A8 by ours. All begin with the same
@@ -9,7 +10,9 @@ float file and the same calibration images, and every file runs in both runtimes
 images. A detector's network goes to the peers as the ONNX file that it is; letterbox, decoding and
 NMS around it are ours for all. Latencies are medians of files that take turns, one image, one
 thread, and of classifiers alone: our detectors' files have boxes and NMS in them. The time to make
-a file is that of the tool's own call, for ours without the capture that a run shares.
+a file is that of the tool's own call, for ours without the capture that a run shares. AMD Quark
+needs an older onnx: --quark names the Python that has it (benchmarks/with_quark.py), and --tools
+takes some tools alone.
 `$SUBBYTE_DATA` names the data of all networks but digits.
 """
 
@@ -44,6 +47,7 @@ from subbyte.targets import base as targets
 
 RUNTIMES = ("onnxruntime", "openvino")
 OURS = ("w8a8", "w4a8")
+PEERS = ("nncf", "nncf, mixed", "quantize_static", "quark")
 Row = dict[str, Any]
 
 
@@ -110,13 +114,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), help=" ".join(NETWORKS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--tools", nargs="+", choices=(*OURS, *PEERS), default=(*OURS, *PEERS))
+    parser.add_argument("--quark", type=Path, metavar="PYTHON", help="where AMD Quark is installed")
     options = parser.parse_args()
-    rivals.check()
+    if any(tool.startswith("nncf") for tool in options.tools):
+        rivals.check()
+    if not set(options.tools) & set(OURS):
+        parser.error(f"--tools needs one of {', '.join(OURS)}, whose run makes the float file")
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name in options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            rows += measured(name, Path(folder))
+            rows += measured(name, Path(folder), options.tools, options.quark)
         if options.json is not None:
             options.json.write_text(json.dumps(rows, indent=1))
     print(*table(rows), sep="\n")
@@ -131,17 +140,28 @@ def fields_of(name: str, **more: Any) -> dict[str, Any]:
     return fields
 
 
-def measured(name: str, folder: Path) -> list[Row]:
-    """The rows of one network: float, ours, the peers."""
+def measured(name: str, folder: Path, tools: Sequence[str], quark: Path | None) -> list[Row]:
+    """The rows of one network: float, ours, the peers.
+
+    Args:
+        name: Of the network.
+        folder: For all that is made.
+        tools: Some of `OURS` and `PEERS`.
+        quark: The Python that has AMD Quark; `None`: without it.
+    """
     network = NETWORKS[name]
-    variants = {"w8a8": {"weights": 8, "activations": 8}, "w4a8": {"weights": 4, "activations": 8}}
+    variants = {
+        tool: {"weights": int(tool[1]), "activations": int(tool[3])}
+        for tool in tools
+        if tool in OURS
+    }
     fields = fields_of(name, variants=variants, runtimes=list(RUNTIMES))
     experiment = Experiment.model_validate(fields)
     path, results = run(experiment, folder / "run")
     setup = set_up(experiment, (), Silent())
     given = None if network.file is None else fields["model"]["onnx"]
     source = Path(given) if given is not None else path / "float" / "model.onnx"
-    files, seconds = peers(setup, source, folder)
+    files, seconds = peers(setup, source, folder, writers(setup, tools, quark))
     rows = [ours(name, entry) for entry in (results["float"], *results["variants"])]
     rows += [
         row
@@ -155,17 +175,35 @@ def measured(name: str, folder: Path) -> list[Row]:
     return rows
 
 
-def peers(setup: Setup, source: Path, folder: Path) -> tuple[dict[str, Path], dict[str, float]]:
-    """The peers' files, and how long each took."""
-    images = [image[None] for batch in inputs_of(setup) for image in batch]
-    files, seconds = {}, {}
-    writers: dict[str, Callable[..., None]] = {
+def writers(
+    setup: Setup, tools: Sequence[str], quark: Path | None
+) -> dict[str, Callable[..., None]]:
+    """What writes each peer's file. NNCF's mixed preset is for detectors alone."""
+    found: dict[str, Callable[..., None]] = {
         "nncf": rivals.nncf,
         "quantize_static": rivals.quantize_static,
     }
     if isinstance(setup.module, RawDetector):
-        writers["nncf, mixed"] = partial(rivals.nncf, mixed=True)
-    for peer, write in writers.items():
+        found["nncf, mixed"] = partial(rivals.nncf, mixed=True)
+    if quark is not None:
+        found["quark"] = partial(rivals.quark, python=quark)
+    return {tool: write for tool, write in found.items() if tool in tools}
+
+
+def peers(
+    setup: Setup, source: Path, folder: Path, by: dict[str, Callable[..., None]]
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """The peers' files, and how long each took.
+
+    Args:
+        setup: Of the run, with its calibration images.
+        source: The float file.
+        folder: Where files are written.
+        by: What writes each.
+    """
+    images = [image[None] for batch in inputs_of(setup) for image in batch]
+    files, seconds = {}, {}
+    for peer, write in by.items():
         started = time.perf_counter()
         files[peer] = folder / f"{peer.replace(', ', '_')}.onnx"
         with rivals.silent():
@@ -259,7 +297,7 @@ def add_latencies(
     """Put latencies into rows, of files that take turns."""
     of_tool = {"float": source, **files}
     for runtime in RUNTIMES:
-        for variant in OURS:
+        for variant in (row["tool"] for row in rows if row["tool"] in OURS):
             own = path / "variants" / variant / f"model.{runtime}.onnx"
             of_tool[variant] = own if own.exists() else own.with_name("model.onnx")
         sessions = [targets.runtime(runtime).load(of_tool[row["tool"]], 1) for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,22 @@ def nncf(
     # moves a quantization past it; the file's operators mean the same at 20.
     model.opset_import[0].version = min(20, model.opset_import[0].version)
     onnx.save(model, str(out))
+
+
+def quark(path: Path, out: Path, images: list[np.ndarray], *, python: Path) -> None:
+    """By AMD Quark's A8W8, in an environment of its own.
+
+    Args:
+        path: The float file; one of an old opset is brought to one that has scales by channel.
+        out: The file to write.
+        images: Of the calibration.
+        python: The interpreter of that environment.
+    """
+    kept = out.with_suffix(".npy")
+    np.save(kept, np.concatenate(images))
+    script = Path(__file__).with_name("with_quark.py")
+    command = [str(python), str(script), str(_new_enough(path, out)), str(kept), str(out)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def _new_enough(path: Path, out: Path) -> Path:
