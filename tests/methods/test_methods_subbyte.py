@@ -170,9 +170,10 @@ def test_large_images_and_large_networks_get_fewer_and_smaller_steps() -> None:
     assert steps_for(32 * 32, 41e6, 32) == (120, 32)  # ResNet-20 on CIFAR-10
     assert steps_for(224 * 224, 0.3e9, 32) == (29, 16)  # 24 million pixels are 478 such images
     assert steps_for(224 * 224, 4.1e9, 32) == (29, 16)  # ResNet-50
-    assert steps_for(224 * 224, 17.6e9, 32) == (10, 16)  # ViT-B/16: 170 images
+    assert steps_for(224 * 224, 17.6e9, 32) == (0, 16)  # ViT-B/16: 170 images are 10 steps
+    assert steps_for(224 * 224, 17.6e9, 32, longer=4) == (40, 16)
     assert steps_for(1, 0.0, 32) == (120, 32)  # no image, and nothing that counts
-    assert steps_for(8000 * 8000, 1e12, 1) == (1, 1)
+    assert steps_for(8000 * 8000, 1e12, 1) == (0, 1)
 
 
 class Counting(Silent):
@@ -246,7 +247,7 @@ class Flat(nn.Module):
 @pytest.mark.slow
 def test_what_gives_no_row_an_image_is_fitted_and_it_is_reported_that_nothing_is_tuned() -> None:
     found = quantize(Flat().eval(), BATCHES, recipe())
-    assert found.reported["tuning"] == {"kept": False, "why": method.NO_ROWS}
+    assert found.reported["tuning"] == {"steps": 0, "kept": False, "why": method.NO_ROWS}
     assert len(found.reported["blocks"]) == 8
     untuned = quantize(Flat().eval(), BATCHES, recipe(steps=0))
     assert "tuning" not in untuned.reported  # not asked for

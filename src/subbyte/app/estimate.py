@@ -173,8 +173,7 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
     if asked.name == "subbyte":
         steps, batch = options.steps, options.batch
         if steps is None:
-            steps, batch = steps_for(look.pixels, look.multiply_adds, batch)
-            steps = round(options.longer * steps)
+            steps, batch = steps_for(look.pixels, look.multiply_adds, batch, options.longer)
         runs += OF_A_TUNING_STEP * steps * batch
     elif asked.name == "lapq":
         runs += options.max_evaluations * taken

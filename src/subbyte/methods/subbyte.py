@@ -31,6 +31,7 @@ from subbyte.utils.allocator import give_back
 from subbyte.utils.validation import Checked
 
 STEPS = 120
+LEAST_STEPS = 16  # with fewer, nothing is learned at the rates that so few can have
 PIXELS_SEEN = 24_000_000  # by all steps together
 MULTIPLY_ADDS = 3e12  # forward, of all steps together
 FINISHED = "finished"  # the name under which all is kept in the end
@@ -47,7 +48,7 @@ class Options(Checked):
             images together, at least.
         steps: Of the tuning; `None`: 120, or as many as look at 24 million pixels or as take 3·10¹²
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller
-            and a step has half as many images.
+            and a step has half as many images; where they are fewer than 16, none.
         longer: How many times as many steps, where `steps` is not given.
         batch: Images in a step.
         integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
@@ -128,8 +129,10 @@ def _found(
     if options.steps == 0:
         return params
     if data is None:
-        return params.with_reported(tuning={"kept": False, "why": NO_ROWS})
+        return params.with_reported(tuning={"steps": 0, "kept": False, "why": NO_ROWS})
     tuning = tuning_of(options, data)
+    if tuning.steps == 0:
+        return params
     params, outcome = tune(float_model, placement, params, data, tuning, context)
     params = params.with_reported(tuning=_reported(tuning.steps, outcome))
     return with_sqnr(placement, params, seen)
@@ -139,8 +142,7 @@ def tuning_of(options: Options, data: TuningData) -> Tuning:
     """How a network is tuned on some images."""
     steps, batch, share = options.steps, options.batch, 1.0
     if steps is None:
-        steps, batch = steps_for(data.pixels, data.multiply_adds, batch)
-        steps = max(1, round(options.longer * steps))
+        steps, batch = steps_for(data.pixels, data.multiply_adds, batch, options.longer)
         share = min(1.0, steps / STEPS) ** FEWER
     rates = Rates(integers=options.integers * share).times(share)
     # The first factor is too much for few steps.
@@ -148,19 +150,27 @@ def tuning_of(options: Options, data: TuningData) -> Tuning:
     return Tuning(steps, batch, rates, options.features, factors)
 
 
-def steps_for(pixels: int, multiply_adds: float, batch: int) -> tuple[int, int]:
+def steps_for(
+    pixels: int, multiply_adds: float, batch: int, longer: float = 1.0
+) -> tuple[int, int]:
     """Steps and images in each: fewer of both for large images and for large networks.
 
     Args:
         pixels: Of an image.
         multiply_adds: For one, forward.
         batch: Images in a step, where there are all steps.
+        longer: How many times as many steps.
+
+    Returns:
+        Both; 0 steps where there would be too few to learn anything.
     """
     looks = min(PIXELS_SEEN / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
-    if looks >= STEPS * batch:
-        return STEPS, batch
-    batch = max(1, batch // 2)
-    return max(1, min(STEPS, int(looks / batch))), batch
+    steps = STEPS
+    if looks < STEPS * batch:
+        batch = max(1, batch // 2)
+        steps = min(STEPS, int(looks / batch))
+    steps = round(longer * steps)
+    return (steps if steps >= LEAST_STEPS else 0), batch
 
 
 def _reported(steps: int, outcome: Outcome) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def _sentences(its: Mapping[str, Any]) -> list[str]:
             f"each rule: {losses}."
         )
     tuning = its.get("tuning")
-    if tuning:
+    if tuning and not tuning.get("steps"):
+        found.append(f"The whole network was not tuned, because {tuning.get('why')}.")
+    elif tuning:
         before, after = (words.number(tuning.get(key)) for key in ("loss_before", "loss"))
         kept = "was kept" if tuning["kept"] else f"was not kept, because {tuning.get('why')}"
         found.append(
