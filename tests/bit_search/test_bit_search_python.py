@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from subbyte.data.config import DataConfig
 from subbyte.errors import BudgetMissedError
 from subbyte.utils.progress import Silent
 
+T = TypeVar("T")
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 FAST = {"recipe": {"method": {"name": "subbyte", "steps": 0}}, "builds": 1, "weights": [2, 8]}
 
@@ -47,6 +49,42 @@ def test_a_search_gives_a_model_and_its_proof(digits: Any) -> None:
         if row["role"] == "weight"
     }
     assert weights == found.frontier[0]["weights"]
+    again = subbyte.quantize(model, calibration, found.recipe)
+    images = evaluation[0][0]
+    torch.testing.assert_close(again(images), found.quantized(images), rtol=0, atol=0)
+
+
+class Tunings(Silent):
+    """The configurations of which a tuning was begun."""
+
+    def __init__(self) -> None:
+        self.of: list[str] = []
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        if description.endswith("tuning the network"):
+            self.of.append(description.split(",")[0].split(" of ")[0])
+        return super().track(items, description, total)
+
+
+@pytest.mark.slow
+def test_behind_a_tuning_that_gains_nothing_none_is_tuned(digits: Any) -> None:
+    """One step changes next to nothing, so only the first of the configurations takes it."""
+    model, calibration, evaluation = digits
+    progress = Tunings()
+    found = subbyte.search(
+        model,
+        calibration,
+        evaluation,
+        max_drop=0.00005,
+        weights=[5, 6, 8],
+        score=lambda outputs, y: outputs.log_softmax(1).gather(1, y[:, None])[:, 0],
+        recipe={"method": {"name": "subbyte", "steps": 1}},
+        builds=3,
+        runtimes=(),
+        progress=progress,
+    )
+    assert len(found.frontier) > 1
+    assert set(progress.of) == {"configuration 1"}
     again = subbyte.quantize(model, calibration, found.recipe)
     images = evaluation[0][0]
     torch.testing.assert_close(again(images), found.quantized(images), rtol=0, atol=0)

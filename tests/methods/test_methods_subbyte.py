@@ -171,7 +171,6 @@ def test_large_images_and_large_networks_get_fewer_and_smaller_steps() -> None:
     assert steps_for(224 * 224, 0.3e9, 32) == (29, 16)  # 24 million pixels are 478 such images
     assert steps_for(224 * 224, 4.1e9, 32) == (29, 16)  # ResNet-50
     assert steps_for(224 * 224, 17.6e9, 32) == (0, 16)  # ViT-B/16: 170 images are 10 steps
-    assert steps_for(224 * 224, 17.6e9, 32, longer=4) == (40, 16)
     assert steps_for(1, 0.0, 32) == (120, 32)  # no image, and nothing that counts
     assert steps_for(8000 * 8000, 1e12, 1) == (0, 1)
 
@@ -266,5 +265,7 @@ def test_with_the_few_steps_of_large_images_all_rates_are_smaller() -> None:
     assert [tuning.steps for tuning in (usual, few, asked)] == [120, 30, 30]
     assert [tuning.batch for tuning in (usual, few, asked)] == [32, 16, 32]
     assert usual.rates == asked.rates == Rates(integers=0.04)
+    longer = tuning_of(options.model_copy(update={"longer": 4}), data(220))
+    assert (longer.steps, longer.rates) == (120, few.rates)
     rates = usual.rates
     assert few.rates == Rates(rates.activations / 8, rates.weights / 8, rates.biases / 8, 0.005)

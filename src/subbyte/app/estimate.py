@@ -173,7 +173,8 @@ def seconds(recipe: Recipe, look: Look, images: int) -> float:
     if asked.name == "subbyte":
         steps, batch = options.steps, options.batch
         if steps is None:
-            steps, batch = steps_for(look.pixels, look.multiply_adds, batch, options.longer)
+            steps, batch = steps_for(look.pixels, look.multiply_adds, batch)
+            steps = round(options.longer * steps)
         runs += OF_A_TUNING_STEP * steps * batch
     elif asked.name == "lapq":
         runs += options.max_evaluations * taken

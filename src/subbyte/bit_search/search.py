@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ T = TypeVar("T")
 CACHE = "search.json"
 # How many times as much is lost by what is put together as by what is built.
 TUNED, UNTUNED = 6.0, 1.5
+# Where tuning leaves more than this share of the loss of images held out, the configurations after
+# that one are not tuned: they are alike, and tuning takes most of the time.
+LEFT = 0.97
 log = logging.getLogger("subbyte")
 
 
@@ -131,6 +134,17 @@ def is_tuned(recipe: Recipe) -> bool:
     return name == "subbyte" and options.get("steps") != 0
 
 
+def has_gained(tuning: Mapping[str, Any] | None) -> bool:
+    """Whether a configuration lost clearly less behind its tuning.
+
+    Args:
+        tuning: What was reported of it; `None`: there was none.
+    """
+    if tuning is None or tuning.get("loss_before") is None:
+        return True
+    return bool(tuning["kept"] and tuning["loss"] <= LEFT * tuning["loss_before"])
+
+
 class _Bench:
     """Builds and measures configurations, and keeps what is finished in a folder.
 
@@ -187,7 +201,19 @@ class _Bench:
 
     def recipe(self, chosen: Chosen) -> Recipe:
         """The recipe of a configuration."""
-        return recipes.recipe_for(self.asked.base, self._units, chosen)
+        base = self.asked.base
+        if is_tuned(base) and not self._is_tuned(chosen):
+            method, options = choice(base.method)
+            rest = {key: value for key, value in options.items() if key != "longer"}
+            base = base.model_copy(update={"method": {"name": method, **rest, "steps": 0}})
+        return recipes.recipe_for(base, self._units, chosen)
+
+    def _is_tuned(self, chosen: Chosen) -> bool:
+        """Whether a configuration is tuned, or was: not behind one that gained nothing by it."""
+        known = self.kept["tried"].get(_key(self._units, chosen))
+        if known is not None:
+            return bool(known.get("tuned", True))
+        return all(one.get("gained", True) for one in self.kept["tried"].values())
 
     @property
     def solved(self) -> sensitivity.Solved:
@@ -214,9 +240,11 @@ class _Bench:
         key = _key(self._units, chosen)
         known = self.kept["tried"].get(key)
         if known is None:
-            started = time.perf_counter()
+            started, tuned = time.perf_counter(), self._is_tuned(chosen)
             simulation = self._built(chosen, told)
             known = {
+                "tuned": tuned,
+                "gained": not tuned or has_gained(simulation.reported.get("tuning")),
                 "paired": vars(self.asked.judges.lost(simulation)),
                 "loss": self._output_loss(simulation),
                 "cost": self._cost(simulation, chosen),

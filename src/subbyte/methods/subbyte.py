@@ -49,7 +49,7 @@ class Options(Checked):
         steps: Of the tuning; `None`: 120, or as many as look at 24 million pixels or as take 3·10¹²
             multiply-adds forward, if these are fewer. Where these are fewer, all rates are smaller
             and a step has half as many images; where they are fewer than 16, none.
-        longer: How many times as many steps, where `steps` is not given.
+        longer: How many times as many steps, at the same rates, where `steps` is not given.
         batch: Images in a step.
         integers: The rate of integers of 2 bits, in integers a step, twice that for every two bits
             more; 0: they stay.
@@ -142,34 +142,31 @@ def tuning_of(options: Options, data: TuningData) -> Tuning:
     """How a network is tuned on some images."""
     steps, batch, share = options.steps, options.batch, 1.0
     if steps is None:
-        steps, batch = steps_for(data.pixels, data.multiply_adds, batch, options.longer)
+        steps, batch = steps_for(data.pixels, data.multiply_adds, batch)
         share = min(1.0, steps / STEPS) ** FEWER
+        steps = round(options.longer * steps)
     rates = Rates(integers=options.integers * share).times(share)
     # The first factor is too much for few steps.
     factors = RATE_FACTORS if share == 1 else RATE_FACTORS[1:]
     return Tuning(steps, batch, rates, options.features, factors)
 
 
-def steps_for(
-    pixels: int, multiply_adds: float, batch: int, longer: float = 1.0
-) -> tuple[int, int]:
+def steps_for(pixels: int, multiply_adds: float, batch: int) -> tuple[int, int]:
     """Steps and images in each: fewer of both for large images and for large networks.
 
     Args:
         pixels: Of an image.
         multiply_adds: For one, forward.
         batch: Images in a step, where there are all steps.
-        longer: How many times as many steps.
 
     Returns:
         Both; 0 steps where there would be too few to learn anything.
     """
     looks = min(PIXELS_SEEN / pixels, MULTIPLY_ADDS / max(1.0, multiply_adds))
-    steps = STEPS
-    if looks < STEPS * batch:
-        batch = max(1, batch // 2)
-        steps = min(STEPS, int(looks / batch))
-    steps = round(longer * steps)
+    if looks >= STEPS * batch:
+        return STEPS, batch
+    batch = max(1, batch // 2)
+    steps = min(STEPS, int(looks / batch))
     return (steps if steps >= LEAST_STEPS else 0), batch
 
 
