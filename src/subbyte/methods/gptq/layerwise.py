@@ -16,20 +16,18 @@ from subbyte.graph.float_model import FloatModel, parameter_name
 from subbyte.methods.common.activation_cache import of_regions_before
 from subbyte.methods.common.context import Context
 from subbyte.methods.common.resume import keep, restore
-from subbyte.methods.common.samples import Geometry, as_matrices, geometry_of
+from subbyte.methods.common.samples import as_matrices, geometry_of
 from subbyte.methods.common.store import Store
 from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, Sampling, collect_samples
 from subbyte.methods.gptq.order import LayerOrder, Operand
 from subbyte.methods.gptq.region_values import RegionValues
-from subbyte.methods.gptq.row_weights import row_weights
+from subbyte.methods.gptq.row_weights import RowWeights, layers_row_weights
 from subbyte.methods.gptq.solution import LayerSolution, solve_layer
 from subbyte.methods.gptq.tensor_params import chosen_qparams, params_of_solution
 from subbyte.numerics.qparams import QuantParams, dequantize
 from subbyte.placement.placement import PlacedLayer, Placement, QuantizedTensor
-from subbyte.placement.simulation import Simulation, float_weight, simulate
+from subbyte.placement.simulation import Simulation, simulate
 from subbyte.utils.allocator import give_back
-
-RowWeights = dict[tuple[str, str], torch.Tensor]  # of a region's node
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def quantize_layers(
     simulation = simulate(float_model, placement, params)
     store = Store(settings.cache_bytes, float_model.device)
     orders = {name: LayerOrder(float_model, placement, name) for name in float_model.region_names}
-    weights = _row_weights(float_model, placement, orders, batches, context)
+    weights = layers_row_weights(float_model, placement, orders, batches, context.progress)
     give_back()
     notes: list[dict[str, Any]] = []
     for order in orders.values():
@@ -108,25 +106,6 @@ def quantize_layers(
             key = f"fitting {order.region} {i}".replace(" ", "-")
             notes.append(_settle(region, layer, context.resume, key))
     return simulation.params.with_reported(blocks=notes)
-
-
-def _row_weights(
-    float_model: FloatModel,
-    placement: Placement,
-    orders: dict[str, LayerOrder],
-    batches: Iterable[tuple[Any, ...]],
-    context: Context,
-) -> RowWeights:
-    """What a squared error in each row of each layer's outputs counts, (images, rows)."""
-    layers: dict[str, dict[str, Geometry]] = {}
-    for name, order in orders.items():
-        layers[name] = {
-            layer.node: geometry_of(
-                order.nodes[layer.node], float_weight(float_model, _weight(placement, layer))
-            )
-            for layer in order.layers
-        }
-    return row_weights(float_model, layers, batches, context.progress)
 
 
 def _values_of(

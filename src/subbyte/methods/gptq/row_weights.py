@@ -12,13 +12,43 @@ from torch import fx
 
 from subbyte.graph.batch import batch_size, images_of_pixels, in_chunks
 from subbyte.graph.float_model import FloatModel, interpreted
-from subbyte.methods.common.samples import Geometry, mean_squares
+from subbyte.methods.common.samples import Geometry, geometry_of, mean_squares
 from subbyte.methods.common.store import Store
+from subbyte.methods.gptq.order import LayerOrder
+from subbyte.placement.placement import Placement
+from subbyte.placement.simulation import float_weight
 from subbyte.utils.progress import Progress
 
 PIXELS_IN_MEMORY = 2**18  # of images whose intermediate results are kept at a time
 FEWEST_IMAGES, MOST_IMAGES = 8, 64  # of them, however large or small they are
 UNLIMITED = sys.maxsize
+
+RowWeights = dict[tuple[str, str], torch.Tensor]  # of a region's node
+
+
+def layers_row_weights(
+    float_model: FloatModel,
+    placement: Placement,
+    orders: Mapping[str, LayerOrder],
+    batches: Iterable[tuple[Any, ...]],
+    progress: Progress,
+) -> RowWeights:
+    """`row_weights` of all layers with a weight.
+
+    Args:
+        float_model: The model.
+        placement: Which weights there are.
+        orders: Region → its layers.
+        batches: The calibration images.
+        progress: Shows how far it is.
+    """
+    layers: dict[str, dict[str, Geometry]] = {}
+    for name, order in orders.items():
+        layers[name] = {}
+        for layer in order.layers:
+            weight = float_weight(float_model, placement.tensor(str(layer.weight)))
+            layers[name][layer.node] = geometry_of(order.nodes[layer.node], weight)
+    return row_weights(float_model, layers, batches, progress)
 
 
 def row_weights(
@@ -26,7 +56,7 @@ def row_weights(
     layers: Mapping[str, Mapping[str, Geometry]],
     batches: Iterable[tuple[Any, ...]],
     progress: Progress,
-) -> dict[tuple[str, str], torch.Tensor]:
+) -> RowWeights:
     """What a squared error in each row of a layer's outputs costs: the mean squared gradient there.
 
     Means are over channels. The gradient is the random one of the model's output loss.

@@ -19,6 +19,7 @@ from subbyte.methods.gptq.layer_samples import LayerSamples, SampledLayer, colle
 from subbyte.methods.gptq.layerwise import LayerwiseSettings
 from subbyte.methods.gptq.order import LayerOrder
 from subbyte.methods.gptq.region_values import RegionValues
+from subbyte.methods.gptq.row_weights import layers_row_weights
 from subbyte.methods.gptq.solution import solve_layer
 from subbyte.methods.gptq.tensor_params import chosen_qparams, params_of_solution
 from subbyte.numerics import ranges
@@ -56,7 +57,9 @@ def solve_widths(
 ) -> Iterator[LayerWidths]:
     """Solve each layer's least squares once for each width, from samples taken once.
 
-    A layer reads what the float network gives, behind the quantizers of activations.
+    A layer reads what the float network gives, behind the quantizers of activations. Its rows count
+    what an error there costs, as where layers are fitted one after the other: ranges clip what
+    hardly matters, and a layer that tried to make up for that would lose what does.
 
     Args:
         float_model: The model.
@@ -69,8 +72,9 @@ def solve_widths(
     """
     simulation = simulate(float_model, placement, params)
     store = Store(settings.cache_bytes, float_model.device)
-    for name in float_model.region_names:
-        order = LayerOrder(float_model, placement, name)
+    orders = {name: LayerOrder(float_model, placement, name) for name in float_model.region_names}
+    weights = layers_row_weights(float_model, placement, orders, batches, context.progress)
+    for name, order in orders.items():
         before = of_regions_before(float_model, placement, params, name, {"activation"})
         values = RegionValues(simulation, order, store, before, batches)
         generator = torch.Generator().manual_seed(context.seed)
@@ -81,7 +85,8 @@ def solve_widths(
             node = order.nodes[layer.node]
             weight = float_weight(float_model, tensor)
             geometry = geometry_of(node, weight)
-            sampled = SampledLayer(node, as_matrices(weight, geometry), geometry, None, None)
+            counts = weights.get((name, layer.node))
+            sampled = SampledLayer(node, as_matrices(weight, geometry), geometry, None, counts)
             samples = collect_samples(sampled, values, fresh, settings.sampling, generator)
             bias = bias_name(node)
             full = None if bias is None else parameter_name(layer.region, bias)
