@@ -228,7 +228,7 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
     if known is not None:
         _require_images(name, raw.get("data"))
     _absolute(raw, Path.cwd())
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", _folder_name(path.stem))
     return raw
 
 
@@ -247,6 +247,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
     return raw
+
+
+def _folder_name(stem: str) -> str:
+    """What names the folder of a run whose experiment has no name: its file's, made to fit."""
+    fits = re.fullmatch(r"\w[\w.-]*", stem)
+    return stem if fits else re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
 
 
 def sections_of(settings: Iterable[str]) -> dict[str, Any]:
@@ -339,8 +345,14 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
         for name in keys:
             if isinstance(section, dict) and isinstance(section.get(name), str):
                 found = base / Path(section[name]).expanduser()
-                if found.exists():
+                # A folder "imagenet" is no list of classes: these are built in by that name.
+                if found.is_file() or (found.exists() and key != "classes"):
                     section[name] = str(found)
+    variants = raw.get("variants")
+    for fields in variants.values() if isinstance(variants, dict) else ():
+        if isinstance(fields, dict) and isinstance(fields.get("statistics"), str):
+            found = base / Path(fields["statistics"]).expanduser()
+            fields["statistics"] = str(found) if found.is_file() else fields["statistics"]
     log = raw.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), str):  # it need not exist
         log["tensorboard"] = str(base / Path(log["tensorboard"]).expanduser())
