@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from subbyte.app.worker import serve
 from subbyte.utils import cores
 
 if TYPE_CHECKING:
@@ -113,6 +115,20 @@ def test_what_is_wrong_with_one_variant_stops_no_other(own: Own, cli: Cli) -> No
     assert list(own.results()["errors"]) == ["a"]
     assert own.results()["missed"] == []
     assert [entry["name"] for entry in own.results()["variants"]] == ["b"]
+
+
+def test_a_process_looks_at_no_variant_that_nobody_asks_for(
+    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of so few images a search is refused; nobody asks for it.
+    variants = {**VARIANTS, "searched": {"search": {"max_drop": 1}}}
+    file = own.yaml(variants=variants)
+    assert cli("run", file, "--only", "a", "--out", "out", "--quiet").exit_code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("b\n"))
+    answers = io.StringIO()
+    serve(own.path / "out", answers)
+    assert answers.getvalue().splitlines()[-1] == "done"
+    assert (own.path / "out/variants/b/variant.json").is_file()
 
 
 @pytest.mark.whole
