@@ -175,6 +175,15 @@ def test_a_seed_is_not_negative(own: Own, cli: Cli, arguments: str) -> None:
     assert "Invalid value for '--seed'" in result.stderr
 
 
+def test_what_is_broken_is_said_without_a_key_that_a_command_lacks(
+    own: Own, refusal: Refusal
+) -> None:
+    (own.path / "pictures/train/dark/0.png").write_bytes(b"no picture")
+    message = refusal("quantize", "net.py:build", "--calibration", "pictures/train", "--out", "q")
+    assert "dark/0.png is not an image" in message
+    assert message.rstrip().endswith("replace what is broken, or take it out")
+
+
 def test_what_a_file_does_not_fit(exported: Path, own: Own, refusal: Refusal) -> None:
     assert "unknown runtime 'onnxrt': did you mean 'onnxruntime'?" in refusal(
         "evaluate", exported, "--data", "digits", "--runtime", "onnxrt"

@@ -103,6 +103,14 @@ def test_settings_are_yaml_and_reach_into_the_depth(write: Any) -> None:
     assert experiment.name == "1e"
 
 
+def test_settings_reach_a_variant_whose_name_has_dots(write: Any) -> None:
+    name = write(variants={"w4.5": {"weights": 4}, "w4": None})
+    experiment = load(name, ["variants.w4.5.activations=4", "variants.w4.weights=3"])
+    assert experiment.variants["w4.5"].activations == 4
+    assert experiment.variants["w4"].weights == 3
+    assert load(name, ["variants.w4.5=null"]).variants["w4.5"].weights == 8
+
+
 def test_a_checkpoint_that_is_set_takes_the_place_of_weights_and_the_reverse(write: Any) -> None:
     published = write(model={"name": "resnet18", "weights": "DEFAULT"})
     model = load(published, ["model.checkpoint=own.pth"]).model

@@ -300,15 +300,26 @@ def read_setting(setting: str) -> tuple[str, Any]:
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for depth, parent in enumerate(parents, 1):
-        if raw.get(parent) is None:
-            raw[parent] = {}
-        raw = raw[parent]
+    where = ""
+    name, rest = _first_name(key, raw)
+    while rest is not None:
+        where = f"{where}.{name}".removeprefix(".")
+        if raw.get(name) is None:
+            raw[name] = {}
+        raw = raw[name]
         if not isinstance(raw, dict):
-            where = ".".join(parents[:depth])
             raise SubbyteError(f"--set {key} cannot be set: {where} is a value and not a mapping")
-    raw[last] = value
+        name, rest = _first_name(rest, raw)
+    raw[name] = value
+
+
+def _first_name(key: str, known: Collection[Any]) -> tuple[str, str | None]:
+    """The first name of a dotted path, and the rest; one that is `known` may have dots itself."""
+    if key in known:
+        return key, None
+    ends = [place for place, sign in enumerate(key) if sign == "."]
+    end = next((place for place in reversed(ends) if key[:place] in known), min(ends, default=-1))
+    return (key, None) if end < 0 else (key[:end], key[end + 1 :])
 
 
 def _drop_excluded(raw: dict[str, Any], keys: Collection[str]) -> None:

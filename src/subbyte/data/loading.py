@@ -214,7 +214,8 @@ def open_calibration(
     listing = listing.take([int(i) for i in chosen])
     decoded = Decoded(prepared)
     infos = inspect(listing.paths, progress, decoded)
-    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    faults = {path: seen.fault for path, seen in infos.items()}
+    refuse_broken(faults, of_experiment=False)
     batches = _batches(listing, infos, decoded, batch_size, "calibration")
     return replace(batches, notes=(*notes, *batches.notes))
 
@@ -247,7 +248,8 @@ def open_evaluation(
     listing, names = list_evaluation(Path(source).expanduser())
     decoded = Decoded(prepared)
     infos = inspect(listing.paths, progress, decoded)
-    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    faults = {path: seen.fault for path, seen in infos.items()}
+    refuse_broken(faults, of_experiment=False)
     batches = _batches(listing, infos, decoded, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)

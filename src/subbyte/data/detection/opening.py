@@ -168,7 +168,7 @@ def open_detection_calibration(
     annotated = tuple(found.annotated[i] for i in chosen)
     decoded = Decoded(PLAIN)
     infos, faults = _looked(annotated, (), progress, decoded)
-    refuse_broken(faults)
+    refuse_broken(faults, of_experiment=False)
     listing = settle(annotated, found.classes, found.category_ids, infos, labelled=False)
     return _batches(listing, infos, batch_size, "calibration", decoded)
 
@@ -197,7 +197,7 @@ def open_detection_evaluation(
     found, _ = find(config, "evaluation")
     decoded = Decoded(PLAIN)
     infos, faults = _looked(found.annotated, (), progress, decoded)
-    refuse_broken(faults)
+    refuse_broken(faults, of_experiment=False)
     listing = settle(found.annotated, found.classes, found.category_ids, infos)
     batches = _batches(listing, infos, batch_size, "evaluation", decoded)
     data = DetectionData(batches, batches, found.classes, found.category_ids, notes=batches.notes)
