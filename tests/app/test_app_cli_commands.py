@@ -189,6 +189,8 @@ def test_what_a_file_does_not_fit(exported: Path, own: Own, refusal: Refusal) ->
         "evaluate", exported, "--data", "digits", "--runtime", "onnxrt"
     )
     assert "image gone.png does not exist" in refusal("predict", exported, "gone.png")
+    bundled = "evaluate", exported, "--data", "digits", "--classes", "gone.txt"
+    assert "classes gone.txt has no meaning for digits" in refusal(*bundled)
     assert "image net.py is not an image" in refusal("predict", exported, "net.py")
     saved = exported.with_suffix(".safetensors")
     message = refusal("export", "net.py:build", saved, "--out", "m.onnx")

@@ -105,7 +105,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         module=spec.module,
         model_name=spec.name,
         task=task,
-        variants=only or tuple(experiment.variants),
+        variants=tuple(dict.fromkeys(only or experiment.variants)),
         captured=captured,
         notes=[*spec.notes, *_notes(experiment, task)],
     )

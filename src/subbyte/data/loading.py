@@ -243,6 +243,7 @@ def open_evaluation(
     """
     prepared = preprocessing or Preprocessing()
     if source in BUNDLED:
+        refuse_classes(source, classes)
         config = DataConfig(name=source)
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
     listing, names = list_evaluation(Path(source).expanduser())
@@ -253,6 +254,14 @@ def open_evaluation(
     batches = _batches(listing, infos, decoded, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
+
+
+def refuse_classes(source: str, classes: Path | None) -> None:
+    """Raise `SubbyteError` if classes are listed for bundled data, which have their own."""
+    if classes is not None:
+        raise SubbyteError(
+            f"classes {classes} has no meaning for {source}, whose classes are known: leave it out"
+        )
 
 
 def oddities(
