@@ -13,7 +13,7 @@ from subbyte.data.classes import ClassOrder
 from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.decoded import Decoded
-from subbyte.data.digits import CLASSES, digits_split
+from subbyte.data.digits import CLASSES, TRAIN_IMAGES, digits_split
 from subbyte.data.folders import FolderListing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageInfo, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
@@ -206,7 +206,7 @@ def open_calibration(
                 f"preprocessing has no meaning for {source}, whose images are as the model takes "
                 "them; leave it out"
             )
-        config = DataConfig(name=source).model_copy(update={"calibration_images": images})
+        config = DataConfig(name=source, calibration_images=min(images, TRAIN_IMAGES))
         found = open_data(config, preprocessing, seed=seed, batch_size=batch_size)
         return replace(found.calibration, notes=notes)
     listing = list_calibration(Path(source).expanduser())
