@@ -153,9 +153,10 @@ def learning(names: Sequence[str]) -> dict[str, Any]:
         for name in names
     ]
     tuning = "tuning the network"
-    whole = {"stage": tuning, "name": "", "try": 1, "steps": steps, "losses": losses}
-    curves.append(whole | {"first": losses[0], "last": losses[-1]})
-    return {"schema": 1, "curves": curves, "held_out": {tuning: [[0, 0.8], [1000, 0.3]]}}
+    whole = {"stage": tuning, "name": "", "try": 1, "first": losses[0], "last": losses[-1]}
+    curves.append(whole | {"held_out": False, "steps": steps, "losses": losses})
+    curves.append(whole | {"held_out": True, "steps": [0, 1000], "losses": [0.8, 0.3]})
+    return {"schema": 1, "curves": curves}
 
 
 def make_run(folder: Path, images: int = IMAGES) -> None:

@@ -145,6 +145,11 @@ def test_quantize_takes_pictures_of_any_sizes_where_it_is_told_how(
         ("quantize digits --calibration digits --bits w9a9 --out q", "9 bits are not supported"),
         ("quantize digits --calibration digits --set ranges --out q", "--set ranges has no value"),
         ("quantize digits --calibration digits --out pictures", "pictures is a folder"),
+        ("quantize digits --calibration digits --out net.py/q", "net.py, which is no folder"),
+        ("quantize digits --calibration digits --set seed=-1 --out q", "seed is -1: give 0"),
+        ("quantize digits --calibration digits --set statistics=s --out q", "no file of statis"),
+        ("sensitivity digits --calibration digits --out net.py/s.csv", "which is no folder"),
+        ("export digits net.py --out net.py/m.onnx", "net.py/m.onnx lies under"),
         ("export digits gone --out m.onnx", "there is no file gone"),
         ("export digits net.py --out m.onnx", "net.py is not a whole safetensors file"),
         ("evaluate gone.onnx --data digits", "there is no file gone.onnx"),
@@ -156,11 +161,36 @@ def test_what_the_commands_refuse(own: Own, refusal: Refusal, arguments: str, sa
     assert says in refusal(*arguments.split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "quantize digits --calibration digits --out q",
+        "sensitivity digits --calibration digits",
+        "diagnose digits net.py --data digits",
+    ],
+)
+def test_a_seed_is_not_negative(own: Own, cli: Cli, arguments: str) -> None:
+    result = cli(*arguments.split(), "--seed", "-1")
+    assert result.exit_code == 2
+    assert "Invalid value for '--seed'" in result.stderr
+
+
+def test_what_is_broken_is_said_without_a_key_that_a_command_lacks(
+    own: Own, refusal: Refusal
+) -> None:
+    (own.path / "pictures/train/dark/0.png").write_bytes(b"no picture")
+    message = refusal("quantize", "net.py:build", "--calibration", "pictures/train", "--out", "q")
+    assert "dark/0.png is not an image" in message
+    assert message.rstrip().endswith("replace what is broken, or take it out")
+
+
 def test_what_a_file_does_not_fit(exported: Path, own: Own, refusal: Refusal) -> None:
     assert "unknown runtime 'onnxrt': did you mean 'onnxruntime'?" in refusal(
         "evaluate", exported, "--data", "digits", "--runtime", "onnxrt"
     )
     assert "image gone.png does not exist" in refusal("predict", exported, "gone.png")
+    bundled = "evaluate", exported, "--data", "digits", "--classes", "gone.txt"
+    assert "classes gone.txt has no meaning for digits" in refusal(*bundled)
     assert "image net.py is not an image" in refusal("predict", exported, "net.py")
     saved = exported.with_suffix(".safetensors")
     message = refusal("export", "net.py:build", saved, "--out", "m.onnx")

@@ -133,3 +133,9 @@ def test_results_are_json_even_of_a_model_that_gives_nan(own: Own, cli: Cli) -> 
     result = cli("run", own.yaml(), "--out", "out", "--json")
     assert result.exit_code == 0
     json.loads(result.stdout, parse_constant=refuse)
+
+
+def test_a_variant_that_is_named_twice_runs_once(own: Own, cli: Cli) -> None:
+    result = cli("run", own.yaml(), "--only", "w8a8", "--only", "w8a8", "--out", "out", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert (own.path / "out/run.log").read_text().count("variant w8a8: ") == 1

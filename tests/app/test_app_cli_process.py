@@ -43,6 +43,31 @@ def test_json_on_a_clean_stdout_and_nothing_on_stderr(own: Own) -> None:
 
 
 @pytest.mark.slow
+def test_signs_that_a_terminal_lacks_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"metrics": {"top1": 0.5}, "images": 8, "size_bytes": 1000, "deployed": {}}
+    results = {"task": "classification", "primary_metric": "top1", "float": entry}
+    (tmp_path / "r.json").write_text(json.dumps({**results, "variants": [{"name": "a", **entry}]}))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    process = start("compare", tmp_path / "r.json", tmp_path / "r.json")
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stderr) == (0, "")
+    assert "top1" in stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="pipes end otherwise")
+def test_who_reads_may_go_early() -> None:
+    process = start("models", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(TIMEOUT)
+
+
+@pytest.mark.slow
 def test_bad_input_is_one_line_on_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     process = start("run", "digts")

@@ -6,8 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
+
+import subbyte
+from subbyte.models import ModelConfig, load
 
 LOW = {"weights": 8, "activations": 8, "method": "range", "overrides": {"mix": {"weights": 2}}}
 
@@ -23,6 +29,38 @@ def run(own: Any, cli: Callable[..., Any]) -> Callable[..., Path]:
         return Path(own.path / "out/variants/low")
 
     return made
+
+
+QUANTIZE = ("--set", "method=range", "--out", "q.safetensors", "--quiet", "--calibration")
+
+
+def test_a_saved_model_is_diagnosed_on_images_prepared_as_its_file_says(
+    own: Any, cli: Callable[..., Any]
+) -> None:
+    grey = "{resize: 8, crop: 8, mean: [0.5], std: [0.25]}"  # the weights' own resize nothing
+    asked = ("pictures/train", "--preprocessing", grey)
+    result = cli("quantize", "digits", *QUANTIZE, *asked)
+    assert result.exit_code == 0, result.stderr
+    found = cli("diagnose", "digits", "q.safetensors", "--data", "pictures/val", "--json")
+    assert found.exit_code == 0, found.stderr
+    images = [
+        torch.tensor(np.asarray(Image.open(path).convert("L").resize((8, 8), 2)))[None]
+        for path in sorted((own.path / "pictures/val").glob("*/*.png"))
+    ]
+    batch = (torch.stack(images) / 255 - 0.5) / 0.25
+    model = subbyte.load(load(ModelConfig(name="digits")).module, own.path / "q.safetensors")
+    expected = subbyte.diagnose(model, [batch], alone_images=0).output_error
+    assert json.loads(found.stdout)["output_error"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_users_own_model_is_diagnosed_on_the_bundled_images(
+    own: Any, cli: Callable[..., Any]
+) -> None:
+    model = ("net.py:build", "--checkpoint", "net.pt")
+    assert cli("quantize", *model, *QUANTIZE, "digits").exit_code == 0
+    found = cli("diagnose", *model[:1], "q.safetensors", *model[1:], "--data", "digits", "--json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["images"] == 32
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from subbyte.app.experiment import Experiment, builtin, dump, load, load_training
+from subbyte.data.classes import listed_classes
 from subbyte.errors import SubbyteError
 
 SMALL = {"model": {"name": "digits"}, "data": {"name": "digits"}, "variants": {"a": {}}}
@@ -102,6 +103,14 @@ def test_settings_are_yaml_and_reach_into_the_depth(write: Any) -> None:
     assert experiment.name == "1e"
 
 
+def test_settings_reach_a_variant_whose_name_has_dots(write: Any) -> None:
+    name = write(variants={"w4.5": {"weights": 4}, "w4": None})
+    experiment = load(name, ["variants.w4.5.activations=4", "variants.w4.weights=3"])
+    assert experiment.variants["w4.5"].activations == 4
+    assert experiment.variants["w4"].weights == 3
+    assert load(name, ["variants.w4.5=null"]).variants["w4.5"].weights == 8
+
+
 def test_a_checkpoint_that_is_set_takes_the_place_of_weights_and_the_reverse(write: Any) -> None:
     published = write(model={"name": "resnet18", "weights": "DEFAULT"})
     model = load(published, ["model.checkpoint=own.pth"]).model
@@ -135,6 +144,39 @@ def test_paths_belong_to_the_file_and_those_of_settings_to_the_current_folder(
     experiment = load(name, ["data.root=pictures", "model.factory=net.py:build"])
     assert experiment.data.root == here / "pictures"
     assert experiment.model.factory == f"{here / 'net.py'}:build"
+
+
+def test_a_path_of_statistics_belongs_to_the_file(write: Any, tmp_path: Path) -> None:
+    variant = {"outputs": {".*": {"bits": 8}}, "statistics": "stats.yaml"}
+    name = write("there", variants={"a": variant, "b": None})
+    (tmp_path / "there/stats.yaml").touch()
+    assert load(name).variants["a"].statistics == str(tmp_path / "there/stats.yaml")
+
+
+def test_a_folder_called_imagenet_is_no_list_of_classes(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()
+    data = {"root": "imagenet", "classes": "imagenet"}
+    known = load(write(data=data)).data
+    assert known.root == tmp_path / "imagenet"
+    assert known.classes is not None
+    assert len(listed_classes(known.classes)) == 1000
+    (tmp_path / "imagenet").rmdir()
+    (tmp_path / "imagenet").write_text("cat\ndog\n")
+    known = load(write(data={**data, "root": "."})).data
+    assert known.classes is not None
+    assert listed_classes(known.classes) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my run (1).yaml", "my-run-1"), ("(1).yaml", "1"), ("größe.yaml", "größe"), ("$.yml", "run")],
+)
+def test_any_file_names_a_run(file: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(yaml.safe_dump(SMALL))
+    assert load(str(tmp_path / file)).name == name
 
 
 def test_paths_of_annotations_belong_to_the_file(write: Any, tmp_path: Path) -> None:

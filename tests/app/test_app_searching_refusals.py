@@ -86,3 +86,16 @@ def test_too_few_images_are_found_before_the_model_is_captured(own: Own, refusal
     own.yaml(variants={"small": {"search": {"max_drop": 1}}})
     message = refusal("run", "my.yaml", "--out", "out")
     assert "and 8 are too few: give at least 40" in message
+
+
+@pytest.mark.parametrize("runtime", ["executorch", "qonnx"])
+def test_a_runtime_without_a_profile_is_found_before_the_model_is_opened(
+    own: Own, refusal: Refusal, runtime: str
+) -> None:
+    own.rewrite("def build", "def fails():\n    raise KeyError\n\n\ndef build")
+    search = {"max_drop": 1, "objective": "latency", "runtime": runtime}
+    data = {"root": "pictures", "evaluation_images": 40}
+    variants = {"small": {"search": search}}
+    own.yaml(model={"factory": "net.py:fails"}, data=data, variants=variants)
+    message = refusal("run", "my.yaml", "--out", "out")
+    assert f"variants.small: {runtime} has no profile of a file" in message

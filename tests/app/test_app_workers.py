@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from subbyte.app.worker import serve
 from subbyte.utils import cores
 
 if TYPE_CHECKING:
@@ -115,18 +117,56 @@ def test_what_is_wrong_with_one_variant_stops_no_other(own: Own, cli: Cli) -> No
     assert [entry["name"] for entry in own.results()["variants"]] == ["b"]
 
 
+def test_a_process_looks_at_no_variant_that_nobody_asks_for(
+    own: Own, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of so few images a search is refused; nobody asks for it.
+    variants = {**VARIANTS, "searched": {"search": {"max_drop": 1}}}
+    file = own.yaml(variants=variants)
+    assert cli("run", file, "--only", "a", "--out", "out", "--quiet").exit_code == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("b\n"))
+    answers = io.StringIO()
+    serve(own.path / "out", answers)
+    assert answers.getvalue().splitlines()[-1] == "done"
+    assert (own.path / "out/variants/b/variant.json").is_file()
+
+
 @pytest.mark.whole
 def test_a_cluster_gives_the_same_results(own: Own, cli: Cli) -> None:
     pytest.importorskip("ray")
-    file = own.yaml(variants=VARIANTS, runtimes=["onnxruntime"])
+    pytest.importorskip("tensorboard")
+    low = {"weights": 2, "activations": 2, "method": "range"}
+    changes = {"model": {"name": "digits"}, "data": {"name": "digits", "evaluation_images": 200}}
+    variants = {"a": {"method": "range"}, "b": low}
+    log = {"tensorboard": "events"}
+    file = own.yaml(variants=variants, runtimes=["onnxruntime"], log=log, **changes)
     assert cli("run", file, "--out", "plain", "--quiet").exit_code == 0
     result = cli("run", file, "--out", "out", "--ray", "local", "--json")
     assert result.exit_code == 0, result.stderr
     assert measured(json.loads(result.stdout)) == measured(own.results("plain"))
-    for name in ("variants/a/model.onnx", "variants/b/layers.csv", "variants/b/images.npz"):
-        assert (own.path / "out" / name).stat().st_size == (
-            own.path / "plain" / name
-        ).stat().st_size
+
+    def found(folder: str) -> dict[str, int]:
+        files = [path for path in (own.path / folder / "variants").rglob("*") if path.is_file()]
+        sizes = {path: path.stat().st_size for path in files if path.name != "variant.json"}
+        return {str(path.relative_to(own.path / folder)): size for path, size in sizes.items()}
+
+    assert found("out") == found("plain")
+    assert any(name.startswith("variants/b/gallery/") for name in found("out"))
+    logged = {path.name: sorted(x.name for x in path.iterdir() if x.is_dir()) for path in
+              (own.path / "events/my").iterdir()}  # fmt: skip
+    assert logged == {"plain": ["a", "b", "float"], "out": ["a", "b", "float"]}
+
+
+@pytest.mark.whole
+def test_what_a_search_on_a_cluster_has_measured_is_kept(own: Own, cli: Cli) -> None:
+    pytest.importorskip("ray")
+    search = {"max_drop": 2, "builds": 1, "weights": [4, 8], "time_limit": 1e-6}
+    changes = {"model": {"name": "digits"}, "data": {"name": "digits"}}
+    file = own.yaml(variants={"small": {"search": search, "method": "range"}}, **changes)
+    result = cli("run", file, "--out", "out", "--ray", "local")
+    assert result.exit_code == 3, result.stderr
+    assert own.results()["missed"] == ["small"]
+    assert len(list((own.path / "out/sensitivity").glob("*.json"))) == 1
 
 
 @pytest.mark.whole

@@ -105,6 +105,13 @@ def test_numpy_targets_become_a_tensor() -> None:
     assert read_batch((X, np.array([1, 2, 3, 4]))).targets.tolist() == [1, 2, 3, 4]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("labels", [np.array([1, 2, 3, 4]), [1, 2, 3, 4], (1, 2, 3, 4)])
+def test_targets_that_are_named_become_a_tensor(labels: Any) -> None:
+    found = read_batch({"inputs": X, "targets": labels}).targets
+    assert isinstance(found, torch.Tensor)
+    assert found.tolist() == [1, 2, 3, 4]
+
+
 def test_other_arrays_are_no_targets() -> None:
     for array in (np.array(["a"] * 4), np.zeros(4)):
         assert read_batch((X, array)).targets is None

@@ -211,6 +211,12 @@ def test_what_is_assumed_is_reported(pets: Path) -> None:
     assert open_calibration("digits", DIGITS, **keys).notes == ()  # type: ignore[arg-type]
 
 
+def test_no_more_images_calibrate_than_there_are(pets: Path) -> None:
+    for source, images in (("digits", 898), (str(pets / "train"), 6)):
+        found = open_calibration(source, DIGITS, images=images + 1, seed=0, batch_size=1)
+        assert found.images == images
+
+
 def test_mean_and_std_of_different_channels(pets: Path, refuses: Refuses) -> None:
     given = Preprocessing(mean=(0.1, 0.2, 0.3))
     with refuses("has 3 channels and the std of the weights has 1"):

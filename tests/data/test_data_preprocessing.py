@@ -61,6 +61,9 @@ def test_every_mode_gets_the_channels_asked_for(mode: str) -> None:
         {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
         {"std": (0.5, 0.5, 0.0)},
         {"colour": "red"},
+        {"resize": 0},
+        {"resize": (0, 8)},
+        {"crop": -3},
     ],
 )
 def test_what_is_refused(keys: dict[str, object]) -> None:

@@ -71,7 +71,19 @@ def recipe_of(bits: str, settings: Sequence[str], seed: int) -> Recipe:
     if match is None:
         raise SubbyteError(f"bits is '{bits}': write weights and activations as w8a8 or w4a4")
     fields: dict[str, Any] = {"weights": int(match[1]), "activations": int(match[2]), "seed": seed}
-    return Recipe(**(fields | dict(map(read_setting, settings))))
+    recipe = Recipe(**(fields | dict(map(read_setting, settings))))
+    if recipe.seed < 0:
+        raise SubbyteError(
+            f"seed is {recipe.seed}: give 0 or more, for it chooses the calibration images too"
+        )
+    _check_statistics(recipe)
+    return recipe
+
+
+def _check_statistics(recipe: Recipe) -> None:
+    """Refuse a file of statistics that does not exist."""
+    if recipe.statistics is not None and not Path(recipe.statistics).is_file():
+        raise SubbyteError(f"there is no file of statistics {recipe.statistics}")
 
 
 def with_search(only: Sequence[str] | None) -> list[str]:
@@ -106,6 +118,10 @@ def check_experiment(experiment: Experiment, only: Sequence[str]) -> None:
 
         with gathered(faults):
             check_names(experiment.data)
+    for name, recipe in experiment.variants.items():
+        if name in (only or experiment.variants):
+            with gathered(faults, f"variants.{name}: "):
+                _check_statistics(recipe)
     refuse(faults)
 
 
@@ -215,9 +231,14 @@ def check_quantized(path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a folder where a file is to be written."""
+    """Refuse a folder where a file is to be written, and a place where there can be none."""
     if path.is_dir():
         raise SubbyteError(f"{path} is a folder: name a file to write")
+    folder = next(str(above) for above in path.absolute().parents if os.path.lexists(above))
+    if not os.path.isdir(folder):
+        raise SubbyteError(f"{path} lies under {folder}, which is no folder: name another place")
+    if not os.access(folder, os.W_OK):
+        raise SubbyteError(f"{path} cannot be written, for {folder} may not be written to")
 
 
 def check_onnx(path: Path) -> None:

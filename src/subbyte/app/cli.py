@@ -6,7 +6,9 @@ of a second, and only then what imports PyTorch, which takes seconds.
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -173,7 +175,7 @@ def quantize(
     outputs: OutputsYaml = None,
     images: Images = 512,
     batch_size: BatchSize = 64,
-    seed: Annotated[int, typer.Option(help="Decides what is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -243,6 +245,7 @@ def export(
 
         config = arguments.model_config(model, pretrained, checkpoint, checkpoint_key, num_classes)
         arguments.check_target(target)
+        arguments.check_output(out)
         models.check(config)
         arguments.check_quantized(quantized)
         known = arguments.known_of_images(classes, preprocessing)
@@ -369,4 +372,6 @@ def list_experiments(as_json: Json = False) -> None:
 def main() -> None:
     """The entry point of the command `subbyte`."""
     limit_openmp(os.environ, usable())
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack signs, as in "a → b"
+        sys.stdout.reconfigure(errors="replace")
     app()

@@ -41,7 +41,7 @@ def diagnose(
     alone_images: Annotated[
         int, typer.Option(min=0, help="On how many of them each layer is quantized alone.")
     ] = 16,
-    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of images.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -99,10 +99,8 @@ def diagnose_saved(
     prepared = simulation.metadata.get("preprocessing")
     if simulation.metadata.get("detector") is not None:  # the file says what a raw network gives
         spec = replace(spec, module=simulation.float_model.original, task="detection")
-    own = None
-    if spec.preprocessing is None and isinstance(prepared, dict):
-        own = Preprocessing(**prepared)
-    asked = {**asked, "preprocessing": own}
+    if isinstance(prepared, dict):  # and how images were prepared, whatever the weights' own is
+        spec = replace(spec, preprocessing=Preprocessing(**prepared))
     batches, _ = task_file(spec.task).calibration(source, spec, asked, device, progress)
     return diagnose(simulation, batches, alone_images=alone_images, progress=progress)
 

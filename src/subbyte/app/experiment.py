@@ -228,7 +228,7 @@ def read(name: str, settings: Iterable[str] = ()) -> dict[str, Any]:
     if known is not None:
         _require_images(name, raw.get("data"))
     _absolute(raw, Path.cwd())
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", _folder_name(path.stem))
     return raw
 
 
@@ -247,6 +247,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise SubbyteError(f"{path} holds no mapping: an experiment has model, data and variants")
     return raw
+
+
+def _folder_name(stem: str) -> str:
+    """What names the folder of a run whose experiment has no name: its file's, made to fit."""
+    fits = re.fullmatch(r"\w[\w.-]*", stem)
+    return stem if fits else re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
 
 
 def sections_of(settings: Iterable[str]) -> dict[str, Any]:
@@ -294,15 +300,26 @@ def read_setting(setting: str) -> tuple[str, Any]:
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for depth, parent in enumerate(parents, 1):
-        if raw.get(parent) is None:
-            raw[parent] = {}
-        raw = raw[parent]
+    where = ""
+    name, rest = _first_name(key, raw)
+    while rest is not None:
+        where = f"{where}.{name}".removeprefix(".")
+        if raw.get(name) is None:
+            raw[name] = {}
+        raw = raw[name]
         if not isinstance(raw, dict):
-            where = ".".join(parents[:depth])
             raise SubbyteError(f"--set {key} cannot be set: {where} is a value and not a mapping")
-    raw[last] = value
+        name, rest = _first_name(rest, raw)
+    raw[name] = value
+
+
+def _first_name(key: str, known: Collection[Any]) -> tuple[str, str | None]:
+    """The first name of a dotted path, and the rest; one that is `known` may have dots itself."""
+    if key in known:
+        return key, None
+    ends = [place for place, sign in enumerate(key) if sign == "."]
+    end = next((place for place in reversed(ends) if key[:place] in known), min(ends, default=-1))
+    return (key, None) if end < 0 else (key[:end], key[end + 1 :])
 
 
 def _drop_excluded(raw: dict[str, Any], keys: Collection[str]) -> None:
@@ -339,8 +356,14 @@ def _absolute(raw: dict[str, Any], base: Path) -> None:
         for name in keys:
             if isinstance(section, dict) and isinstance(section.get(name), str):
                 found = base / Path(section[name]).expanduser()
-                if found.exists():
+                # A folder "imagenet" is no list of classes: these are built in by that name.
+                if found.is_file() or (found.exists() and key != "classes"):
                     section[name] = str(found)
+    variants = raw.get("variants")
+    for fields in variants.values() if isinstance(variants, dict) else ():
+        if isinstance(fields, dict) and isinstance(fields.get("statistics"), str):
+            found = base / Path(fields["statistics"]).expanduser()
+            fields["statistics"] = str(found) if found.is_file() else fields["statistics"]
     log = raw.get("log")
     if isinstance(log, dict) and isinstance(log.get("tensorboard"), str):  # it need not exist
         log["tensorboard"] = str(base / Path(log["tensorboard"]).expanduser())

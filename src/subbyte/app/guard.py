@@ -30,7 +30,7 @@ def guarded() -> Iterator[None]:
         said = " ".join(map(str, interrupt.args)) or "interrupted; what is finished is kept"
         typer.echo(said, err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: who reads, as `head`, is gone
         raise
     except Exception:
         typer.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,9 @@ from subbyte.utils import cores, files
 from subbyte.utils.progress import Progress
 
 CORES = 2  # that a variant takes
-Contents = dict[str, bytes]  # of a folder: path → content
+SHARED = "sensitivity"  # what was measured of layers, which searches share
+Contents = dict[str, bytes]  # path below a run's folder → content
+log = logging.getLogger("subbyte")
 
 
 def on_cluster(address: str) -> Elsewhere:
@@ -34,11 +37,15 @@ def on_cluster(address: str) -> Elsewhere:
         del setup
         _connect(address)
         try:
-            text = (folder.path / EXPERIMENT).read_text(encoding="utf-8")
-            known = ray.put(_contents(folder.float_path))
+            root = folder.path
+            text = (root / EXPERIMENT).read_text(encoding="utf-8")
+            known = ray.put(_contents(root, folder.float_path, root / SHARED))
             count = min(CORES, cores.usable() if address == "local" else CORES)
             task = ray.remote(num_cpus=count, max_retries=0)(_variant)
-            waiting = {task.remote(text, known, name): name for name in names}
+            begun = {name: _contents(root, folder.unfinished_path(name)) for name in names}
+            waiting = {
+                task.remote(text, known, begun[name], (root.name, name)): name for name in names
+            }
             yield from progress.track(_finished(waiting, folder), "variants", total=len(names))
         finally:
             ray.shutdown()
@@ -69,40 +76,83 @@ def _finished(waiting: dict[Any, str], folder: RunFolder) -> Finished:
         (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
         name = waiting.pop(ready)
         try:
-            contents = ray.get(ready)
+            contents, missed = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
-            missed = isinstance(error.cause, BudgetMissedError)
-            kind = BudgetMissedError if missed else SubbyteError
-            yield name, kind(" ".join(str(error.cause).split()))
+            if isinstance(error.cause, SubbyteError):
+                yield name, SubbyteError(" ".join(str(error.cause).split()))
+            else:
+                log.error("%s: %s", name, error)  # with the traceback
+                fault = f"a fault of subbyte's own, see run.log: {error.cause!r}"
+                yield name, SubbyteError(" ".join(fault.split()))
         except ray.exceptions.RayError as error:
             yield name, SubbyteError(f"its task was lost ({' '.join(str(error).split())[:200]})")
         else:
-            with files.atomic_folder(folder.variant_path(name)) as part:
-                for path, content in contents.items():
-                    (part / path).write_bytes(content)
-            yield name, None
+            _keep(contents, folder, name)
+            yield name, None if missed is None else BudgetMissedError(missed)
 
 
-def _variant(text: str, known: Contents, name: str) -> Contents:
-    """Run one variant somewhere else, and give what is in its folder.
+def _keep(contents: Contents, folder: RunFolder, name: str) -> None:
+    """Put into a run's folder what a task has made: the variant's whole folder, or what it began.
+
+    Args:
+        contents: The files.
+        folder: The run's.
+        name: The variant's.
+    """
+    own = folder.variant_path(name).relative_to(folder.path).as_posix() + "/"
+    finished = {path.removeprefix(own): x for path, x in contents.items() if path.startswith(own)}
+    for path, content in contents.items():
+        if not path.startswith(own):
+            with files.atomic(folder.path / path) as part:
+                part.write_bytes(content)
+    if finished:
+        with files.atomic_folder(folder.variant_path(name)) as part:
+            _write(finished, part)
+        folder.forget_unfinished(name)
+
+
+def _variant(
+    text: str, known: Contents, begun: Contents, names: tuple[str, str]
+) -> tuple[Contents, str | None]:
+    """Run one variant somewhere else.
 
     Args:
         text: The resolved experiment.
-        known: What was measured of the float model.
-        name: The variant's.
+        known: What was measured of the float model, and of its layers for searches.
+        begun: What the variant's method had found before.
+        names: Of the run and the variant.
+
+    Returns:
+        What was measured, as files of a run's folder, and why a search came to nothing.
     """
     from subbyte.app.experiment import load
 
+    run, name = names
     with TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch))
-        (folder.path / EXPERIMENT).write_text(text, encoding="utf-8")
-        folder.float_path.mkdir()
-        for path, content in known.items():
-            (folder.float_path / path).write_bytes(content)
+        folder = RunFolder(Path(scratch) / run)  # by whose name the variant is logged
+        _write({EXPERIMENT: text.encode(), **known, **begun}, folder.path)
+        missed = None
         with log_to(folder.path / "run.log"):
-            run_variant(load(str(folder.path / EXPERIMENT)), name, folder)
-        return _contents(folder.variant_path(name))
+            try:
+                run_variant(load(str(folder.path / EXPERIMENT)), name, folder)
+            except BudgetMissedError as error:
+                missed = " ".join(str(error).split())
+        kept = (folder.variant_path(name), folder.unfinished_path(name), folder.path / SHARED)
+        return _contents(folder.path, *kept), missed
 
 
-def _contents(folder: Path) -> Contents:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def _contents(root: Path, *folders: Path) -> Contents:
+    """The files in some folders below `root`, those that are still being written left out."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    named = {path.relative_to(root): path for path in paths}
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in named.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def _write(contents: Contents, folder: Path) -> None:
+    for path, content in contents.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)

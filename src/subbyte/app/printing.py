@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from subbyte.utils.files import finite
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -31,5 +33,5 @@ def print_notes(notes: list[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """Print a value as JSON; NaN and infinity, which JSON lacks, become null."""
+    sys.stdout.write(json.dumps(finite(value), indent=2) + "\n")

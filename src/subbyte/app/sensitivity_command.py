@@ -45,7 +45,7 @@ def sensitivity(
     activations: Annotated[str, typer.Option(help="Bits of activations to try.")] = "8",
     images: Images = 512,
     batch_size: BatchSize = 64,
-    seed: Annotated[int, typer.Option(help="Decides which images are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which images are drawn.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,

@@ -88,6 +88,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
     tracking.check(experiment.log)
     for name in experiment.runtimes:
         targets.runtime(name).version()
+    _check_clocks(experiment, only)
     with progress.working("loading the model"):
         spec = load_model(experiment.model, experiment.data.preprocessing)
     spec.module.to(experiment.device)
@@ -104,7 +105,7 @@ def set_up(experiment: Experiment, only: tuple[str, ...], progress: Progress) ->
         module=spec.module,
         model_name=spec.name,
         task=task,
-        variants=only or tuple(experiment.variants),
+        variants=tuple(dict.fromkeys(only or experiment.variants)),
         captured=captured,
         notes=[*spec.notes, *_notes(experiment, task)],
     )
@@ -161,6 +162,16 @@ def _check_split(experiment: Experiment, only: tuple[str, ...], images: int | No
         if images is not None and isinstance(recipe, SearchRecipe) and name in (only or (name,)):
             with _prefixed(f"variants.{name}"):
                 budget.split(images, recipe.search.seed)
+
+
+def _check_clocks(experiment: Experiment, only: tuple[str, ...]) -> None:
+    """Refuse searches by latency in a runtime that has no profile, or is not installed."""
+    for name, recipe in experiment.variants.items():
+        asked = recipe.search.runtime if isinstance(recipe, SearchRecipe) else None
+        if asked is not None and name in (only or (name,)):
+            with _prefixed(f"variants.{name}"):
+                targets.node_times(asked)
+                targets.runtime(asked).version()
 
 
 def _most_images(experiment: Experiment) -> int | None:

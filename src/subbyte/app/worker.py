@@ -57,7 +57,7 @@ def serve(path: Path, answers: TextIO) -> None:
             name = line.strip()
             try:
                 if setup is None:
-                    setup = set_up(load(str(path / EXPERIMENT)), (), progress)
+                    setup = set_up(load(str(path / EXPERIMENT)), (name,), progress)
                 experiment = setup.experiment
                 run_variant(experiment, name, folder, setup=setup, progress=progress, alone=alone)
             except SubbyteError as error:

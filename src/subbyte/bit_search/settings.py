@@ -54,7 +54,7 @@ class Search(Checked):
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     time_limit: float | None = Field(default=None, gt=0)
     builds: int = Field(default=8, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("weights", "activations", mode="before")
     @classmethod

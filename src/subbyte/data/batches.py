@@ -156,7 +156,7 @@ def _open_mapping(raw: Mapping[Any, Any]) -> tuple[object, object]:
             f'a batch is {_describe(raw)}: name the model\'s inputs "inputs" and, if they are '
             'known, the targets "targets", and nothing else'
         )
-    return raw["inputs"], raw.get("targets")
+    return raw["inputs"], _labels(raw.get("targets"))
 
 
 def _open_pair(raw: object) -> tuple[object, object]:
@@ -167,14 +167,21 @@ def _open_pair(raw: object) -> tuple[object, object]:
         inputs = list(inputs)
         if _are_integers(targets):
             return inputs, torch.tensor(targets)
-    if isinstance(targets, np.ndarray) and targets.dtype.kind in "iu":
-        targets = torch.as_tensor(targets)
+    if isinstance(targets, np.ndarray):
+        targets = _labels(targets)
     first = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
     # Two batches that each hold a dictionary, the model's argument, are no pair.
     is_pair = (_are_dictionaries(targets) and not isinstance(first, Mapping)) or (
         _is_integer_vector(targets) and len(targets) in _counts((first,))
     )
     return (inputs, targets) if is_pair else (raw, None)
+
+
+def _labels(targets: object) -> object:
+    """Whole numbers, in a list or an array, as a tensor; other targets as they are."""
+    if isinstance(targets, np.ndarray):
+        return torch.as_tensor(targets) if targets.dtype.kind in "iu" else targets
+    return torch.tensor(targets) if _are_integers(targets) and targets else targets
 
 
 def _arguments(inputs: object) -> tuple[Any, ...]:

@@ -88,7 +88,7 @@ def listed_classes(given: Path, key: str = "data.classes") -> tuple[str, ...]:
     Raises:
         SubbyteError: As `read_classes`.
     """
-    built_in = given == IMAGENET and not given.exists()
+    built_in = given == IMAGENET and not given.is_file()  # a folder may well be called so
     return imagenet_classes() if built_in else read_classes(given, key)
 
 

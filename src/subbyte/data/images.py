@@ -176,17 +176,20 @@ def inspect(
     return {path: same.setdefault(infos, infos) for path, infos in looked}
 
 
-def refuse_broken(faults: Mapping[Path, str | None]) -> None:
-    """Raise `SubbyteError` if one of the files has a fault (the end of a sentence)."""
+def refuse_broken(faults: Mapping[Path, str | None], *, of_experiment: bool = True) -> None:
+    """Raise `SubbyteError` if one of the files has a fault.
+
+    Args:
+        faults: File → its fault, the end of a sentence, or `None`.
+        of_experiment: Whether the images are an experiment's, which can leave broken ones out.
+    """
     bad = [path for path, fault in faults.items() if fault]
     if not bad:
         return
     others = len(bad) - 1
     more = f", and {others} more of {len(faults)} images are broken" if others else ""
-    raise SubbyteError(
-        f"image {bad[0]} {faults[bad[0]]}{more}: replace what is broken, "
-        "or leave it out with data.skip_broken: true"
-    )
+    way = "leave it out with data.skip_broken: true" if of_experiment else "take it out"
+    raise SubbyteError(f"image {bad[0]} {faults[bad[0]]}{more}: replace what is broken, or {way}")
 
 
 @contextmanager

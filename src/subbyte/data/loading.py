@@ -13,7 +13,7 @@ from subbyte.data.classes import ClassOrder
 from subbyte.data.config import BUNDLED, DataConfig
 from subbyte.data.dataset import Batches, ImageArrays, ImageFiles, check_sizes
 from subbyte.data.decoded import Decoded
-from subbyte.data.digits import CLASSES, digits_split
+from subbyte.data.digits import CLASSES, TRAIN_IMAGES, digits_split
 from subbyte.data.folders import FolderListing, image_roots, list_calibration, list_evaluation
 from subbyte.data.images import ImageInfo, inspect, refuse_broken
 from subbyte.data.labels import Coverage, Evaluation
@@ -206,7 +206,7 @@ def open_calibration(
                 f"preprocessing has no meaning for {source}, whose images are as the model takes "
                 "them; leave it out"
             )
-        config = DataConfig(name=source).model_copy(update={"calibration_images": images})
+        config = DataConfig(name=source, calibration_images=min(images, TRAIN_IMAGES))
         found = open_data(config, preprocessing, seed=seed, batch_size=batch_size)
         return replace(found.calibration, notes=notes)
     listing = list_calibration(Path(source).expanduser())
@@ -214,7 +214,8 @@ def open_calibration(
     listing = listing.take([int(i) for i in chosen])
     decoded = Decoded(prepared)
     infos = inspect(listing.paths, progress, decoded)
-    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    faults = {path: seen.fault for path, seen in infos.items()}
+    refuse_broken(faults, of_experiment=False)
     batches = _batches(listing, infos, decoded, batch_size, "calibration")
     return replace(batches, notes=(*notes, *batches.notes))
 
@@ -242,15 +243,25 @@ def open_evaluation(
     """
     prepared = preprocessing or Preprocessing()
     if source in BUNDLED:
+        refuse_classes(source, classes)
         config = DataConfig(name=source)
         return open_data(config, preprocessing, seed=0, batch_size=batch_size).evaluation
     listing, names = list_evaluation(Path(source).expanduser())
     decoded = Decoded(prepared)
     infos = inspect(listing.paths, progress, decoded)
-    refuse_broken({path: seen.fault for path, seen in infos.items()})
+    faults = {path: seen.fault for path, seen in infos.items()}
+    refuse_broken(faults, of_experiment=False)
     batches = _batches(listing, infos, decoded, batch_size, "evaluation")
     folders = tuple(str(folder) for folder in listing.folders)
     return Evaluation(batches, folders, names, frozenset(names).difference(folders), classes)
+
+
+def refuse_classes(source: str, classes: Path | None) -> None:
+    """Raise `SubbyteError` if classes are listed for bundled data, which have their own."""
+    if classes is not None:
+        raise SubbyteError(
+            f"classes {classes} has no meaning for {source}, whose classes are known: leave it out"
+        )
 
 
 def oddities(

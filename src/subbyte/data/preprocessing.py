@@ -60,8 +60,10 @@ class Preprocessing(BaseModel):
             raise ValueError("mean and std must both have 1 value (grey) or both 3 (RGB)")
         if any(s <= 0 for s in self.std):
             raise ValueError("every std must be above 0")
-        if self.letterbox is not None and min(as_pair(self.letterbox)) < 1:
-            raise ValueError("a letterbox has sides of 1 pixel and more")
+        for key in ("letterbox", "resize", "crop"):
+            size: Size | None = getattr(self, key)
+            if size is not None and min(as_pair(size)) < 1:
+                raise ValueError(f"a {key} has sides of 1 pixel and more")
         if not all(0 <= value <= 255 for value in self.fills):
             raise ValueError("fill is the value of a pixel: give 0 to 255")
         if self.letterbox is not None and (self.resize is not None or self.crop is not None):

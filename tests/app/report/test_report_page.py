@@ -131,6 +131,14 @@ def test_layers_are_shown_in_network_order_with_advice(
     assert shown == found["layers"][0]["activations"][0]["histogram"]["counts"]
 
 
+def test_the_page_begins_with_the_variant_that_agrees_least(digits: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(digits.folder, tmp_path / "run"))
+    file = folder / "variants/w8a8/variant.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "agreement_with_float": 0.0}))
+    shown = re.findall(r"<option[^>]* selected>(.*?)</option>", page([folder]))
+    assert set(shown) == {"w8a8"}
+
+
 def test_precision_at_each_recall_is_as_worked_out_by_hand() -> None:
     """Class 1: right, wrong, right of 2 objects. Class 2: one of 4 objects, found at once."""
     matched = {

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from subbyte.data import DataConfig, DetectionData, open_data, open_detection
+from subbyte.data import (
+    DataConfig,
+    DetectionData,
+    open_data,
+    open_detection,
+    open_detection_evaluation,
+)
 from subbyte.data.detection.layout import format_of
 from subbyte.data.detection.scenes import COUNTS
+from subbyte.errors import SubbyteError
 
 if TYPE_CHECKING:
     from .conftest import Draw, Refuses, WriteCoco, WriteVoc
@@ -236,6 +243,24 @@ def test_broken_images_and_sizes_that_do_not_fit(coco: Path, refuses: Refuses) -
     shutil.rmtree(coco / "val2017")
     with refuses("every image of", "is broken or missing"):
         opened(root=coco, skip_broken=True)
+
+
+def test_what_cannot_be_evaluated_alone_is_said_without_keys_of_an_experiment(
+    coco: Path, refuses: Refuses
+) -> None:
+    def evaluated(source: Path | str, classes: Path | None = None) -> None:
+        with pytest.raises(SubbyteError, match=r"^((?!data\.).)*$"):
+            open_detection_evaluation(str(source), classes=classes, batch_size=2)
+        open_detection_evaluation(str(source), classes=classes, batch_size=2)
+
+    with refuses("gone does not exist"):
+        evaluated(coco / "gone")
+    with refuses("val2017 holds no annotations that are known"):
+        evaluated(coco / "val2017")
+    with refuses("instances_val2017.json is a file"):
+        evaluated(coco / "annotations/instances_val2017.json")
+    with refuses("has no meaning for digit-scenes"):
+        evaluated("digit-scenes", coco / "classes.txt")
 
 
 def test_odd_boxes_and_images_are_in_the_notes(coco: Path) -> None:

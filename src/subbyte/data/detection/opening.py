@@ -18,7 +18,7 @@ from subbyte.data.detection.scenes import COUNTS, Split, scenes
 from subbyte.data.detection.yolo import read_names
 from subbyte.data.digits import CLASSES
 from subbyte.data.images import MISSING, ImageInfo, image_files, inspect, refuse_broken
-from subbyte.data.loading import oddities
+from subbyte.data.loading import oddities, refuse_classes
 from subbyte.data.selection import calibration_indices, evaluation_indices, overlap
 from subbyte.errors import SubbyteError
 from subbyte.utils.progress import Progress, Silent
@@ -168,7 +168,7 @@ def open_detection_calibration(
     annotated = tuple(found.annotated[i] for i in chosen)
     decoded = Decoded(PLAIN)
     infos, faults = _looked(annotated, (), progress, decoded)
-    refuse_broken(faults)
+    refuse_broken(faults, of_experiment=False)
     listing = settle(annotated, found.classes, found.category_ids, infos, labelled=False)
     return _batches(listing, infos, batch_size, "calibration", decoded)
 
@@ -189,19 +189,35 @@ def open_detection_evaluation(
         SubbyteError: As `open_detection`.
     """
     if source in BUNDLED_SCENES:
+        refuse_classes(source, classes)
         scenes_ = _scenes("evaluation", DataConfig(name=source), 0, batch_size)
         return DetectionData(scenes_, scenes_, CLASSES, _SCENE_IDS), False
     folder = Path(source).expanduser()
+    _check_source(folder)
     keys = ("calibration", "evaluation") if _holds_images(folder) else ("root",)
     config = DataConfig(**dict.fromkeys(keys, folder), classes=classes)
     found, _ = find(config, "evaluation")
     decoded = Decoded(PLAIN)
     infos, faults = _looked(found.annotated, (), progress, decoded)
-    refuse_broken(faults)
+    refuse_broken(faults, of_experiment=False)
     listing = settle(found.annotated, found.classes, found.category_ids, infos)
     batches = _batches(listing, infos, batch_size, "evaluation", decoded)
     data = DetectionData(batches, batches, found.classes, found.category_ids, notes=batches.notes)
     return _listed(data, config), format_of(config) == "voc"
+
+
+def _check_source(folder: Path) -> None:
+    """Refuse a folder whose files do not show what is on its images."""
+    if not folder.is_dir():
+        fault = "is a file" if folder.exists() else "does not exist"
+        raise SubbyteError(f"folder {folder} {fault}: name a data set, or a folder of images")
+    found = formats_in(folder)
+    if len(found) != 1:
+        shown = f"may be {' or '.join(found)}" if found else "holds no annotations that are known"
+        raise SubbyteError(
+            f"{folder} {shown}: name a data set in the layout of COCO, Pascal VOC or YOLO, or a "
+            "folder of images with its annotations inside"
+        )
 
 
 def _holds_images(folder: Path) -> bool:

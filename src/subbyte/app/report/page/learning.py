@@ -65,15 +65,16 @@ def learning_of(entry: Entry) -> Learning:
     its = entry.measured
     found = entry.json(LEARNING)
     curves = (found or {}).get("curves") or []
-    held_out = (found or {}).get("held_out") or {}
-    of_block = {curve["name"]: curve for curve in curves if curve.get("name")}
+    learned = [curve for curve in curves if not curve.get("held_out")]
+    judged = {_place(curve): curve for curve in curves if curve.get("held_out")}
+    of_block = {curve["name"]: curve for curve in learned if curve.get("name")}
     blocks = [_block(block, of_block) for block in its.get("blocks") or []]
     return Learning(
         method=str(its.get("method", "")).replace("_", " "),
         seconds=its.get("seconds"),
         sentences=_sentences(its),
         blocks=blocks,
-        curves=[_curve(curve, held_out) for curve in curves[:MOST_CURVES]],
+        curves=[_curve(curve, judged.get(_place(curve))) for curve in learned[:MOST_CURVES]],
         recorded=found is not None,
     )
 
@@ -91,15 +92,27 @@ def _block(block: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]]) ->
     )
 
 
-def _curve(curve: Mapping[str, Any], held_out: Mapping[str, Any]) -> dict[str, Any]:
+def _place(curve: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Which stage, block and try a curve is of."""
+    return str(curve.get("stage") or ""), str(curve.get("name") or ""), int(curve.get("try") or 1)
+
+
+def _curve(curve: Mapping[str, Any], judged: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a chart is drawn from.
+
+    Args:
+        curve: The losses of what was learned from.
+        judged: Those of the images held out meanwhile.
+    """
     name, stage = curve.get("name") or "", str(curve.get("stage") or "")
     title = f"{stage}: {name}" if name else stage
     if (curve.get("try") or 1) > 1:
         title += f" (try {curve['try']})"
+    points = zip(judged["steps"], judged["losses"], strict=True) if judged else ()
     drawn = {
         "steps": curve.get("steps") or [],
         "losses": curve.get("losses") or [],
-        "held_out": [] if name else held_out.get(stage) or [],
+        "held_out": list(points),
     }
     return {"title": title, **{key: words.rounded(value) for key, value in drawn.items()}}
 

@@ -22,7 +22,7 @@ from subbyte.app.report.page.layers import Layers, alarm, layers_of
 from subbyte.app.report.page.learning import Learning, learning_of
 from subbyte.app.report.page.objects import FoundObjects, objects_of
 from subbyte.app.report.page.pictures import Album, Gallery, galleries
-from subbyte.app.report.page.reading import SIMULATION, RunRecord, read_runs
+from subbyte.app.report.page.reading import SIMULATION, Entry, RunRecord, read_runs
 from subbyte.app.report.reading import AGREES
 from subbyte.utils import files
 from subbyte.version import __version__
@@ -124,7 +124,7 @@ def page(folders: Sequence[Path]) -> str:
             answer.title_of(run, entry.name, several=several),
             *its,
             gallery,
-            entry.measured.get("agreement_with_float") or 1.0,
+            _agreement(entry),
         )
         for (run, entry), its, gallery in zip(pairs, sections, shown, strict=True)
     ]
@@ -153,6 +153,12 @@ def page(folders: Sequence[Path]) -> str:
             **_about(runs, lines),
         )
     )
+
+
+def _agreement(entry: Entry) -> float:
+    """A variant's, with the float model; as good as can be where it is not known."""
+    known = entry.measured.get("agreement_with_float")
+    return 1.0 if known is None else float(known)
 
 
 def _about(runs: Sequence[RunRecord], lines: Sequence[answer.Row]) -> dict[str, Any]:
