@@ -10,14 +10,12 @@ it.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader
-from quark.onnx import ModelQuantizer, QConfig
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -36,13 +34,20 @@ class Images(CalibrationDataReader):  # type: ignore[misc]
         self.left = iter(self.images)
 
 
-def main(source: Path, images: Path, out: Path) -> None:
-    """Quantize a file."""
-    name = onnx.load(str(source), load_external_data=False).graph.input[0].name
-    config: Any = QConfig.get_default_config("A8W8")
-    reader = Images(name, np.load(images))
-    ModelQuantizer(config).quantize_model(str(source), str(out), reader)
+def main() -> None:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="the float file")
+    parser.add_argument("images", type=Path, help="a .npy of the calibration images")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    from quark.onnx import ModelQuantizer, QConfig  # which takes a while
+
+    name = onnx.load(str(options.source), load_external_data=False).graph.input[0].name
+    reader = Images(name, np.load(options.images))
+    quantizer = ModelQuantizer(QConfig.get_default_config("A8W8"))
+    quantizer.quantize_model(str(options.source), str(options.out), reader)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()
