@@ -133,8 +133,8 @@ def quark(path: Path, out: Path, images: list[np.ndarray], *, python: Path) -> N
     kept = out.with_suffix(".npy")
     np.save(kept, np.concatenate(images))
     script = Path(__file__).with_name("with_quark.py")
-    command = [str(python), str(script), str(_new_enough(path, out)), str(kept), str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [str(python), str(script), str(_new_enough(path, out)), str(kept)]
+    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
 
 
 def _new_enough(path: Path, out: Path) -> Path:

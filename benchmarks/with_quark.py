@@ -4,7 +4,7 @@
     quark/bin/python benchmarks/with_quark.py float.onnx images.npy int8.onnx
 
 It runs in an environment of its own, without Subbyte, because Quark 0.13 needs an older onnx. Its
-configuration is A8W8, int8 for activations and weights. `benchmarks/peers.py --quark PYTHON` calls
+configuration is A8W8 by default, int8 for activations and weights. `benchmarks/peers.py --quark PYTHON` calls
 it.
 """
 
@@ -39,13 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="the float file")
     parser.add_argument("images", type=Path, help="a .npy of the calibration images")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", default="A8W8", help="a name of Quark's")
     options = parser.parse_args()
     from quark.onnx import ModelQuantizer, QConfig  # which takes a while
 
     name = onnx.load(str(options.source), load_external_data=False).graph.input[0].name
     reader = Images(name, np.load(options.images))
-    quantizer = ModelQuantizer(QConfig.get_default_config("A8W8"))
+    quantizer = ModelQuantizer(QConfig.get_default_config(options.config))
     quantizer.quantize_model(str(options.source), str(options.out), reader)
 
 
