@@ -1,11 +1,11 @@
 """AMD Quark's int8 file of a float ONNX file, by images that benchmarks/peers.py has kept.
 
     uv venv quark && uv pip install --python quark/bin/python amd-quark torch onnxruntime
-    quark/bin/python benchmarks/with_quark.py float.onnx images.npy int8.onnx
+    quark/bin/python benchmarks/with_quark.py float.onnx images.npy --out int8.onnx
 
 It runs in an environment of its own, without Subbyte, because Quark 0.13 needs an older onnx. Its
-configuration is A8W8 by default, int8 for activations and weights. `benchmarks/peers.py --quark PYTHON` calls
-it.
+configuration is A8W8 by default, int8 for activations and weights. `benchmarks/peers.py --quark`
+calls it.
 """
 
 from __future__ import annotations
