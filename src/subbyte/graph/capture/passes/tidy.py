@@ -36,9 +36,10 @@ def tidy(module: fx.GraphModule) -> None:
 
     A squeeze names its dimensions, so that runtimes know the rank of what it gives; group norm of
     a matrix has a third dimension, without which they lack it. A ReLU that draws its slopes in
-    training has the mean of them, as a leaky one, which runtimes know. A padding by nothing goes, and so do
-    checks and what is computed for them alone; views become reshapes, and a tensor of zeros or ones
-    that takes its type from another becomes a constant: it does not depend on the other's values.
+    training has the mean of them, as a leaky one, which runtimes know. A padding by nothing goes,
+    and so do checks and what is computed for them alone; views become reshapes, and a tensor of
+    zeros or ones that takes its type from another becomes a constant: it does not depend on the
+    other's values.
     """
     for node in list(module.graph.nodes):
         if node.target is A.pad.default and not any(node.args[1]):
