@@ -30,7 +30,7 @@ def test_a_relu_that_draws_slopes_has_their_mean(activation: nn.Module, tmp_path
     middle = [] if first is activation else [activation]
     model = nn.Sequential(first, *middle, last).eval()
     x = torch.randn(4, 3, 8, 8)
-    quantized = subbyte.quantize(model, [x], subbyte.Recipe(method="range"))
+    quantized = subbyte.quantize(model, [x], subbyte.Recipe(method="range", ranges="minmax"))
     subbyte.export(quantized, tmp_path / "model.onnx", x)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
