@@ -95,9 +95,9 @@ def _normalize_in_three_dimensions(module: fx.GraphModule, node: fx.Node) -> Non
 
 def _draw_no_slopes(node: fx.Node) -> None:
     """A randomized leaky ReLU as it is outside of training."""
-    source, lower, upper, *_ = (*node.args, *SLOPES[len(node.args) - 1 :])
+    given: list[Any] = [*node.args, *SLOPES[len(node.args) - 1 :]]
     node.target, node.kwargs = A.leaky_relu.default, {}
-    node.args = (source, (lower + upper) / 2)  # type: ignore[operator]
+    node.args = (given[0], (given[1] + given[2]) / 2)
 
 
 def _is_fixed(value: Any) -> bool:
