@@ -53,6 +53,27 @@ def test_levels_are_maps_or_vectors_or_one(keys: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.parametrize("classes", [4, 8, 16])
+@pytest.mark.parametrize("apart", [False, True])
+def test_lengths_that_are_alike_by_chance_are_told_by_the_other_tensors(
+    classes: int, apart: bool
+) -> None:
+    # 8 × 8, 4 × 4 and 2 × 2 cells: 8 classes are as many as cells in a row, and 16 as a level's.
+    outputs = Outputs(form="levels", bins=1, classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(N, 4 + classes, side, side, generator=generator) for side in (8, 4, 2)]
+    expected = decode(outputs, torch.cat(vectors(whole), 1), (64, 64))
+    levels = [x for y in whole for x in ((y[:, :4], y[:, 4:]) if apart else (y,))]
+    for raw in (
+        levels,
+        [level.permute(0, 2, 3, 1) for level in levels],
+        [level.flatten(2) for level in levels],
+        vectors(levels),
+    ):
+        for one, two in zip(expected, decode(outputs, raw, (64, 64)), strict=True):
+            torch.testing.assert_close(one, two)
+
+
 def test_boxes_and_classes_come_apart_in_any_order() -> None:
     outputs = Outputs(form="levels", bins=4)
     levels = maps(16 + 3)

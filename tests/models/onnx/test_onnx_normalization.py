@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnx_files import Node, check, floats, proto, rand, saved, whole
+from onnx_files import Node, check, floats, proto, rand, same, saved, whole
 from subbyte.models.onnx.load import load_onnx
 
 
@@ -61,6 +61,16 @@ def test_other_norms(tmp_path: Path) -> None:
     check(proto([("LRN", "x", "y", {"size": 3, "alpha": 0.1})]), tmp_path, reference=False)
     check(proto([("LpNormalization", "x", "y", {"axis": 1})]), tmp_path)
     check(proto([("MeanVarianceNormalization", "x", "y", {"axes": [2, 3]})]), tmp_path)
+
+
+def test_local_response_of_sequences(tmp_path: Path) -> None:
+    x = rand(3, 4, 6)
+    node: Node = ("LRN", "x", "y", {"size": 3, "alpha": 0.1})
+    module = load_onnx(saved(proto([node], ("N", 4, 6)), tmp_path))
+    padded = np.pad(x.astype(np.float64) ** 2, ((0, 0), (1, 1), (0, 0)))
+    squares = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    with torch.no_grad():
+        same(module(torch.from_numpy(x)), x / (1 + 0.1 / 3 * squares) ** 0.75)
 
 
 def test_group_norm(tmp_path: Path) -> None:

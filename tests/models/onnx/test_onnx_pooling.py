@@ -37,6 +37,24 @@ def test_dilated_windows(tmp_path: Path) -> None:
     check(proto([("MaxPool", "x", "y", attributes)]), tmp_path)
 
 
+@pytest.mark.parametrize("side", [2, 3])
+@pytest.mark.parametrize("counted", [None, 0, 1])
+@pytest.mark.parametrize("pads", [[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 1]])
+def test_windows_that_begin_behind_the_image(
+    pads: list[int], counted: int | None, side: int, tmp_path: Path
+) -> None:
+    attributes: dict[str, Any] = {"kernel_shape": [side] * 2, "strides": [2, 2], "pads": pads}
+    attributes |= {"ceil_mode": 1} | ({} if counted is None else {"count_include_pad": counted})
+    operator = "MaxPool" if counted is None else "AveragePool"
+    check(proto([(operator, "x", "y", attributes)]), tmp_path, reference=False)
+
+
+def test_norms_of_windows_that_end_behind_the_image(tmp_path: Path) -> None:
+    attributes = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+    # onnx.reference takes the mean of what is within, times the size of a whole window.
+    check(proto([("LpPool", "x", "y", attributes)]), tmp_path, reference=False)
+
+
 @pytest.mark.parametrize("operator", ["GlobalAveragePool", "GlobalMaxPool"])
 def test_global(operator: str, tmp_path: Path) -> None:
     check(proto([(operator, "x", "y")], opset=17), tmp_path)

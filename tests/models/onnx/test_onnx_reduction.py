@@ -19,8 +19,9 @@ def test_axes(operator: str, axes: tuple[int, ...], keep: int, tmp_path: Path) -
     check(proto([(name, "x", "y", {"axes": list(axes), "keepdims": keep})], opset=11), tmp_path)
 
 
-def test_no_axes_are_all_axes_or_none(tmp_path: Path) -> None:
-    node = ("ReduceSum", "x", "y", {"noop_with_empty_axes": 1})
+@pytest.mark.parametrize("operator", REDUCTIONS)
+def test_no_axes_are_all_axes_or_none(operator: str, tmp_path: Path) -> None:
+    node = (f"Reduce{operator}", "x", "y", {"noop_with_empty_axes": 1})
     check(proto([node]), tmp_path)
 
 

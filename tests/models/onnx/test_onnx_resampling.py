@@ -56,6 +56,30 @@ def test_chosen_axes(tmp_path: Path) -> None:
     check(proto([node], constants={"scales": floats(2, 1.5)}, opset=18), tmp_path)
 
 
+@pytest.mark.parametrize("scale", [0.6, 0.25, 1.5])
+@pytest.mark.parametrize("outside", [0, 1])
+@pytest.mark.parametrize(
+    "attributes", [{"mode": "linear"}, {"mode": "cubic"}, {"mode": "cubic", "cubic_coeff_a": -0.5}]
+)
+def test_antialias(attributes: dict[str, Any], outside: int, scale: float, tmp_path: Path) -> None:
+    attributes = {**attributes, "antialias": 1, "exclude_outside": outside}
+    node: Node = ("Resize", "x _ scales", "y", attributes)
+    constants = {"scales": floats(1, 1, scale, scale)}
+    model = proto([node], ("N", 4, 10, 10), constants=constants, opset=18)
+    check(model, tmp_path, rand(3, 4, 10, 10))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize(("scale", "side"), [(0.7, 7), (1.4, 14)])
+def test_lengths_are_rounded_in_float32(scale: float, side: int, mode: str, tmp_path: Path) -> None:
+    node: Node = ("Resize", "x _ scales", "y", {"mode": mode})
+    constants = {"scales": floats(1, 1, scale, scale)}
+    model = proto([node], ("N", 4, 10, 10), constants=constants, opset=18)
+    # onnx.reference multiplies in float64, by the value of float32: 10 · 0.69999999 is 6.
+    (found,) = check(model, tmp_path, rand(3, 4, 10, 10), reference=False)
+    assert found.shape[2:] == (side, side)
+
+
 def test_cropping_is_refused(tmp_path: Path) -> None:
     attributes = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
     constants = {"roi": floats(0, 0, 0, 0, 1, 1, 1, 1), "scales": floats(1, 1, 2, 2)}

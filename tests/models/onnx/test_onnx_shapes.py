@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_files import Node, check, proto, rand, whole
+from onnx_files import Node, check, proto, rand, saved, whole
+from subbyte.errors import SubbyteError
+from subbyte.models.onnx.load import load_onnx
 
 
 @pytest.mark.parametrize("shape", [(0, -1), (-1, 4, 48), (0, 0, 48), (-1, 8)])
@@ -14,7 +16,7 @@ def test_reshape(shape: tuple[int, ...], tmp_path: Path) -> None:
     check(proto([("Reshape", "x s", "y")], constants={"s": whole(*shape)}), tmp_path)
 
 
-@pytest.mark.parametrize("axis", [1, 2, -1])
+@pytest.mark.parametrize("axis", [1, 2, 4, -1])
 def test_flatten(axis: int, tmp_path: Path) -> None:
     check(proto([("Flatten", "x", "y", {"axis": axis})]), tmp_path)
 
@@ -133,6 +135,12 @@ def test_attention(tmp_path: Path) -> None:
     )
     causal: dict[str, Any] = {"is_causal": 1, "scale": 0.4}
     check(proto([("Attention", "x x x", "y", causal)], opset=23), tmp_path)
+
+
+def test_windows_of_attention_are_refused(tmp_path: Path) -> None:
+    node: Node = ("Attention", "x x x", "y", {"left_window_size": 2})
+    with pytest.raises(SubbyteError, match=r"'y' \(Attention\) has a window"):
+        load_onnx(saved(proto([node], opset=28), tmp_path))
 
 
 def _one() -> Any:

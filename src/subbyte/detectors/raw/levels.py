@@ -59,6 +59,21 @@ class Read:
     cells_first: bool = False
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """A way to read a tensor.
+
+    Attributes:
+        values: [N, boxes, columns].
+        cells_first: Boxes of one cell follow each other.
+        last: The columns are the tensor's last dimension.
+    """
+
+    values: Tensor
+    cells_first: bool = False
+    last: bool = False
+
+
 def grids_of(outputs: Outputs, size: Size) -> tuple[Grid, ...]:
     """The levels of an input of `size` (height, width); those at the edge may be cut off."""
     height, width = size
@@ -93,30 +108,51 @@ def read(outputs: Outputs, tensors: Sequence[Tensor], size: Size) -> Read | None
         size: Height and width of its input.
     """
     grids = grids_of(outputs, size)
-    of_level: dict[int, list[tuple[Tensor, bool]]] = {i: [] for i in range(len(grids))}
-    joined: list[Tensor] = []
+    rows, alike = _read(outputs, tensors, grids, None)
+    if rows is not None and alike:
+        return rows
+    # Where lengths are alike by chance, a shape by itself does not tell: all tensors have one form.
+    whole = (_read(outputs, tensors, grids, last)[0] for last in (False, True))
+    return next((found for found in whole if found is not None), rows)
+
+
+def _read(
+    outputs: Outputs, tensors: Sequence[Tensor], grids: tuple[Grid, ...], last: bool | None
+) -> tuple[Read | None, bool]:
+    """What `read` gives, and whether the columns of all tensors are in the same place.
+
+    Args:
+        outputs: What the network is said to give.
+        tensors: What it gives.
+        grids: The levels.
+        last: Whether columns are the last dimension of all; `None`: as each shape tells.
+    """
+    of_level: dict[int, list[_Rows]] = {i: [] for i in range(len(grids))}
+    joined: list[_Rows] = []
     total = sum(grid.boxes for grid in grids)
     for tensor in tensors:
-        placed = ((i, _rows(tensor, grid)) for i, grid in enumerate(grids))
+        placed = ((i, _first(_rows(tensor, grid), last)) for i, grid in enumerate(grids))
         own = next(((i, rows) for i, rows in placed if rows is not None), None)
         if own is not None:
             of_level[own[0]].append(own[1])
             continue
-        rows = _vector(tensor, total)
+        rows = _first(_vectors(tensor, total), last)
         if rows is None:
-            return None
+            return None, False
         joined.append(rows)
+    alike = len({rows.last for level in (*of_level.values(), joined) for rows in level}) == 1
     if joined:
-        whole = parts_of(outputs, joined)
-        return None if whole is None or any(of_level.values()) else Read((whole,), grids)
-    orders = {cells_first for rows in of_level.values() for _, cells_first in rows}
-    parts = [parts_of(outputs, [rows for rows, _ in level]) for level in of_level.values()]
+        whole = parts_of(outputs, [rows.values for rows in joined])
+        alone = whole is not None and not any(of_level.values())
+        return (Read((whole,), grids) if whole is not None and alone else None), alike
+    orders = {rows.cells_first for level in of_level.values() for rows in level}
+    parts = [parts_of(outputs, [rows.values for rows in level]) for level in of_level.values()]
     found = tuple(level for level in parts if level is not None)
     if len(found) < len(parts) or len(orders) > 1:
-        return None
+        return None, alike
     if len({level.classes.shape[-1] for level in found}) > 1:
-        return None
-    return Read(found, grids, orders.pop())
+        return None, alike
+    return Read(found, grids, orders.pop()), alike
 
 
 def decode(outputs: Outputs, found: Read, size: Size) -> tuple[Tensor, Tensor]:
@@ -171,23 +207,28 @@ def _anchors(grid: Grid, like: Tensor, cells_first: bool) -> Tensor:
     return anchors.repeat(cells, 1) if cells_first else anchors.repeat_interleave(cells, 0)
 
 
-def _rows(tensor: Tensor, grid: Grid) -> tuple[Tensor, bool] | None:
-    """A level's rows [N, boxes, columns], and whether boxes of one cell follow each other."""
+def _first(found: Sequence[_Rows], last: bool | None) -> _Rows | None:
+    """The first of some ways to read a tensor that has its columns where `last` says."""
+    return next((rows for rows in found if last in (None, rows.last)), None)
+
+
+def _rows(tensor: Tensor, grid: Grid) -> list[_Rows]:
+    """A level's rows, in each way in which the tensor can be one, the likelier first."""
     of_cell, (height, width) = grid.boxes_of_cell, (grid.height, grid.width)
-    shape = tuple(tensor.shape[1:])
+    shape, found = tuple(tensor.shape[1:]), []
     if len(shape) == 2:
-        rows = _vector(tensor, grid.boxes)
-        return None if rows is None else (rows, False)
+        return _vectors(tensor, grid.boxes)
     if len(shape) == 3 and shape[1:] == (height, width) and shape[0] % of_cell == 0:
         split = tensor.reshape(-1, of_cell, shape[0] // of_cell, height, width)
-        return _rows_of_channels(split), False
+        found.append(_Rows(_rows_of_channels(split)))
     if len(shape) == 3 and shape[:2] == (height, width) and shape[2] % of_cell == 0:
-        return tensor.reshape(-1, grid.boxes, shape[2] // of_cell), True
+        values = tensor.reshape(-1, grid.boxes, shape[2] // of_cell)
+        found.append(_Rows(values, cells_first=True, last=True))
     if len(shape) == 4 and shape[:3] == (of_cell, height, width):
-        return tensor.reshape(-1, grid.boxes, shape[3]), False
+        found.append(_Rows(tensor.reshape(-1, grid.boxes, shape[3]), last=True))
     if len(shape) == 4 and (shape[0], *shape[2:]) == (of_cell, height, width):
-        return _rows_of_channels(tensor), False
-    return None
+        found.append(_Rows(_rows_of_channels(tensor)))
+    return found
 
 
 def _rows_of_channels(maps: Tensor) -> Tensor:
@@ -196,8 +237,11 @@ def _rows_of_channels(maps: Tensor) -> Tensor:
     return maps.permute(0, 1, 3, 4, 2).reshape(-1, of_cell * height * width, numbers)
 
 
-def _vector(tensor: Tensor, boxes: int) -> Tensor | None:
-    """[N, boxes, columns] of a tensor of so many boxes, which may be transposed."""
-    if tensor.dim() != 3 or boxes not in tensor.shape[1:]:
-        return None
-    return tensor if tensor.shape[1] == boxes else tensor.transpose(1, 2)
+def _vectors(tensor: Tensor, boxes: int) -> list[_Rows]:
+    """The rows of a tensor of so many boxes, which may be transposed."""
+    found = []
+    if tensor.dim() == 3 and tensor.shape[1] == boxes:
+        found.append(_Rows(tensor, last=True))
+    if tensor.dim() == 3 and tensor.shape[2] == boxes:
+        found.append(_Rows(tensor.transpose(1, 2)))
+    return found

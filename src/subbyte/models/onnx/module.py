@@ -178,7 +178,7 @@ def as_tensor(value: Any, device: torch.device) -> Any:
     flat = value.reshape(-1).tolist()
     whole = all(isinstance(n, int | torch.SymInt) for n in flat)
     dtype = torch.int64 if whole else torch.float32
-    if all(isinstance(n, bool) for n in flat):
+    if flat and all(isinstance(n, bool) for n in flat):
         dtype = torch.bool
     if any(isinstance(n, torch.SymInt | torch.SymFloat) for n in flat):
         parts = [torch.scalar_tensor(n, dtype=dtype, device=device) for n in flat]

@@ -18,6 +18,7 @@ CHECKS = {
     A.sym_constrain_range.default,
     A.sym_constrain_range_for_size.default,
 }
+SLOPES = (1 / 8, 1 / 3)  # between which RReLU draws, where a node does not say others
 # They ask for strides that a tensor need not have any more when something was put in front.
 SQUEEZES = {A.squeeze.default, A.squeeze.dim, A.squeeze.dims}
 VIEWS = {A.view.default, A._unsafe_view.default}
@@ -34,9 +35,11 @@ def tidy(module: fx.GraphModule) -> None:
     """Replace, in place, what only looks as if it did something.
 
     A squeeze names its dimensions, so that runtimes know the rank of what it gives; group norm of
-    a matrix has a third dimension, without which they lack it. A padding by nothing goes, and so do
-    checks and what is computed for them alone; views become reshapes, and a tensor of zeros or ones
-    that takes its type from another becomes a constant: it does not depend on the other's values.
+    a matrix has a third dimension, without which they lack it. A ReLU that draws its slopes in
+    training has the mean of them, as a leaky one, which runtimes know. A padding by nothing goes,
+    and so do checks and what is computed for them alone; views become reshapes, and a tensor of
+    zeros or ones that takes its type from another becomes a constant: it does not depend on the
+    other's values.
     """
     for node in list(module.graph.nodes):
         if node.target is A.pad.default and not any(node.args[1]):
@@ -49,6 +52,8 @@ def tidy(module: fx.GraphModule) -> None:
             _name_dimensions(module, node)
         elif node.target is A.group_norm.default and rank_of(node.args[0]) == 2:
             _normalize_in_three_dimensions(module, node)
+        elif node.target is A.rrelu.default and not any(node.args[3:4]):
+            _draw_no_slopes(node)
         elif node.target in FILLED and _is_fixed(node.meta.get("val")):
             _use(module, node, _constant(module, node, FILLED[node.target]))
     module.graph.eliminate_dead_code()
@@ -86,6 +91,13 @@ def _normalize_in_three_dimensions(module: fx.GraphModule, node: fx.Node) -> Non
     rows.meta = dict(node.meta)
     node.meta["val"] = node.meta["val"].unsqueeze(-1)
     node.replace_all_uses_with(rows, delete_user_cb=lambda user: user is not rows)
+
+
+def _draw_no_slopes(node: fx.Node) -> None:
+    """A randomized leaky ReLU as it is outside of training."""
+    given: list[Any] = [*node.args, *SLOPES[len(node.args) - 1 :]]
+    node.target, node.kwargs = A.leaky_relu.default, {}
+    node.args = (given[0], (given[1] + given[2]) / 2)
 
 
 def _is_fixed(value: Any) -> bool:

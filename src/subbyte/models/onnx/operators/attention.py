@@ -20,6 +20,8 @@ def _attention(
         raise SubbyteError(
             f"the node {node} keeps keys and values or caps its scores: export the model without"
         )
+    if any(node.get(f"{side}_window_size", -1) != -1 for side in ("left", "right")):
+        raise SubbyteError(f"the node {node} has a window: export the model with a mask instead")
     whole = query.dim() == 3
     if whole:
         query = _heads(query, node.get("q_num_heads"))

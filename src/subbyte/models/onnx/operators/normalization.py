@@ -60,8 +60,10 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 def _lrn(node: Node, x: Tensor) -> Tensor:
     """Each value by the squares of the channels around it."""
     size = node.get("size")
-    squares = F.pad(x.square().unsqueeze(1), [0, 0, 0, 0, (size - 1) // 2, size // 2])
+    plane = x if x.dim() == 4 else torch.flatten(x, 2).unsqueeze(-1)
+    squares = F.pad(plane.square().unsqueeze(1), [0, 0, 0, 0, (size - 1) // 2, size // 2])
     mean = F.avg_pool3d(squares, (size, 1, 1), stride=1).squeeze(1)
+    mean = mean if x.dim() == 4 else mean.reshape(x.shape)
     alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
     result: Tensor = x / (bias + alpha * mean) ** beta
     return result

@@ -36,7 +36,7 @@ def _max_pool(node: Node, x: Tensor) -> Tensor:
         x, padding = padded(x, pads, -torch.inf)
     ceil = bool(node.get("ceil_mode", 0))
     result: Tensor = MAX[len(kernel)](x, kernel, strides, padding, dilations, ceil)
-    return result
+    return _begun(result, x, strides, pads) if ceil and not any(padding) else result
 
 
 def _average_pool(node: Node, x: Tensor) -> Tensor:
@@ -53,11 +53,12 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
         return result
     summed = F.pad(x, _sides(pads))
     mean: Tensor = AVERAGE[rank](summed, kernel, strides, 0, ceil)
+    mean = _begun(mean, summed, strides, pads) if ceil else mean
     if counted:
         return mean
     ones = F.pad(torch.ones_like(x[:1, :1]), _sides(pads))
     share: Tensor = AVERAGE[rank](ones, kernel, strides, 0, ceil)
-    return mean / share
+    return mean / (_begun(share, ones, strides, pads) if ceil else share)
 
 
 def _global_average(node: Node, x: Tensor) -> Tensor:
@@ -79,14 +80,18 @@ def _lp_pool(node: Node, x: Tensor) -> Tensor:
     kernel, strides, dilations, pads = _windows(node, x)
     if any(d != 1 for d in dilations):
         raise SubbyteError(f"the node {node} has dilations, which PyTorch's pooling has not")
-    p, rank = node.get("p", 2), len(kernel)
+    p, rank, ceil = node.get("p", 2), len(kernel), bool(node.get("ceil_mode", 0))
     powers = F.pad(x.abs() ** p, _sides(pads))
     count = 1
     for length in kernel:
         count *= length
-    mean = AVERAGE[rank](powers, kernel, strides, 0, bool(node.get("ceil_mode", 0)))
+    if ceil:  # the mean of a window that ends beyond the image is of what is within
+        size = powers.shape[2:]
+        more = [-(k - n) % s for n, k, s in zip(size, kernel, strides, strict=True)]
+        powers = F.pad(powers, _sides([0] * rank + more))
+    mean = AVERAGE[rank](powers, kernel, strides, 0)
     norm: Tensor = (mean * count) ** (1 / p)
-    return norm
+    return norm if not ceil else _begun(norm, powers, strides, [0] * rank + more)
 
 
 def _global_lp(node: Node, x: Tensor) -> Tensor:
@@ -117,6 +122,22 @@ def _windows(node: Node, x: Tensor) -> tuple[list[int], list[int], list[int], li
     strides = list(node.get("strides", [1] * len(kernel)))
     dilations = list(node.get("dilations", [1] * len(kernel)))
     return kernel, strides, dilations, pads_of(node, x.shape[2:], kernel, strides, dilations)
+
+
+def _begun(result: Tensor, x: Tensor, strides: list[int], pads: list[Any]) -> Tensor:
+    """What a pooling gives, without the windows that begin in the padding behind the image.
+
+    Args:
+        result: What it gives of `x`.
+        x: The image with its padding.
+        strides: From one window to the next.
+        pads: All starts, then all ends.
+    """
+    for axis, (stride, end) in enumerate(zip(strides, pads[len(strides) :], strict=True), 2):
+        most = -(-(x.shape[axis] - end) // stride)
+        if result.shape[axis] > most:
+            result = result.narrow(axis, 0, most)
+    return result
 
 
 def _sides(pads: list[Any]) -> list[Any]:

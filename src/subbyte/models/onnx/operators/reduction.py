@@ -20,8 +20,8 @@ def _reduce(function: Reduction) -> Operator:
 
     def call(node: Node, x: Tensor, axes: np.ndarray | None = None) -> Tensor:
         given = node.get("axes") if axes is None else axes.reshape(-1).tolist()
-        if not given and node.get("noop_with_empty_axes", 0):
-            return x
+        if not given and node.get("noop_with_empty_axes", 0):  # each value by itself
+            return function(x.unsqueeze(-1), [x.dim()], False)
         dims = [axis % x.dim() for axis in given] if given else list(range(x.dim()))
         return function(x, dims, bool(node.get("keepdims", 1)))
 

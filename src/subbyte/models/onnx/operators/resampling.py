@@ -47,11 +47,17 @@ def _resize(
         raise SubbyteError(f"the node {node} keeps the ratio of sides as it resizes")
     for axis, factor in enumerate(factors):
         if lengths[axis] is None:
-            same = isinstance(factor, float | int) and factor == 1
-            lengths[axis] = x.shape[axis] if same else math.floor(x.shape[axis] * factor)
+            lengths[axis] = _times(x.shape[axis], factor)
         elif sizes is not None:
             factors[axis] = None
     return _resized(node, x, lengths, factors, mode)
+
+
+def _times(length: Any, factor: Any) -> Any:
+    """A length times a factor, rounded down: in float32, as runtimes do, so that 10 · 0.7 is 7."""
+    if not isinstance(factor, float | int) or not isinstance(length, int):
+        return math.floor(length * factor)
+    return length if factor == 1 else math.floor(np.float32(length) * np.float32(factor))
 
 
 def _upsample(node: Node, x: Tensor, scales: np.ndarray | None = None) -> Tensor:
@@ -78,15 +84,14 @@ def _resized(node: Node, x: Tensor, lengths: list[Any], factors: list[Any], mode
     ]
     if not changed:
         return x
-    if not node.get("antialias", 0):
+    if not node.get("antialias", 0) or kind == "nearest":
         whole = _by_pytorch(node, x, lengths, factors, mode, kind, min(changed))
         if whole is not None:
             return whole
-    elif kind != "nearest":
-        return _antialiased(node, x, lengths, mode, kind)
     for axis in changed:
         places = _places(mode, x.shape[axis], lengths[axis], factors[axis], x.device)
-        x = _sampled(node, x, axis, places, kind)
+        scale = lengths[axis] / x.shape[axis] if factors[axis] is None else factors[axis]
+        x = _sampled(node, x, axis, places, kind, scale)
     return x
 
 
@@ -154,8 +159,8 @@ def _places(mode: str, length: Any, wanted: Any, factor: Any, device: torch.devi
     return (at + 0.5) / scale - 0.5
 
 
-def _sampled(node: Node, x: Tensor, axis: int, places: Tensor, kind: str) -> Tensor:
-    """One axis resampled at some places."""
+def _sampled(node: Node, x: Tensor, axis: int, places: Tensor, kind: str, scale: Any) -> Tensor:
+    """One axis resampled at some places, which are 1 / scale apart."""
     last = x.shape[axis] - 1
     if kind == "nearest":
         rounding = node.get("nearest_mode", "round_prefer_floor") if node.opset >= 11 else "floor"
@@ -163,11 +168,13 @@ def _sampled(node: Node, x: Tensor, axis: int, places: Tensor, kind: str) -> Ten
         return x.index_select(axis, rounded.to(torch.int64).clamp(0, last))
     base = torch.floor(places)
     share = places - base
-    if kind == "linear":
+    if node.get("antialias", 0) and scale < 1:
+        weights = _antialiased(share, kind, node.get("cubic_coeff_a", -0.75), scale)
+    elif kind == "linear":
         weights = {0: 1 - share, 1: share}
     else:
         weights = _cubic(share, node.get("cubic_coeff_a", -0.75))
-    outside = bool(node.get("exclude_outside", 0)) and kind == "cubic"
+    outside = bool(node.get("exclude_outside", 0)) and (kind == "cubic" or node.get("antialias", 0))
     if outside:
         inside = {o: ((base + o >= 0) & (base + o <= last)).float() for o in weights}
         weights = {o: w * inside[o] for o, w in weights.items()}
@@ -184,21 +191,37 @@ def _sampled(node: Node, x: Tensor, axis: int, places: Tensor, kind: str) -> Ten
 
 def _cubic(share: Tensor, a: float) -> dict[int, Tensor]:
     """The weights of four pixels around a place (Keys 1981)."""
-
-    def near(d: Tensor) -> Tensor:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: Tensor) -> Tensor:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
-    return {-1: far(share + 1), 0: near(share), 1: near(1 - share), 2: far(2 - share)}
+    return {
+        -1: _far(share + 1, a),
+        0: _near(share, a),
+        1: _near(1 - share, a),
+        2: _far(2 - share, a),
+    }
 
 
-def _antialiased(node: Node, x: Tensor, lengths: list[Any], mode: str, kind: str) -> Tensor:
-    if x.dim() != 4 or mode not in ("half_pixel", "pytorch_half_pixel"):
-        raise SubbyteError(f"the node {node} resizes with antialiasing by {mode}")
-    name = "bilinear" if kind == "linear" else "bicubic"
-    return F.interpolate(x, size=lengths[2:], mode=name, align_corners=False, antialias=True)
+def _near(d: Tensor, a: float) -> Tensor:
+    """The weight of a pixel up to 1 away."""
+    return ((a + 2) * d - (a + 3)) * d * d + 1
+
+
+def _far(d: Tensor, a: float) -> Tensor:
+    """That of one from 1 to 2 away."""
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+
+def _antialiased(share: Tensor, kind: str, a: float, scale: float) -> dict[int, Tensor]:
+    """The weights of as many pixels around a place as a smaller image has one pixel for."""
+    first = math.floor((-1 if kind == "linear" else -2) / scale) + 1
+    weights = {}
+    for offset in range(first, 2 - first):
+        d = (offset - share).abs() * scale
+        if kind == "linear":
+            weights[offset] = (1 - d).clamp_min(0)
+        else:
+            beyond = torch.where(d < 2, _far(d, a), torch.zeros_like(d))
+            weights[offset] = torch.where(d <= 1, _near(d, a), beyond)
+    total = sum(weights.values())
+    return {offset: weight / total for offset, weight in weights.items()}
 
 
 def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 1:
         return torch.flatten(x, 1)
-    return x.reshape([1, -1]) if axis == 0 else torch.flatten(torch.flatten(x, axis), 0, axis - 1)
+    if axis == 0:
+        return x.reshape([1, -1])
+    x = x.unsqueeze(axis) if axis == x.dim() else torch.flatten(x, axis)
+    return torch.flatten(x, 0, axis - 1)
 
 
 def _transpose(node: Node, x: Tensor) -> Tensor:
