@@ -45,7 +45,7 @@ NAMES = "outputs"  # in the metadata: what the outputs are called
 
 
 def fitted(recipe: Recipe) -> tuple[Recipe, Sequence[str]]:
-    """The recipe, if XNNPACK can represent its weights.
+    """The recipe, if XNNPACK can represent its weights, and what it has otherwise, as sentences.
 
     Raises:
         SubbyteError: It asks for asymmetric weights of 8 bits.
@@ -60,6 +60,11 @@ def fitted(recipe: Recipe) -> tuple[Recipe, Sequence[str]]:
             "XNNPACK has weights of 8 bits with zero point 0 alone: leave symmetric_weights out "
             "for target executorch, or give weights fewer bits"
         )
+    if recipe.symmetric_weights is False and recipe.weights is not None and recipe.first_last == 8:
+        return recipe, [
+            "weights of 8 bits, those of the first and last layers, are symmetric, as XNNPACK "
+            "takes them"
+        ]
     return recipe, ()
 
 

@@ -77,6 +77,15 @@ def test_narrow_asymmetric_weights_are_taken() -> None:
     assert all(not spec.symmetric and spec.bits == 4 for spec in specs)
 
 
+def test_weights_of_first_and_last_layers_are_symmetric_where_they_have_8_bits() -> None:
+    simulation = quantized(Joined, weights=4, symmetric_weights=False)
+    specs = [tensor.spec for tensor, _ in simulation.weights()]
+    assert {spec.bits for spec in specs} == {4, 8}
+    assert all(spec.symmetric == (spec.bits == 8) for spec in specs)
+    (note,) = [x for x in simulation.reported["target"] if "symmetric" in x]
+    assert note.startswith("weights of 8 bits")
+
+
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(SubbyteError, match="executorch"):
         subbyte.Recipe(target="executorc")

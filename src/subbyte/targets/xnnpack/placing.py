@@ -23,10 +23,12 @@ from subbyte.placement.placement import (
     node_names,
 )
 from subbyte.recipe import rule_of
+from subbyte.targets.onnx.symmetric import with_symmetric
 
 LAYERS = ("conv", "linear")
 NO_KERNEL = "XNNPACK has no integer kernel for products of activations"
 RESULT_BITS = 8
+WIDEST = 8  # of weights, as int8 holds them
 
 
 def adjusted(float_model: FloatModel, placement: Placement) -> Placement:
@@ -36,10 +38,15 @@ def adjusted(float_model: FloatModel, placement: Placement) -> Placement:
         float_model: The model.
         placement: As it is for all targets.
     """
-    placement = _without_products(placement)
+    placement = with_symmetric(_without_products(placement), _is_wide_weight)
     for region in float_model.region_names:
         placement = _with_results(float_model, region, placement)
     return placement
+
+
+def _is_wide_weight(tensor: QuantizedTensor) -> bool:
+    """Whether a weight has integers that fit into int8 with zero point 0 alone."""
+    return tensor.role == "weight" and tensor.spec.bits == WIDEST
 
 
 def _without_products(placement: Placement) -> Placement:
