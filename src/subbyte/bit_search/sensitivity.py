@@ -260,7 +260,7 @@ def _weight(layer: LayerWidths, solved: Solved, run: _Losses) -> LayerLoss:
         readers=tensor.readers,
         count=count,
         channels=tensor.channels,
-        losses=_falling(losses, layer.residual),
+        losses=_falling(of_width(losses), of_width(layer.residual)),
         residual=dict(layer.residual),
     )
 
@@ -279,6 +279,24 @@ def _activation(tensor: QuantizedTensor, solved: Solved, run: _Losses) -> LayerL
         losses=_falling(losses, {}),
         residual={},
     )
+
+
+def of_width(errors: Mapping[int, float]) -> dict[int, float]:
+    """What is due to the bits of a weight, without what its layer loses at any width.
+
+    A layer is solved for what it reads behind quantizers, and what that changes has nothing to do
+    with its own width. The error of rounding falls by a factor of 4 with each bit, so the two widest
+    widths tell what does not fall.
+
+    Args:
+        errors: Bits → losses, or squared errors.
+    """
+    if len(errors) < 2:
+        return dict(errors)
+    narrower, widest = sorted(errors)[-2:]
+    rounding = max(errors[narrower] - errors[widest], 0.0) / (4.0 ** (widest - narrower) - 1)
+    common = max(errors[widest] - rounding, 0.0)
+    return {bits: max(error - common, 0.0) for bits, error in errors.items()}
 
 
 def _falling(losses: Mapping[int, float], residual: Mapping[int, float]) -> dict[int, float]:
