@@ -33,6 +33,12 @@ def test_what_is_lost_itself_decides_without_a_confidence() -> None:
     assert found["sentence"] == "0.31 points lost (−0.1 to 0.7, 5,000 images), asked for 0.5"
 
 
+def test_just_as_much_lost_as_may_be_is_within_the_budget() -> None:
+    paired = Paired(0.822, 0.812, 0.002, 500)
+    assert paired.lost > 0.01  # by the last digit
+    assert budget.verdict(paired, Search(max_drop=1), 0.01)["met"]
+
+
 def test_a_budget_that_is_missed_says_by_how_much() -> None:
     paired = Paired(0.81, 0.80, 0.002, 5000)
     found = budget.verdict(paired, Search(max_drop=0.5), 0.005)

@@ -14,6 +14,7 @@ from subbyte.tasks.metrics.paired import Paired
 
 MOST_SEARCHING = 5000  # images on which every configuration is measured
 FEWEST = 20  # images of each part
+ROUNDING = 1e-9  # of a metric: just as much lost as may be is within the budget
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def verdict(paired: Paired, search: Search, budget: float, unit: str = "points")
     low, high = paired.interval()
     confidence = search.confidence
     upper = paired.lost if confidence is None else paired.upper(confidence)
-    met = upper <= budget
+    met = upper <= budget + ROUNDING
     needed = None
     if confidence is not None and not met:
         needed = paired.images_to_decide(budget, confidence)
