@@ -285,8 +285,8 @@ def of_width(errors: Mapping[int, float]) -> dict[int, float]:
     """What is due to the bits of a weight, without what its layer loses at any width.
 
     A layer is solved for what it reads behind quantizers, and what that changes has nothing to do
-    with its own width. The error of rounding falls by a factor of 4 with each bit, so the two widest
-    widths tell what does not fall.
+    with its own width. The error of rounding falls by a factor of 4 with each bit, so the two
+    widest tell what does not fall.
 
     Args:
         errors: Bits → losses, or squared errors.
