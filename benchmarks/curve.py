@@ -59,6 +59,17 @@ def draw(found: dict[str, Line], best: float, bits: str, path: Path) -> None:
     axes.set_title(f"ResNet-20, all CIFAR-10 test images, {bits.upper()}")
     ticks = [5, 10, 20, 50, 100, 200, 500]
     axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    save(figure, axes, path)
+
+
+def save(figure: Any, axes: Any, path: Path) -> None:
+    """Write a picture with a grid and a legend.
+
+    Args:
+        figure: The whole picture.
+        axes: Its only ones.
+        path: An SVG or PNG.
+    """
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from curve import save
+
 OFFSET: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
 
 Row = dict[str, Any]
@@ -29,21 +31,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="of plain variants")
     parser.add_argument("--out", type=Path, help="an SVG or PNG")
     options = parser.parse_args()
-    frontier = json.loads(
-        (options.run / "variants" / options.variant / "frontier.json").read_text()
-    )
-    built = frontier if isinstance(frontier, list) else frontier["configurations"]
-    asked = entry_of(options.run, options.variant)["search"]["max_drop"]
+    folder = options.run / "variants" / options.variant
+    built = json.loads((folder / "frontier.json").read_text())
+    asked = json.loads((folder / "variant.json").read_text())["search"]["max_drop"]
     plain = [row for run in (options.run, *options.runs) for row in plain_rows(run)]
     print(*table(built, plain), sep="\n")
     if options.out is not None:
         draw(built, plain, asked, options.out)
-
-
-def entry_of(run: Path, name: str) -> Row:
-    """A variant's entry of a run's results."""
-    entries = json.loads((run / "results.json").read_text())["variants"]
-    return next(entry for entry in entries if entry["name"] == name)
 
 
 def plain_rows(run: Path) -> list[Row]:
@@ -104,10 +98,7 @@ def draw(built: list[Row], plain: list[Row], asked: float, path: Path) -> None:
     for row in plain:
         axes.annotate(row["name"], (row["cost"] / 1e3, 100 * row["lost"]), (5, 5), **OFFSET)
     axes.set(xlabel="file, kB", ylabel="points lost")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save(figure, axes, path)
 
 
 if __name__ == "__main__":

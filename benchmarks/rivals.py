@@ -133,8 +133,10 @@ def quark(path: Path, out: Path, images: list[np.ndarray], *, python: Path) -> N
     kept = out.with_suffix(".npy")
     np.save(kept, np.concatenate(images))
     script = Path(__file__).with_name("with_quark.py")
-    command = [str(python), str(script), str(_new_enough(path, out)), str(kept)]
-    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    given = (python, script, _new_enough(path, out), kept, "--out", out)
+    command = [str(x.absolute() if isinstance(x, Path) else x) for x in given]
+    # Quark writes what it has quantized, as quantized_info.csv, into the current folder.
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=out.parent)
 
 
 def _new_enough(path: Path, out: Path) -> Path:

@@ -18,7 +18,6 @@ from subbyte.utils import cores, files
 from subbyte.utils.progress import Progress
 
 CORES = 2  # that a variant takes
-SHARED = "sensitivity"  # what was measured of layers, which searches share
 Contents = dict[str, bytes]  # path below a run's folder → content
 log = logging.getLogger("subbyte")
 
@@ -39,7 +38,7 @@ def on_cluster(address: str) -> Elsewhere:
         try:
             root = folder.path
             text = (root / EXPERIMENT).read_text(encoding="utf-8")
-            known = ray.put(_contents(root, folder.float_path, root / SHARED))
+            known = ray.put(_contents(root, folder.float_path, folder.sensitivity_path))
             count = min(CORES, cores.usable() if address == "local" else CORES)
             task = ray.remote(num_cpus=count, max_retries=0)(_variant)
             begun = {name: _contents(root, folder.unfinished_path(name)) for name in names}
@@ -137,8 +136,8 @@ def _variant(
                 run_variant(load(str(folder.path / EXPERIMENT)), name, folder)
             except BudgetMissedError as error:
                 missed = " ".join(str(error).split())
-        kept = (folder.variant_path(name), folder.unfinished_path(name), folder.path / SHARED)
-        return _contents(folder.path, *kept), missed
+        own = (folder.variant_path(name), folder.unfinished_path(name))
+        return _contents(folder.path, *own, folder.sensitivity_path), missed
 
 
 def _contents(root: Path, *folders: Path) -> Contents:

@@ -43,6 +43,11 @@ class RunFolder:
         """Where the float model's results lie."""
         return self.path / "float"
 
+    @property
+    def sensitivity_path(self) -> Path:
+        """Where what was measured of layers lies, which searches share."""
+        return self.path / "sensitivity"
+
     def variant_path(self, name: str) -> Path:
         """Where a variant's results lie."""
         return self.path / "variants" / name

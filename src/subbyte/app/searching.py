@@ -78,7 +78,7 @@ def search_variant(
             show=shown(asked.objective),
             folder=folder.unfinished_path(name),
             progress=progress,
-            shared=folder.path / "sensitivity",
+            shared=folder.sensitivity_path,
         )
     )
     if found is None:
